@@ -1,0 +1,120 @@
+#!/usr/bin/env python
+"""Everything over finished runs. `compare`: one table and one figure over all runs under a results folder."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import yaml
+
+from helper.config import Config, flag, identity, near_match, parse, unflatten
+from helper.plotter import draw_comparison
+from optim.folder import RunFolder
+from optim.main import RunConfig
+
+SEEDS = ("random_state", "parent_random_state")
+
+
+@dataclass(frozen=True)
+class CompareConfig(Config):
+    """Comparison: which runs."""
+
+    results_root: str = flag("results", "folder of all run folders", short="-rr")
+
+
+def compare(config: CompareConfig) -> None:
+    """Print mean ± standard deviation over seeds for every setting; write comparison.csv and comparison.png beside them."""
+    root = Path(config.results_root)
+    runs = collect(root)
+    if runs.empty:
+        sys.exit(f"experiment.py: error: no finished run under {root}; train some with run.py")
+    table = over_seeds(runs)
+    with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", 60):
+        print(shown(table).to_string(index=False))
+    table.to_csv(root / "comparison.csv", index=False)
+    draw_comparison(table, root / "comparison")
+    print(root / "comparison.png")
+
+
+def collect(root: Path) -> pandas.DataFrame:
+    """One row a finished run: its settings but the seed, as one text, and the numbers of summary.json."""
+    rows = []
+    for path in sorted(root.glob("*/*/*/*/summary.json")):
+        folder = RunFolder(path.parent)
+        try:
+            summary = folder.read_summary()
+            run = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            print(f"left out {folder.path}: {error}", file=sys.stderr)
+            continue
+        parent = {} if run.mode == "dense" else {f"parent_{k}": v for k, v in identity(run.dense_parent()).items()}
+        options = identity(run) | parent
+        rows.append(
+            {
+                "data": run.data.loader_name,
+                "network": run.network.label,
+                "mode": run.mode,
+                "sparsity": summary["sparsity_requested"],
+                "options": json.dumps({k: v for k, v in options.items() if k not in SEEDS}, sort_keys=True),
+                "acc_train": summary["acc_train"],
+                "acc_test": summary["acc_test"],
+                **{name: estimate["value"] for name, estimate in summary["metrics"].items()},
+            }
+        )
+    return pandas.DataFrame(rows)
+
+
+def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean and standard deviation (ddof 1, nan for one seed) of every number over runs that differ in their seeds only."""
+    keys = ["data", "network", "mode", "sparsity", "options"]
+    numbers = [column for column in runs if column not in keys]
+    groups = runs.groupby(keys, sort=False)
+    table = groups[numbers].agg(["mean", "std"])
+    table.columns = ["_".join(column) for column in table.columns]
+    table.insert(0, "seeds", groups.size())
+    order = {"dense": 0, "sparse-finetune": 1, "sparse-scratch": 2, "lottery": 3}
+    return table.reset_index().sort_values(
+        ["data", "network", "sparsity", "mode"], key=lambda c: c.replace(order), kind="stable"
+    )
+
+
+def shown(table: pandas.DataFrame) -> pandas.DataFrame:
+    """`mean ± sd` texts, with the options in which rows of the table differ."""
+    options = [json.loads(text) for text in table["options"]]
+    named = {"loader_name", "net_name", "mode", "prune_ratio"}
+    varying = [
+        key for key in sorted(set().union(*options) - named) if len({json.dumps(o.get(key)) for o in options if key in o}) > 1
+    ]
+    text = table[["data", "network", "mode", "sparsity", "seeds"]].copy()
+    for name in [column.removesuffix("_mean") for column in table if column.endswith("_mean")]:
+        digits = "{:.3f}" if name.startswith("acc") else "{:.4g}"
+        text[name] = [
+            "" if pandas.isna(mean) else digits.format(mean) + ("" if pandas.isna(std) else f" ± {digits.format(std)}")
+            for mean, std in zip(table[f"{name}_mean"], table[f"{name}_std"], strict=True)
+        ]
+    if varying:
+        text["with"] = [", ".join(f"{key} {o[key]}" for key in varying if key in o) for o in options]
+    return text
+
+
+COMMANDS: dict[str, tuple[type, Any]] = {"compare": (CompareConfig, compare)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(f"usage: experiment.py {{{','.join(COMMANDS)}}} [flags]\n\n{__doc__}")
+        return
+    if command not in COMMANDS:
+        print(f"experiment.py: error: {command}: no such command{near_match(command, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    kind, action = COMMANDS[command]
+    action(parse(kind, words[1:], prog=f"experiment.py {command}", description=action.__doc__, retired={}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Flags live on the fields of frozen dataclasses; here they are declared, checked, parsed and hashed.
+
+A part of the program (data, network, pruning, ...) owns one `Config` subclass. `parse` turns the fields of a nested set
+of them into command-line flags, `flatten` gives the flat mapping that `config.yaml` stores, and `identity` the subset
+that decides which weights come out of a run.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+import typing
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+
+class FlagError(ValueError, ArgumentTypeError):
+    """A flag has a wrong value or contradicts another; the message names the flag."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a dataclass field says about its flag; made by `flag`."""
+
+    help: str
+    short: str | None
+    choices: typing.Collection[str] | None
+    convert: typing.Callable[[Any], Any] | None
+    low: float | None
+    high: float | None
+    below: float | None
+    when: dict[str, tuple]
+    identity: bool
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    short: str | None = None,
+    choices: typing.Collection[str] | None = None,
+    convert: typing.Callable[[Any], Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    when: dict[str, tuple] | None = None,
+    identity: bool = True,
+) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    Args:
+        choices: allowed words, usually a registry's keys.
+        convert: brings a value into its canonical form, or raises ValueError.
+        low, high, below: `low <= value <= high`, `value < below`.
+        when: {other flag: values of it} with which this flag has any effect; otherwise it does not count in `identity`.
+        identity: whether it changes the trained weights.
+    """
+    spec = Flag(help, short, choices, convert, low, high, below, when or {}, identity)
+    return dataclasses.field(default=default, metadata={"flag": spec})
+
+
+class Config:
+    """Base of the option dataclasses: every value is converted and checked when one is made.
+
+    Raises:
+        FlagError: a value that its flag does not admit.
+    """
+
+    def __post_init__(self) -> None:
+        for field in flag_fields(type(self)):
+            self._set(field.name, checked(type(self), field, getattr(self, field.name)))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # frozen for everyone but the canonical form made at construction
+
+
+# ---------------------------------------------------------------------------------------------------- value checks
+
+
+def near_match(word: str, words: typing.Iterable[str]) -> str:
+    """`; did you mean ...?` for the closest of `words`, or nothing."""
+    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def switch(value: Any) -> bool:
+    """0/1 and true/false, as numbers or words."""
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in words:
+        raise ValueError("expected 1 or 0")
+    return words[str(value).lower()]
+
+
+def integer(value: Any) -> int:
+    """An int; 5.0 is one, 5.5 and True are not."""
+    if isinstance(value, bool) or float(value) != int(float(value)):
+        raise ValueError("expected an integer")
+    return int(value) if isinstance(value, (int, str)) and "." not in str(value) else int(float(value))
+
+
+def dashed(value: Any) -> str:
+    """Canonical text of a dash-separated list of positive integers, `128-64`; empty for none.
+
+    Raises:
+        ValueError: anything else.
+    """
+    numbers = list(value) if isinstance(value, (list, tuple)) else [n for n in str(value).split("-") if str(value)]
+    try:
+        return "-".join(str(positive(n)) for n in numbers)
+    except ValueError:
+        raise ValueError("expected positive integers joined by dashes, such as 128-64") from None
+
+
+def positive(value: Any) -> int:
+    number = integer(value)
+    if number < 1:
+        raise ValueError("expected a positive integer")
+    return number
+
+
+def increasing(value: Any) -> str:
+    """`dashed`, strictly increasing: epochs at which something happens."""
+    text = dashed(value)
+    numbers = dashed_values(text)
+    if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+        raise ValueError("epochs must increase from left to right")
+    return text
+
+
+def dashed_values(text: str) -> list[int]:
+    """The integers of a canonical `dashed` text."""
+    return [int(number) for number in text.split("-") if number]
+
+
+CONVERTERS = {bool: switch, int: integer, float: float, str: str}
+
+
+def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
+    """The value of a flag in its canonical form.
+
+    Raises:
+        FlagError: naming flag, value and what is allowed.
+    """
+    spec: Flag = field.metadata["flag"]
+    kind, optional = value_type(cls, field)
+    if optional and (value is None or value == "null"):
+        return None
+    try:
+        result = (spec.convert or CONVERTERS[kind])(value)
+    except (ValueError, TypeError) as error:
+        reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
+        reason = reason or (str(error) if spec.convert else f"expected {'a number' if kind is float else kind.__name__}")
+        raise FlagError(f"--{field.name} {value}: {reason}") from None
+    if spec.choices is not None and result not in spec.choices:
+        names = ", ".join(spec.choices)
+        raise FlagError(f"--{field.name} {value}: not one of {names}{near_match(result, spec.choices)}")
+    bounds = [
+        (spec.low is None or result >= spec.low, f"at least {spec.low}"),
+        (spec.high is None or result <= spec.high, f"at most {spec.high}"),
+        (spec.below is None or result < spec.below, f"below {spec.below}"),
+        (kind is not float or math.isfinite(result), "a finite number"),
+    ]
+    if not all(holds for holds, _ in bounds):
+        allowed = " and ".join(text for holds, text in bounds if "None" not in text and (kind is float or "finite" not in text))
+        raise FlagError(f"--{field.name} {value}: must be {allowed}")
+    return result
+
+
+def value_type(cls: type, field: dataclasses.Field) -> tuple[type, bool]:
+    """(type, whether None is allowed) of an annotation such as `int` or `int | None`."""
+    hint = typing.get_type_hints(cls)[field.name]
+    members = typing.get_args(hint)
+    if type(None) in members:
+        return next(m for m in members if m is not type(None)), True
+    return hint, False
+
+
+# ----------------------------------------------------------------------------------------- nested configs <-> flat
+
+
+def flag_fields(cls: type) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(cls) if "flag" in f.metadata]
+
+
+def parts(cls: type) -> dict[str, type]:
+    """{field name: Config subclass} of the parts nested in a config class."""
+    hints = typing.get_type_hints(cls)
+    return {
+        f.name: hints[f.name]
+        for f in dataclasses.fields(cls)
+        if isinstance(hints[f.name], type) and issubclass(hints[f.name], Config)
+    }
+
+
+def all_flags(cls: type) -> dict[str, dataclasses.Field]:
+    """{flag name: field} of a config class and its parts."""
+    found = {f.name: f for f in flag_fields(cls)}
+    for part in parts(cls).values():
+        found |= all_flags(part)
+    return found
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{flag name: value} of a config and its parts, as stored in config.yaml."""
+    flat = {f.name: getattr(config, f.name) for f in flag_fields(type(config))}
+    for name in parts(type(config)):
+        flat |= flatten(getattr(config, name))
+    return flat
+
+
+def unflatten(cls: type, flat: dict[str, Any]) -> Any:
+    """The inverse of `flatten`; missing flags take their defaults.
+
+    Raises:
+        FlagError: an unknown name, with the nearest known one, or a value that is not allowed.
+    """
+    known = all_flags(cls)
+    for name in flat:
+        if name not in known:
+            raise FlagError(f"--{name}: no such flag{near_match(name, known)}")
+    own = {f.name: flat[f.name] for f in flag_fields(cls) if f.name in flat}
+    nested = {
+        name: unflatten(part, {k: v for k, v in flat.items() if k in all_flags(part)}) for name, part in parts(cls).items()
+    }
+    return cls(**own, **nested)
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    """A copy with some flags changed, wherever in the parts they live."""
+    return unflatten(type(config), flatten(config) | changes)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The options that change the trained weights: not default, and with an effect in this configuration."""
+    flat = flatten(config)
+    return {
+        name: flat[name]
+        for name, field in all_flags(type(config)).items()
+        if field.metadata["flag"].identity
+        and flat[name] != field.default
+        and all(flat[other] in values for other, values in field.metadata["flag"].when.items())
+    }
+
+
+def digest(payload: dict[str, Any]) -> str:
+    """8 hex digits of a JSON-able mapping, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:8]
+
+
+# --------------------------------------------------------------------------------------------------- command line
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser with errors of one line: the flag, the value, what is allowed, the near match."""
+
+    def __init__(self, *args: Any, retired: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.retired = retired
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = re.sub(r'^(argument \S+: (?=--)|Parser key "\w+":\s*(?=--))', "", message)
+        unknown = re.search(r"(?:unrecognized arguments:|Option ')\s*([^\s'=]+)", message)
+        if unknown:
+            word = unknown.group(1)
+            known = {o.lstrip("-"): o for action in self._actions for o in action.option_strings}
+            if word.lstrip("-") in self.retired:
+                message = f"{word}: {self.retired[word.lstrip('-')]}"
+            else:
+                close = difflib.get_close_matches(word.lstrip("-"), list(known), n=1, cutoff=0.5)
+                message = f"{word}: no such flag" + (f"; did you mean {known[close[0]]}?" if close else "")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def parse(cls: type, argv: list[str] | None = None, *, prog: str, description: str, retired: dict[str, str]) -> Any:
+    """A `cls` from command-line flags and `--config` files; wrong flags end the process with exit code 2.
+
+    Args:
+        retired: {former flag, without dashes: what to do instead}.
+    """
+    parser = Parser(prog=prog, description=description, retired=retired)
+    parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it")
+    add_flags(parser.add_argument_group(cls.__name__), cls)
+    for part in parts(cls).values():
+        add_flags(parser.add_argument_group((part.__doc__ or part.__name__).splitlines()[0]), part)
+    given = vars(parser.parse_args(argv))
+    try:
+        return unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
+    except FlagError as error:
+        parser.error(str(error))
+
+
+def add_flags(group: Any, cls: type) -> None:
+    for field in flag_fields(cls):
+        spec: Flag = field.metadata["flag"]
+        names = [spec.short] if spec.short else []
+        only = "".join(f"; with {k} {'/'.join(map(str, v))}" for k, v in spec.when.items() if k != "mode")
+        choices = f" {{{', '.join(spec.choices)}}}" if spec.choices else ""
+        group.add_argument(
+            *names,
+            f"--{field.name}",
+            type=_converter(cls, field),
+            default=field.default,
+            metavar=_metavar(cls, field),
+            help=f"{spec.help}{choices}{only} (default: {_shown(field.default)})".replace("%", "%%"),
+        )
+
+
+def _converter(cls: type, field: dataclasses.Field) -> typing.Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        return checked(cls, field, value)
+
+    return convert
+
+
+def _metavar(cls: type, field: dataclasses.Field) -> str:
+    kind, _ = value_type(cls, field)
+    return {bool: "0|1", int: "N", float: "X", str: "WORD"}[kind]
+
+
+def _shown(default: Any) -> str:
+    return str(int(default)) if isinstance(default, bool) else "none" if default is None else str(default)

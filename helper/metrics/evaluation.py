@@ -1,0 +1,60 @@
+"""One pass over a split: loss, accuracy, prediction entropy, the shares under label noise, and gradient moments."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helper.metrics.memorization import noisy_means, noisy_sums
+from helper.metrics.parameters import evaluation_mode, full_precision
+from helper.metrics.snr import GradientMoments
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    moments: GradientMoments | None = None,
+    batch_size: int | None = None,
+    noisy: bool = False,
+) -> dict[str, float]:
+    """Means over the examples of a split, in eval mode and full precision; every example counts the same.
+
+    Args:
+        batches: (inputs, given labels, true labels); un-augmented.
+        moments: takes the gradient of the mean loss of every batch of exactly `batch_size` examples.
+        noisy: add the columns of `noisy_means`.
+    Returns:
+        {loss (nats), acc, entropy (nats, of the prediction), ...}.
+    """
+    rows = []
+    device = next(network.parameters()).device
+    with evaluation_mode(network), full_precision(device), torch.set_grad_enabled(moments is not None):
+        for inputs, labels, true_labels in batches:
+            logits = network(inputs)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            if moments is not None and len(labels) == batch_size:
+                moments.update(torch.autograd.grad(losses.mean(), moments.weights))
+            rows.append(batch_sums(logits, losses, labels, true_labels, noisy=noisy))
+        return means_of(torch.stack(rows).cpu().double().sum(0))  # the only wait for the device
+
+
+@torch.no_grad()
+def batch_sums(logits: Tensor, losses: Tensor, labels: Tensor, true_labels: Tensor, *, noisy: bool) -> Tensor:
+    """(4,) or, under label noise, (10,) sums over a batch that add up over batches; `means_of` reads them."""
+    predicted = logits.argmax(1)
+    log_p = logits.log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum()
+    n = torch.full_like(entropy, len(labels))
+    sums = torch.stack([n, losses.sum(), (predicted == labels).sum(), entropy])
+    return torch.cat([sums, noisy_sums(losses, predicted, labels, true_labels)]) if noisy else sums
+
+
+def means_of(sums: Tensor) -> dict[str, float]:
+    """Means from added-up `batch_sums`."""
+    n, loss, correct, entropy, *noise = sums.tolist()
+    means = {"loss": loss / n, "acc": correct / n, "entropy": entropy / n}
+    return means | (noisy_means(noise, n) if noise else {})

@@ -1,0 +1,60 @@
+"""Signal-to-noise ratio of mini-batch gradients at fixed weights (Saxe et al. 2018, eq. 26-27)."""
+
+import torch
+from torch import Tensor, nn
+
+from helper.metrics.parameters import active
+
+
+class GradientMoments:
+    """Running mean and variance of every weight's gradient over mini-batches (Welford 1962), layer by layer.
+
+    Args:
+        network: its Linear and Conv2d weights are followed.
+        mask: weight name -> bool tensor; pruned coordinates do not count.
+    """
+
+    def __init__(self, network: nn.Module, mask=None) -> None:
+        layers = (nn.Linear, nn.Conv2d)
+        self.names = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, layers)]
+        self.weights = [network.get_parameter(name) for name in self.names]
+        self.active = [active(weight, name, mask) for name, weight in zip(self.names, self.weights, strict=True)]
+        self.mean = [torch.zeros_like(weight) for weight in self.weights]
+        self.squares = [torch.zeros_like(weight) for weight in self.weights]  # sums of squared deviations from the mean
+        self.n_batches = 0
+
+    @torch.no_grad()
+    def update(self, gradients: list[Tensor]) -> None:
+        """Take in the gradients of one more batch, in the order of `weights`."""
+        self.n_batches += 1
+        before = torch._foreach_sub(gradients, self.mean)
+        torch._foreach_add_(self.mean, before, alpha=1 / self.n_batches)
+        after = torch._foreach_sub(gradients, self.mean)
+        torch._foreach_addcmul_(self.squares, before, after)
+
+    @torch.no_grad()
+    def table(self) -> list[dict[str, str | float | int]]:
+        """A row for each layer: ||W||, ||mean gradient||, ||std of the gradient|| (ddof 1), their ratio, batches.
+
+        For pure noise the ratio is about 1/sqrt(n_batches), not 0. No rows with fewer than two batches; the ratio of a
+        layer without active weights, or without noise, is nan.
+        """
+        if self.n_batches < 2:
+            return []
+        rows = []
+        for name, weight, keep, mean, squares in zip(
+            self.names, self.weights, self.active, self.mean, self.squares, strict=True
+        ):
+            variance = squares[keep].double() / (self.n_batches - 1)
+            signal, noise = mean[keep].double().norm(), variance.sum().sqrt()
+            rows.append(
+                {
+                    "layer": name.removesuffix(".weight"),
+                    "weight_norm": weight[keep].double().norm().item(),
+                    "grad_mean_norm": signal.item(),
+                    "grad_std_norm": noise.item(),
+                    "snr": (signal / noise).item() if noise > 0 else float("nan"),
+                    "n_batches": self.n_batches,
+                }
+            )
+        return rows

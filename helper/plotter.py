@@ -1,0 +1,193 @@
+"""Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+# Okabe & Ito 2008: distinguishable with every common form of colour blindness
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
+MODES = {
+    "dense": ("0.45", "-"),
+    "sparse-finetune": (BLUE, "o-"),
+    "sparse-scratch": (ORANGE, "s--"),
+    "lottery": (GREEN, "^:"),
+}
+STYLE = {
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+}
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Draw what the tables of a run folder hold into `figures/`; the PNG files' paths."""
+    tables = {name: read_table(folder / f"{name}.csv") for name in ("history", "snr", "metrics")}
+    title = f"{folder.parent.parent.parent.name}, {folder.parent.parent.name}, {folder.parent.name}"
+    drawn = []
+    with plt.rc_context(STYLE):
+        for name, (table, draw) in FIGURES.items():
+            figure = draw(tables[table]) if not tables[table].empty else None
+            if figure is not None:
+                figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
+                drawn.append(save(figure, folder / "figures" / name))
+    return drawn
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    return pandas.read_csv(path) if path.exists() else pandas.DataFrame()
+
+
+def save(figure: Figure, stem: Path) -> Path:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(stem.with_suffix(suffix), dpi=150)
+    plt.close(figure)
+    return stem.with_suffix(".png")
+
+
+def performance(history: pandas.DataFrame) -> Figure:
+    """Loss and accuracy of every split and the training predictions' entropy against the epoch."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
+    for axis, quantity, label in ((axes[0], "loss", "cross-entropy (nats)"), (axes[1], "acc", "accuracy")):
+        for split, (colour, dash, name) in SPLITS.items():
+            column = f"{quantity}_{split}"
+            if column in history and history[column].notna().any():
+                axis.plot(history["epoch"], history[column], dash, color=colour, label=name)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.legend()
+    axes[1].set_ylim(0, 1.02)
+    axes[2].plot(history["epoch"], history["entropy_train"], color=BLUE)
+    axes[2].set(xlabel="epoch", ylabel="prediction entropy, training set (nats)", ylim=(0, None))
+    return figure
+
+
+def noisy_performance(history: pandas.DataFrame) -> Figure | None:
+    """Under label noise: how examples with true and with wrong labels fare (paper, figure 4)."""
+    if "acc_memorized" not in history or history["acc_memorized"].isna().all():
+        return None
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
+    curves = [
+        (axes[0], "loss_clean", BLUE, "-", "clean labels"),
+        (axes[0], "loss_noisy", ORANGE, "--", "wrong labels"),
+        (axes[1], "acc_clean", BLUE, "-", "clean labels: correct"),
+        (axes[1], "acc_test", ORANGE, "--", "test"),
+        (axes[2], "acc_generalized", BLUE, "-", "predicted as the true label"),
+        (axes[2], "acc_memorized", ORANGE, "--", "predicted as the given wrong label"),
+    ]
+    for axis, column, colour, dash, label in curves:
+        axis.plot(history["epoch"], history[column], dash, color=colour, label=label)
+    axes[0].set(xlabel="epoch", ylabel="training cross-entropy, given labels (nats)")
+    axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    axes[2].set(xlabel="epoch", ylabel="share of mislabelled training examples", ylim=(0, 1.02))
+    for axis in axes:
+        axis.legend(fontsize=8)
+    return figure
+
+
+def snr(table: pandas.DataFrame) -> Figure:
+    """Gradient signal-to-noise ratio of every layer, with the floor that pure noise would show."""
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    by_layer(axis, table, table["snr"])
+    floor = 1 / table["n_batches"].iloc[0] ** 0.5
+    axis.axhline(floor, color="0.4", linestyle=":", linewidth=1)
+    axis.annotate(
+        "pure noise", (1, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="0.4"
+    )
+    axis.set(xlabel="epoch", ylabel="gradient SNR, ||mean|| / ||std||", yscale="log")
+    return figure
+
+
+def gradients(table: pandas.DataFrame) -> Figure:
+    """Weight norm and, relative to it, gradient mean and std of every layer (paper, figure 11)."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True)
+    quantities = [
+        (table["weight_norm"], "weight norm ||W||"),
+        (table["grad_mean_norm"] / table["weight_norm"], "||gradient mean|| / ||W||"),
+        (table["grad_std_norm"] / table["weight_norm"], "||gradient std|| / ||W||"),
+    ]
+    for axis, (values, label) in zip(axes, quantities, strict=True):
+        by_layer(axis, table, values, legend=axis is axes[-1])
+        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+    return figure
+
+
+def metrics(table: pandas.DataFrame) -> Figure:
+    """Totals of the measured quantities against the epoch, with 95 % intervals from their standard errors."""
+    totals = table[table["layer"] == "all"]
+    names = list(totals["metric"].unique())
+    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
+    units = {"fisher": "Fisher trace", "hessian": "Hessian trace"}
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = totals[totals["metric"] == name].sort_values("epoch").drop_duplicates(["epoch", "settings", "params"])
+        for (estimator, params), part in rows.groupby(["estimator", "params"]):
+            errors = 1.96 * part["standard_error"].fillna(0)
+            axis.errorbar(part["epoch"], part["value"], errors, fmt="o-", color=BLUE, capsize=3, label=f"{estimator}, {params}")
+        axis.set(xlabel="epoch", ylabel=f"{units.get(name, name)} (nats per squared parameter)", ylim=(0, None))
+        axis.legend(fontsize=8)
+    return figure
+
+
+def draw_comparison(table: pandas.DataFrame, stem: Path) -> Path:
+    """Training and test accuracy against sparsity, a row of panels for each data set and network; error bars are ±1 sd.
+
+    Args:
+        table: as `experiment.py compare` makes it: mean and std over seeds of every setting.
+    """
+    groups = list(table.groupby(["data", "network"], sort=False))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(groups), 2, figsize=(9, 3.6 * len(groups)), squeeze=False)
+        for row, ((data, network), part) in zip(axes, groups, strict=True):
+            for axis, quantity, label in ((row[0], "acc_train", "training accuracy"), (row[1], "acc_test", "test accuracy")):
+                by_sparsity(axis, part, quantity)
+                axis.set(xlabel="share of weights pruned", ylabel=label, title=f"{data}, {network}")
+            row[0].legend()
+        return save(figure, stem)
+
+
+def by_sparsity(axis: Axes, table: pandas.DataFrame, quantity: str) -> None:
+    for mode, (colour, marker) in MODES.items():
+        rows = table[table["mode"] == mode].sort_values("sparsity")
+        errors = rows[f"{quantity}_std"].fillna(0)
+        if mode == "dense":
+            for index, value in enumerate(rows[f"{quantity}_mean"]):
+                axis.axhline(value, color=colour, label=mode if index == 0 else None)
+        elif len(rows):
+            axis.errorbar(rows["sparsity"], rows[f"{quantity}_mean"], errors, fmt=marker, color=colour, capsize=3, label=mode)
+
+
+def by_layer(axis: Axes, table: pandas.DataFrame, values: pandas.Series, *, legend: bool = True) -> None:
+    """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many."""
+    layers = list(table["layer"].unique())
+    scale = ScalarMappable(Normalize(0, max(len(layers) - 1, 1) / 0.9), "viridis")
+    for index, layer in enumerate(layers):
+        rows = table["layer"] == layer
+        axis.plot(table.loc[rows, "epoch"], values[rows], color=scale.to_rgba(index), label=layer, linewidth=1.2)
+    if legend and len(layers) <= 8:
+        axis.legend(fontsize=8, title="layer")
+    elif legend:
+        bar = axis.figure.colorbar(ScalarMappable(Normalize(1, len(layers) / 0.9), "viridis"), ax=axis)
+        bar.set_label("layer, from input to output")
+        bar.ax.set_ylim(1, len(layers))
+
+
+FIGURES: dict[str, tuple[str, Callable[[pandas.DataFrame], Figure | None]]] = {
+    "performance": ("history", performance),
+    "noisy_performance": ("history", noisy_performance),
+    "snr": ("snr", snr),
+    "gradients": ("snr", gradients),
+    "metrics": ("metrics", metrics),
+}

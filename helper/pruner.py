@@ -1,0 +1,60 @@
+"""Pruning: scores say how much a weight matters, the allocation how many of each layer stay."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helper.config import Config, flag
+from helper.mask import Mask
+
+SPARSE = {"mode": ("sparse-finetune", "sparse-scratch", "lottery")}
+
+
+def magnitude(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """|w|: small weights matter least (Han et al. 2015)."""
+    return {name: weight.abs() for name, weight in weights.items()}
+
+
+def random_scores(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Uniform scores, drawn on the CPU: the control that knows nothing of the weights."""
+    return {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
+
+
+SCORES = {"l1": magnitude, "random": random_scores}
+
+
+@dataclass(frozen=True)
+class PruneConfig(Config):
+    """Pruning: which share of the weights goes, and which weights."""
+
+    prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=SPARSE)
+    prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=SPARSE)
+    prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=SPARSE)
+
+
+def prune(network: nn.Module, config: PruneConfig, generator: torch.Generator) -> Mask:
+    """One-shot global mask of a network; its weights are left as they are.
+
+    With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
+    """
+    weights = prunable_weights(network, config.prune_last)
+    return global_mask(SCORES[config.prune_method](weights, generator), config.prune_ratio)
+
+
+def prunable_weights(network: nn.Module, prune_last: bool) -> dict[str, Tensor]:
+    """{name: weight} of the Linear and Conv2d layers, in order; without the last one unless `prune_last`."""
+    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    return {f"{name}.weight": module.weight.detach() for name, module in (layers if prune_last else layers[:-1])}
+
+
+def global_mask(scores: dict[str, Tensor], prune_ratio: float) -> Mask:
+    """Remove the round(ratio * n) lowest of all n scores, whatever their layer."""
+    if not scores:
+        return Mask()
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    active = torch.ones_like(flat, dtype=torch.bool)
+    # topk, as torch.nn.utils.prune uses it: among equal scores the same ones go
+    active[torch.topk(flat, round(prune_ratio * flat.numel()), largest=False).indices] = False
+    pieces = active.split([score.numel() for score in scores.values()])
+    return Mask({name: piece.view_as(score) for (name, score), piece in zip(scores.items(), pieces, strict=True)})

@@ -1,0 +1,139 @@
+"""What any PyTorch project could use: random streams, device choice, atomic files, process memory, versions."""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stream(seed: int, *name: str | int) -> torch.Generator:
+    """A CPU generator of its own for each (seed, name): using one stream never shifts another."""
+    key = hashlib.sha256(repr((seed, *name)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
+@contextlib.contextmanager
+def global_seed(generator: torch.Generator) -> Iterator[None]:
+    """The global generators follow `generator` inside and are as before afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(torch.randint(2**62, (), generator=generator).item())
+        yield
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `--device {cpu, cuda, tpu}`.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if name == "tpu":
+        try:
+            import torch_xla
+        except ImportError:
+            raise RuntimeError("--device tpu: torch_xla is not installed; pip install -r requirements-tpu.txt") from None
+        return torch_xla.device()
+    return torch.device(name)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed blocks instead of returning each large tensor to the kernel; True where that took effect.
+
+    Activations of a few MB are allocated and freed at every layer of every step. By default each one is a fresh mmap whose
+    pages the kernel has to clear; kept, a training step on the CPU is about a fifth faster.
+    """
+    return _mallopt(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
+
+
+def return_freed_memory() -> bool:
+    """Back to glibc's start values, for comparing with an ordinary process."""
+    return _mallopt(mmap_threshold=128 << 10, trim_threshold=128 << 10)
+
+
+def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc, m_trim_threshold, m_mmap_threshold = ctypes.CDLL(None), -1, -3
+    return bool(libc.mallopt(m_mmap_threshold, mmap_threshold) and libc.mallopt(m_trim_threshold, trim_threshold))
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace a file so that a reader, or a crash at any moment, sees the whole old or the whole new content.
+
+    Raises:
+        OSError: it could not be written (disk full, read-only); the old file is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the kernel releases it when this one ends, however it ends.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"{folder} is in use by another process; wait for it or choose another --results_root") from None
+        yield
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: of the CUDA allocator there, of the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS and KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that numbers depend on."""
+    names = ["torch", "numpy", "nngeometry", "pyhessian", "hessian-eigenthings", "torch_xla"]
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_state() -> dict[str, str | bool | None]:
+    """{commit, dirty} of this code, None where it is no git checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}

@@ -1,0 +1,108 @@
+"""Files of published data sets: fetch, verify, unpickle without trust."""
+
+import codecs
+import hashlib
+import io
+import pickle
+import tarfile
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy._core.multiarray import _reconstruct
+
+
+class DataError(RuntimeError):
+    """Data is missing, damaged or not what was asked for; the message says which file and what to do."""
+
+
+def md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def verify(path: Path, published_md5: str) -> None:
+    """Raise DataError unless a file is the published one."""
+    found = md5(path)
+    if found != published_md5:
+        raise DataError(
+            f"{path} is not the published file (MD5 {found}, published {published_md5}); "
+            "delete it to download it again, or use --verify_data 0 for other files of the same layout"
+        )
+
+
+def fetch(urls: list[str], path: Path, published_md5: str) -> Path:
+    """Download a file to `path` unless it is there, trying mirrors in turn, and verify it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        failures = []
+        for url in urls:
+            try:
+                torch.hub.download_url_to_file(url, str(path))  # to a temporary name, moved when complete
+                break
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                failures.append(f"{url}: {getattr(error, 'reason', error)}")
+        else:
+            raise DataError(f"could not download {path.name} ({'; '.join(failures)}); put it into {path.parent} by hand")
+    verify(path, published_md5)
+    return path
+
+
+def provide(files: Mapping[str, str], root: Path, archive: tuple[str, str], *, download: bool, verify_data: bool) -> None:
+    """Make sure that the files of a `.tar.gz` data set are under `root`.
+
+    Args:
+        files: {path under root: published MD5}.
+        archive: (URL, published MD5).
+    Raises:
+        DataError: a file is missing and may not or cannot be downloaded, or is not the published one.
+    """
+    missing = [name for name in files if not (root / name).exists()]
+    if missing and not download:
+        raise DataError(f"{root / missing[0]} is missing; point --root at the data or allow --download 1")
+    if missing:
+        url, archive_md5 = archive
+        packed = fetch([url], root / url.rsplit("/", 1)[-1], archive_md5)
+        with tarfile.open(packed) as tar:
+            tar.extractall(root, filter="data")
+    if verify_data:
+        for name, published_md5 in files.items():
+            verify(root / name, published_md5)
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """One hash over the contents of data files that are not the published ones."""
+    return hashlib.sha256("".join(md5(path) for path in paths).encode()).hexdigest()[:16]
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers; anything else in the pickle is refused before it can run."""
+
+    ADMITTED = {
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): numpy.ndarray,
+        ("numpy", "dtype"): numpy.dtype,
+        ("_codecs", "encode"): codecs.encode,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return self.ADMITTED[module, name]
+
+
+def unpickle(path: Path) -> Any:
+    """The arrays and containers of a pickle file.
+
+    Raises:
+        DataError: not a pickle, truncated, or one that holds anything but arrays and plain containers.
+    """
+    try:
+        return ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} is damaged or no data file ({reason}); delete it and download it again") from None

@@ -1,0 +1,123 @@
+"""A data set as tensors in memory: what the loaders give, and what training and measuring take."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a loader reads: a published data set before subsets, splits and label noise.
+
+    `inputs` are uint8, (N, C, H, W) images or (N, D) vectors; a network sees `(inputs / scale - mean) / std`.
+    """
+
+    train_inputs: Tensor
+    train_labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    next_class: Tensor | None = None  # (classes,) where asymmetric noise sends a class, itself for none
+    human_labels: Tensor | None = None  # (N,) labels that people gave to the training examples
+    fingerprint: str | None = None  # content hash of files that are not the published ones
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one role. `labels` are the given ones; `true_labels` differ from them under label noise."""
+
+    inputs: Tensor  # (N, ...) uint8
+    labels: Tensor  # (N,) int64
+    true_labels: Tensor  # (N,) int64
+    indices: Tensor  # (N,) positions in the published file
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Split":
+        return Split(self.inputs[rows], self.labels[rows], self.true_labels[rows], self.indices[rows])
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(*(t.to(device) for t in (self.inputs, self.labels, self.true_labels, self.indices)))
+
+    @property
+    def noisy(self) -> Tensor:
+        """(N,) bool: the given label is not the true one."""
+        return self.labels != self.true_labels
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation (maybe empty) and test split of one data set, with how to normalise its inputs."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmented: bool
+    fingerprint: str | None = None
+    noisy: bool = False
+    _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.std))
+        shape = (-1, 1, 1) if self.train.inputs.ndim == 4 else (-1,)
+        device = self.train.inputs.device
+        pair = ((1 / (self.scale * std)).float(), (-mean / std).float())
+        object.__setattr__(self, "_affine", tuple(t.view(shape).to(device) for t in pair))
+
+    def to(self, device: torch.device) -> "Dataset":
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.inputs.shape[1:])
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """uint8 inputs -> the float32 inputs a network sees, images in channels-last layout."""
+        scale, shift = self._affine
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(shift, inputs.float(), scale)
+
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(normalised inputs, given labels, true labels) in the order of the split, un-augmented."""
+        for start in range(0, len(split), batch_size):
+            rows = slice(start, start + batch_size)
+            yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Each image shifted by -padding..padding pixels a side (zeros come in) and mirrored with probability 1/2.
+
+    The same distribution per image as torchvision's RandomCrop(size, padding) followed by RandomHorizontalFlip. The
+    numbers are drawn on the CPU, so every device augments alike.
+
+    Args:
+        images: (N, C, H, W), any dtype.
+    """
+    n, _, height, width = images.shape
+    draws = torch.randint(2 * padding + 1, (2, n), generator=generator)
+    flip = torch.randint(2, (n,), generator=generator, dtype=torch.bool)
+    top, left, flip = (t.to(images.device) for t in (draws[0], draws[1], flip))
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    # pixels gathered with their channels together: the result is channels-last, as convolutions like it
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    image = torch.arange(n, device=images.device)
+    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

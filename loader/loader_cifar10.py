@@ -1,0 +1,48 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 10 classes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from loader.archives import fingerprint, provide, unpickle
+from loader.dataset import Source
+from loader.loader_cifar100 import check_labels, read_images
+
+if TYPE_CHECKING:
+    from loader.main import DataConfig
+
+ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+FILES = {
+    "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+    "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+    "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# asymmetric noise (Patrini et al. 2017): truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse
+CONFUSED = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
+
+
+def load(config: "DataConfig") -> Source:
+    """CIFAR-10 from `ROOT/cifar-10-batches-py`, downloaded if need be.
+
+    Raises:
+        DataError: missing, damaged, or not the published files.
+    """
+    root = Path(config.root)
+    provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
+    paths = [root / name for name in FILES]
+    names = tuple(unpickle(paths[-1]).get("label_names", []))
+    batches = [read_images(path, "labels") for path in paths[:-1]]
+    for path, (_, labels) in zip(paths, batches, strict=False):
+        check_labels(path, labels, len(names))
+    inputs, labels = (torch.cat(tensors) for tensors in zip(*batches[:5], strict=True))
+    next_class = torch.tensor([CONFUSED.get(c, c) for c in range(len(names))])
+    return Source(
+        inputs, labels, *batches[5], names, 255, MEAN, STD, next_class,
+        fingerprint=None if config.verify_data else fingerprint(paths),
+    )  # fmt: skip

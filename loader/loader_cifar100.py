@@ -1,0 +1,51 @@
+"""CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 100 classes of 20 superclasses."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from loader.archives import DataError, fingerprint, provide, unpickle
+from loader.dataset import Source
+
+if TYPE_CHECKING:
+    from loader.main import DataConfig
+
+ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+FILES = {
+    "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
+    "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
+}
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+def load(config: "DataConfig") -> Source:
+    """CIFAR-100 from `ROOT/cifar-100-python`, downloaded if need be.
+
+    Raises:
+        DataError: missing, damaged, or not the published files.
+    """
+    root = Path(config.root)
+    provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
+    paths = [root / name for name in FILES]
+    train, test = (read_images(path, "fine_labels") for path in paths[:2])
+    names = unpickle(paths[2]).get("fine_label_names", [])
+    check_labels(paths[0], train[1], len(names))
+    check_labels(paths[1], test[1], len(names))
+    return Source(*train, *test, tuple(names), 255, MEAN, STD, fingerprint=None if config.verify_data else fingerprint(paths))
+
+
+def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
+    """((N, 3, 32, 32) uint8 images, (N,) labels) of a CIFAR batch file."""
+    content = unpickle(path)
+    pixels, labels = (content.get(key) for key in ("data", label_key)) if isinstance(content, dict) else (None, None)
+    if pixels is None or labels is None or pixels.ndim != 2 or pixels.shape != (len(labels), 3072) or pixels.dtype != "uint8":
+        raise DataError(f"{path} has not the layout of a CIFAR file (data: N x 3072 bytes, {label_key}: N)")
+    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
+
+
+def check_labels(path: Path, labels: Tensor, n_classes: int) -> None:
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
+        raise DataError(f"{path} is empty or has labels outside 0..{n_classes - 1}; delete it and download it again")

@@ -1,0 +1,75 @@
+"""What label noise has to know of CIFAR-100: its superclasses and CIFAR-100N, the labels that people gave (Wei et al. 2022)."""
+
+import dataclasses
+import io
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import Tensor
+
+from loader import loader_cifar100
+from loader.archives import DataError, fingerprint, unpickle
+from loader.dataset import Source
+
+if TYPE_CHECKING:
+    from loader.main import DataConfig
+
+HUMAN_FILE = "CIFAR-100_human.pt"
+ARRAY_TYPES = [
+    (numpy._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    numpy._core.multiarray._reconstruct,
+    numpy.ndarray,
+    numpy.dtype,
+    type(numpy.dtype(numpy.int64)),
+]
+
+
+def load(config: "DataConfig") -> Source:
+    """CIFAR-100 with `next_class` cyclic in each superclass and, if asked for, the human labels.
+
+    Raises:
+        DataError: as the clean loader; also when the human labels are missing or belong to other images.
+    """
+    root = Path(config.root)
+    source = loader_cifar100.load(config)
+    train_file = unpickle(root / "cifar-100-python/train")
+    next_class = next_in_superclass(source.train_labels, torch.tensor(train_file["coarse_labels"]))
+    source = dataclasses.replace(source, next_class=next_class)
+    if config.noise_method != "human":
+        return source
+    labels = read_human_labels(root / HUMAN_FILE, source.train_labels)
+    prints = [source.fingerprint or "published", fingerprint([root / HUMAN_FILE])]
+    return dataclasses.replace(source, human_labels=labels, fingerprint="-".join(prints))
+
+
+def next_in_superclass(fine: Tensor, coarse: Tensor) -> Tensor:
+    """(classes,) the following class of the same superclass, cyclic in the order of class numbers."""
+    superclass = torch.zeros(int(fine.max()) + 1, dtype=torch.int64)
+    superclass[fine] = coarse
+    next_class = torch.arange(len(superclass))
+    for one in superclass.unique():
+        members = (superclass == one).nonzero().flatten()
+        next_class[members] = members.roll(-1)
+    return next_class
+
+
+def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
+    """(N,) `noisy_label` of a CIFAR-100N file whose `clean_label` agrees with the data."""
+    if not path.exists():
+        raise DataError(f"{path} is missing; --noise_method human needs the CIFAR-100N file of noisylabels.com under --root")
+    try:
+        with torch.serialization.safe_globals(ARRAY_TYPES):
+            content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+        clean, noisy = (torch.as_tensor(content[key]) for key in ("clean_label", "noisy_label"))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} is damaged or no CIFAR-100N file ({reason}); get it again") from None
+    if not torch.equal(clean, true_labels):
+        raise DataError(
+            f"{path}: its clean_label disagrees with the labels of cifar-100-python/train; "
+            "the two files number the images differently, so its noise cannot be used with them"
+        )
+    return noisy

@@ -1,0 +1,94 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import Tensor
+
+from loader.archives import DataError, fetch, fingerprint, verify
+from loader.dataset import Source
+
+if TYPE_CHECKING:
+    from loader.main import DataConfig
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST = {
+    "folder": "MNIST/raw",
+    "mirrors": ["https://ossci-datasets.s3.amazonaws.com/mnist/"],
+    "md5": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "classes": tuple("0123456789"),
+    "mean": (0.1307,),
+    "std": (0.3081,),
+}
+FASHION_MNIST = {
+    "folder": "FashionMNIST/raw",
+    "mirrors": ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"],
+    "md5": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    "classes": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "mean": (0.2860,),
+    "std": (0.3530,),
+}  # fmt: skip
+
+
+def load_mnist(config: "DataConfig") -> Source:
+    """MNIST from the .gz files in `ROOT/MNIST/raw`, downloaded if need be."""
+    return _load(MNIST, config)
+
+
+def load_fashion_mnist(config: "DataConfig") -> Source:
+    """Fashion-MNIST from the .gz files in `ROOT/FashionMNIST/raw`, downloaded if need be."""
+    return _load(FASHION_MNIST, config)
+
+
+def _load(published: dict, config: "DataConfig") -> Source:
+    paths = [Path(config.root) / published["folder"] / f"{name}.gz" for name in NAMES]
+    for path, published_md5 in zip(paths, published["md5"], strict=True):
+        if not path.exists() and not config.download:
+            raise DataError(f"{path} is missing; point --root at the data or allow --download 1")
+        if not path.exists():
+            fetch([mirror + path.name for mirror in published["mirrors"]], path, published_md5)
+        elif config.verify_data:
+            verify(path, published_md5)
+    train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths)
+    for path, images, labels in ((paths[0], train_images, train_labels), (paths[2], test_images, test_labels)):
+        if images.ndim != 3 or len(images) != len(labels) or labels.max() > 9:
+            raise DataError(f"{path} does not fit its labels; delete both and download them again")
+    return Source(
+        train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long(),
+        published["classes"], 255, published["mean"], published["std"],
+        fingerprint=None if config.verify_data else fingerprint(paths),
+    )  # fmt: skip
+
+
+def read_idx(path: Path) -> Tensor:
+    """The uint8 tensor of a gzipped IDX file: magic 0 0 8 ndim, big-endian sizes, bytes.
+
+    Raises:
+        DataError: truncated, or not such a file.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and download it again") from None
+    ndim = content[3] if len(content) > 3 else 0
+    sizes = numpy.frombuffer(content[4 : 4 + 4 * ndim], dtype=">i4").tolist() if len(content) >= 4 + 4 * ndim else []
+    body = content[4 + 4 * ndim :]
+    if content[:3] != b"\0\0\x08" or len(sizes) != ndim or not sizes or len(body) != numpy.prod(sizes) or not body:
+        raise DataError(f"{path} is damaged or no IDX file of bytes; delete it and download it again")
+    return torch.from_numpy(numpy.frombuffer(body, dtype=numpy.uint8).copy()).view(sizes)

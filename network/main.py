@@ -1,0 +1,90 @@
+"""Options, registry and builder of the networks: `build_network(NetworkConfig, input_shape, n_classes, generator)`."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from helper.config import Config, FlagError, dashed, dashed_values, flag
+from helper.utils import global_seed
+from network.init import INITIALISERS
+from network.mlp import ACTIVATIONS, MLP
+from network.mnist_lenet import LeNet
+from network.resnet import ResNet, blocks_per_stage
+
+MLP_ONLY = {"net_name": ("mlp",)}
+RESNET_ONLY = {"net_name": ("resnet",)}
+
+
+def build_mlp(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    widths = [math.prod(input_shape), *dashed_values(config.hidden_dims), n_classes]
+    return MLP(widths, config.hidden_act, config.out_act)
+
+
+def build_resnet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    return ResNet(image_channels(config, input_shape), n_classes, config.depth, config.widen_factor)
+
+
+def build_lenet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    channels = image_channels(config, input_shape)
+    try:
+        return LeNet(channels, n_classes, input_shape[-1])
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+
+
+NETWORKS = {"mlp": build_mlp, "resnet": build_resnet, "mnist_lenet": build_lenet}
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Config):
+    """Network: architecture and initialisation; inputs and classes are taken from the data."""
+
+    net_name: str = flag("mlp", "architecture", short="-nt", choices=NETWORKS)
+    hidden_dims: str = flag(
+        "128-64", "units of the hidden layers, such as 10-7-5-4-3", short="-hd", convert=dashed, when=MLP_ONLY
+    )
+    hidden_act: str = flag("relu", "activation of the hidden layers", short="-ha", choices=ACTIVATIONS, when=MLP_ONLY)
+    out_act: str = flag("identity", "activation of the output layer", short="-oa", choices=ACTIVATIONS, when=MLP_ONLY)
+    depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp", when=RESNET_ONLY)
+    widen_factor: int = flag(4, "multiplies the channels of the three stages", short="-wf", low=1, when=RESNET_ONLY)
+    in_dim: int | None = flag(None, "input values of an example; only checked against the data", short="-in", identity=False)
+    out_dim: int | None = flag(None, "classes; only checked against the data", short="-ot", identity=False)
+    init_method: str = flag("kaiming", "how weights are drawn; none: PyTorch's way", short="-im", choices=INITIALISERS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            blocks_per_stage(self.depth)
+        except ValueError as error:
+            if self.net_name == "resnet":
+                raise FlagError(str(error)) from None
+
+    @property
+    def label(self) -> str:
+        """The architecture in a word, as run folders are named: `resnet32x4`, `mlp-128-64`."""
+        if self.net_name == "resnet":
+            return f"resnet{self.depth}x{self.widen_factor}"
+        return f"mlp-{self.hidden_dims}".rstrip("-") if self.net_name == "mlp" else self.net_name
+
+
+def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, generator: torch.Generator) -> nn.Module:
+    """A freshly drawn network on the CPU that maps (N, *input_shape) float inputs to (N, n_classes) logits.
+
+    Raises:
+        FlagError: the architecture does not take such inputs, or --in_dim/--out_dim contradict the data.
+    """
+    for name, found in (("in_dim", math.prod(input_shape)), ("out_dim", n_classes)):
+        if getattr(config, name) not in (None, found):
+            raise FlagError(f"--{name} {getattr(config, name)}: the data has {found}; leave the flag out")
+    with global_seed(generator):
+        network = NETWORKS[config.net_name](config, input_shape, n_classes)
+        INITIALISERS[config.init_method](network)
+    return network
+
+
+def image_channels(config: NetworkConfig, input_shape: tuple[int, ...]) -> int:
+    if len(input_shape) != 3:
+        raise FlagError(f"--net_name {config.net_name} takes images, and this data set has none; use --net_name mlp")
+    return input_shape[0]

@@ -1,0 +1,84 @@
+"""ResNet for 32x32 images (He et al. 2016, section 4.2), with 1x1 projection shortcuts and a width factor."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, size, stride, padding=size // 2, bias=False)
+
+
+def shortcut(n_in: int, n_out: int, stride: int) -> nn.Module:
+    if stride == 1 and n_in == n_out:
+        return nn.Identity()
+    return nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+
+
+class BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(self, n_in: int, n_mid: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(n_in, n_mid, 3, stride), nn.BatchNorm2d(n_mid)
+        self.conv2, self.bn2 = conv(n_mid, n_mid, 3), nn.BatchNorm2d(n_mid)
+        self.shortcut = shortcut(n_in, n_mid, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    expansion = 4
+
+    def __init__(self, n_in: int, n_mid: int, stride: int) -> None:
+        super().__init__()
+        n_out = n_mid * self.expansion
+        self.conv1, self.bn1 = conv(n_in, n_mid, 1), nn.BatchNorm2d(n_mid)
+        self.conv2, self.bn2 = conv(n_mid, n_mid, 3, stride), nn.BatchNorm2d(n_mid)
+        self.conv3, self.bn3 = conv(n_mid, n_out, 1), nn.BatchNorm2d(n_out)
+        self.shortcut = shortcut(n_in, n_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of residual blocks at full, half and quarter resolution, global average pooling, one Linear layer.
+
+    Args:
+        depth: 6n+2 with basic blocks; from 56 on 9n+2 with bottleneck blocks, as in the published code.
+        widen_factor: the stages have 16, 32 and 64 times this many channels (times 4 after a bottleneck).
+    Raises:
+        ValueError: a depth that is neither.
+    """
+
+    def __init__(self, n_channels: int, n_classes: int, depth: int = 32, widen_factor: int = 1) -> None:
+        super().__init__()
+        block, n_blocks = blocks_per_stage(depth)
+        n_in = 16
+        self.conv, self.bn = conv(n_channels, n_in, 3), nn.BatchNorm2d(n_in)
+        stages = []
+        for width, stride in ((16, 1), (32, 2), (64, 2)):
+            for index in range(n_blocks):
+                stages.append(block(n_in, width * widen_factor, stride if index == 0 else 1))
+                n_in = width * widen_factor * block.expansion
+        self.blocks = nn.Sequential(*stages)
+        self.fc = nn.Linear(n_in, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn(self.conv(x)))
+        out = self.blocks(out)
+        return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+
+
+def blocks_per_stage(depth: int) -> tuple[type[nn.Module], int]:
+    block, layers = (BasicBlock, 6) if depth < 54 else (Bottleneck, 9)
+    if depth < 8 or (depth - 2) % layers:
+        near = max(8, layers * round((depth - 2) / layers) + 2)
+        raise ValueError(f"--depth {depth}: must be {layers}n+2 {'below' if layers == 6 else 'from'} 54; did you mean {near}?")
+    return block, (depth - 2) // layers

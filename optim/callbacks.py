@@ -1,0 +1,253 @@
+"""What hangs on the training loop, in the order in which train_run puts it there."""
+
+import logging
+import math
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from helper.mask import Mask
+from helper.metrics.evaluation import evaluate, means_of
+from helper.metrics.main import MetricConfig
+from helper.metrics.snr import GradientMoments
+from helper.signals import Signals
+from helper.utils import peak_memory_mb
+from optim.checkpoint import save_state
+from optim.folder import RunFolder
+from optim.measuring import measure_into
+from optim.model import model_state
+from optim.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to stop; its state is saved."""
+
+
+class Callback:
+    """Events of the loop; each gets the trainer."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before anything, also of a resumed run."""
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        """Between backward pass and optimiser step."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """After the optimiser step."""
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last epoch."""
+
+
+class KeepPruned(Callback):
+    """Pruned weights stay zero: set once, their gradients zeroed before every step."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.mask.apply_(trainer.network)
+        self.weights = self.mask.parameters_of(trainer.network)
+        # in dtype and memory layout of the gradients, so that one fused product does
+        self.factors = [torch.empty_like(w).copy_(m) for w, m in zip(self.weights, self.mask.values(), strict=True)]
+
+    @torch.no_grad()
+    def on_gradients(self, trainer: Trainer) -> None:
+        if self.weights:
+            torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
+
+
+class StopIfDiverged(Callback):
+    """Ends the run when the epoch's loss is not finite, before anything of that epoch is saved."""
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        check_finite(trainer)
+
+
+def check_finite(trainer: Trainer) -> None:
+    if trainer.sums is not None and not math.isfinite(trainer.sums[1].item()):
+        raise Diverged(
+            f"the training loss is not finite in epoch {max(trainer.epoch, 1)}: lower --lr (now {trainer.config.lr}) or add "
+            "--warmup_epochs; the last good checkpoint is kept"
+        )
+
+
+class Evaluate(Callback):
+    """Loss, accuracy and entropy on every split; the training-set pass gives the gradient SNR as well."""
+
+    def __init__(self, folder: RunFolder, mask: Mask, metrics: MetricConfig) -> None:
+        self.folder, self.mask, self.metrics = folder, mask, metrics
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.snr = self.folder.snr()
+        self.snr.keep_until(trainer.epoch if trainer.resumed else -1)
+        if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
+            log.warning(
+                "no SNR: it needs two full batches and --batch_size %d gives %d from %d examples",
+                trainer.config.batch_size, len(trainer.dataset.train) // trainer.config.batch_size, len(trainer.dataset.train),
+            )  # fmt: skip
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        data, batch_size = trainer.dataset, trainer.config.batch_size
+        if trainer.config.train_eval == "running" and trainer.sums is not None:
+            train = means_of(trainer.sums.cpu().double())
+        else:
+            moments = GradientMoments(trainer.network, self.mask) if self.metrics.save_snr else None
+            batches = data.batches(data.train, batch_size)
+            train = evaluate(trainer.network, batches, moments=moments, batch_size=batch_size, noisy=data.noisy)
+            for row in moments.table() if moments else []:
+                self.snr.append({"epoch": trainer.epoch, "batch_size": batch_size, **row})
+        trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
+        for name, split in (("val", data.val), ("test", data.test)):
+            if len(split):
+                means = evaluate(trainer.network, data.batches(split, batch_size))
+                trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
+        if self.snr.rows:
+            self.snr.write()
+
+
+class Measure(Callback):
+    """The metrics of the initialisation and of every K-th epoch."""
+
+    def __init__(self, folder: RunFolder, mask: Mask, metrics: MetricConfig, seed: int) -> None:
+        self.folder, self.mask, self.metrics, self.seed = folder, mask, metrics, seed
+
+    def on_start(self, trainer: Trainer) -> None:
+        table = self.folder.metrics()
+        table.keep_until(trainer.epoch if trainer.resumed else -1)
+        if table.path.exists():
+            table.write()
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        every = self.metrics.metric_every
+        if trainer.epoch == 0 or (every and trainer.epoch % every == 0):
+            measure_into(
+                self.folder.metrics(), trainer.network, self.mask, trainer.dataset, self.metrics,
+                epoch=trainer.epoch, seed=self.seed,
+            )  # fmt: skip
+
+
+class SelectBest(Callback):
+    """Writes model.pt: the last epoch's weights, or the first best on the split of --select."""
+
+    def __init__(self, folder: RunFolder, mask: Mask) -> None:
+        self.folder, self.mask = folder, mask
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.column = f"acc_{trainer.config.select}"
+        rows = self.folder.history().rows if trainer.resumed else []
+        scores = [float(row[self.column]) for row in rows if 0 < int(row["epoch"]) <= trainer.epoch and row.get(self.column)]
+        self.best = max(scores, default=-1.0)
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        if trainer.config.select == "last":
+            chosen = trainer.epoch == trainer.config.n_epochs
+        else:
+            chosen = trainer.epoch > 0 and trainer.row[self.column] > self.best
+            self.best = max(self.best, trainer.row[self.column]) if trainer.epoch > 0 else self.best
+        if chosen:
+            save_state(self.folder.model, model_state(trainer.network, self.mask, trainer.epoch))
+
+
+class KeepStates(Callback):
+    """state_dicts/epoch_<k>.pt for the epochs of --save_epochs."""
+
+    def __init__(self, folder: RunFolder, mask: Mask) -> None:
+        self.folder, self.mask = folder, mask
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        if trainer.epoch in trainer.config.saved_epochs():
+            save_state(self.folder.epoch_state(trainer.epoch), model_state(trainer.network, self.mask, trainer.epoch))
+
+
+class WriteHistory(Callback):
+    """history.csv, one row an epoch."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.table = self.folder.history(noisy=trainer.dataset.noisy)
+        self.table.keep_until(trainer.epoch if trainer.resumed else -1)
+        self.started = time.perf_counter()
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        now = time.perf_counter()
+        trainer.row |= {
+            "epoch": trainer.epoch,
+            "lr": trainer.learning_rate,
+            "seconds": round(now - self.started, 3),
+            "peak_memory_mb": round(peak_memory_mb(trainer.device), 1),
+        }
+        if trainer.epoch and trainer.images_timed:
+            trainer.row["images_per_second"] = round(trainer.images_timed / trainer.train_seconds, 1)
+        self.started = now
+        self.table.append(trainer.row)
+        self.table.write()
+
+
+class WriteCheckpoint(Callback):
+    """checkpoint.pt after every epoch, and at the next step when a signal asks the run to stop.
+
+    Comes after everything else that an epoch writes: what is on disk beyond the checkpoint is written again.
+    """
+
+    def __init__(self, folder: RunFolder, signals: Signals) -> None:
+        self.folder, self.signals = folder, signals
+
+    def on_step(self, trainer: Trainer) -> None:
+        if self.signals.received:
+            check_finite(trainer)
+            self.save(trainer)
+            self.stop(trainer)
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        self.save(trainer, epoch_done=True)
+        if self.signals.received and trainer.epoch < trainer.config.n_epochs:
+            self.stop(trainer)
+
+    def save(self, trainer: Trainer, *, epoch_done: bool = False) -> None:
+        state = trainer.state()
+        save_state(self.folder.checkpoint, state | {"sums": None} if epoch_done else state, keep_previous=True)
+
+    def stop(self, trainer: Trainer) -> None:
+        raise Interrupted(
+            f"{self.signals.received}: stopped after {trainer.epoch} epochs and {trainer.step} steps; "
+            "the same command goes on from there"
+        )
+
+
+class Progress(Callback):
+    """A bar with loss, accuracy and remaining time on a terminal, a line for each epoch in the log everywhere."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        total = trainer.config.n_epochs * trainer.steps_per_epoch
+        done = trainer.epoch * trainer.steps_per_epoch + trainer.step
+        self.bar = tqdm(total=total, initial=done, disable=not sys.stderr.isatty(), unit="step", leave=False)
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.bar.update()
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        row = trainer.row
+        shown = {"loss": row["loss_train"], "train": row["acc_train"], "test": row["acc_test"]}
+        self.bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
+        log.info(
+            "epoch %d/%d  lr %.4g  train loss %.4f acc %.4f  test loss %.4f acc %.4f  %.1f s",
+            trainer.epoch, trainer.config.n_epochs, row["lr"], row["loss_train"], row["acc_train"],
+            row["loss_test"], row["acc_test"], row["seconds"],
+        )  # fmt: skip
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.bar.close()

@@ -1,0 +1,96 @@
+"""States on disk: written atomically, checked when read, the previous one kept.
+
+A state file is an ordinary `torch.save` archive. Its records carry the CRC-32 sums of the zip format, which are compared
+when it is read, so that a file with flipped bits or a missing end is refused and not trained on.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from helper.utils import write_atomic
+
+log = logging.getLogger(__name__)
+
+
+class DamagedFile(RuntimeError):
+    """A state file that is truncated, altered, or none."""
+
+
+def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write a state of tensors and plain containers; its tensors are stored as CPU tensors and load anywhere.
+
+    Raises:
+        OSError: it could not be written; the old file is as it was.
+    """
+    buffer = io.BytesIO()
+    torch.save(tree_map(lambda value: value.detach().cpu() if isinstance(value, Tensor) else value, state), buffer)
+    if keep_previous and path.exists():
+        new = path.with_name(f".{path.name}.new")
+        write_atomic(new, buffer.getvalue())
+        os.replace(path, previous(path))
+        os.replace(new, path)  # killed between these two, only the previous one is there: a state like any other
+    else:
+        write_atomic(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> Any:
+    """A state written by `save_state`.
+
+    Raises:
+        DamagedFile: not what was written, or not loadable without running code from it.
+    """
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if archive.testzip() is not None:
+                raise DamagedFile(f"{path} is damaged: its checksums do not match")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedFile(
+            reason if isinstance(error, DamagedFile) else f"{path} is damaged or no checkpoint: {reason}"
+        ) from None
+
+
+def load_latest(path: Path) -> dict[str, Any] | None:
+    """The newest sound state of `path` and the previous one beside it; None where there is neither."""
+    for candidate in (path, previous(path)):
+        if candidate.exists():
+            try:
+                return load_state(candidate)
+            except DamagedFile as error:
+                log.warning("%s; falling back to the previous checkpoint or to the start", error)
+    return None
+
+
+def previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def content_hash(*states: dict[str, Tensor]) -> str:
+    """16 hex digits over names and values of tensors, wherever and however they are stored."""
+    digest = hashlib.sha256()
+    for state in states:
+        for name in sorted(state):
+            tensor = state[name].detach().cpu()
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,81 @@
+"""The run folder: the contract between training, measuring and drawing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helper.tables import Table
+
+SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
+HISTORY = [
+    "epoch", "lr", "loss_train", "acc_train", "entropy_train", "loss_val", "acc_val", "loss_test", "acc_test",
+    "seconds", "images_per_second", "peak_memory_mb",
+]  # fmt: skip
+NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
+TIMING = ("seconds", "images_per_second", "peak_memory_mb")  # columns that differ between equal runs
+SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size"]
+METRICS = [
+    "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
+    "settings", "checkpoint", "seconds",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and tables of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "training.log"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.pt"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def labels(self) -> Path:
+        return self.path / "labels.npz"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def states(self) -> Path:
+        return self.path / "state_dicts"
+
+    def epoch_state(self, epoch: int) -> Path:
+        return self.states / f"epoch_{epoch}.pt"
+
+    def history(self, *, noisy: bool = False) -> Table:
+        return Table(self.path / "history.csv", NOISY_HISTORY if noisy else HISTORY)
+
+    def snr(self) -> Table:
+        return Table(self.path / "snr.csv", SNR)
+
+    def metrics(self) -> Table:
+        return Table(self.path / "metrics.csv", METRICS)
+
+    @property
+    def finished(self) -> bool:
+        """The summary is written last."""
+        return self.summary.exists() and self.model.exists()
+
+    def read_summary(self) -> dict[str, Any]:
+        """Raises ValueError when the file is no summary."""
+        return json.loads(self.summary.read_text())

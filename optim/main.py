@@ -1,0 +1,326 @@
+"""`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
+
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import yaml
+from torch import nn
+
+from helper.config import Config, FlagError, digest, flag, flatten, identity, increasing, replace
+from helper.macs import count_macs
+from helper.mask import Mask
+from helper.metrics.main import MetricConfig
+from helper.pruner import SPARSE, PruneConfig
+from helper.signals import Signals
+from helper.utils import (
+    choose_device,
+    exclusive,
+    git_state,
+    keep_freed_memory,
+    peak_memory_mb,
+    versions,
+    write_atomic,
+)
+from loader.dataset import Dataset
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig
+from optim import callbacks as hooks
+from optim.checkpoint import content_hash, load_latest
+from optim.folder import SPLIT_COLUMNS, RunFolder
+from optim.measuring import measure_into
+from optim.model import load_stored, load_weights, lottery_file, start, weights_file
+from optim.schedule import SCHEDULES
+from optim.trainer import TrainConfig, Trainer
+
+log = logging.getLogger(__name__)
+MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
+PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
+
+
+@dataclass(frozen=True)
+class ParentConfig(Config):
+    """Dense parent of a sparse run: where it differs from the run's own settings."""
+
+    lr_pretrain: float | None = flag(None, "its learning rate", short="-lrp", low=0, identity=False)
+    lr_schedule_pretrain: str | None = flag(None, "its schedule", short="-lsp", choices=SCHEDULES, identity=False)
+    lr_milestones_pretrain: str | None = flag(None, "its milestones", short="-lmp", convert=increasing, identity=False)
+    lr_gamma_pretrain: float | None = flag(None, "its lr_gamma", short="-lgp", low=0, high=1, identity=False)
+    n_epochs_pretrain: int | None = flag(None, "its epochs", short="-nep", low=1, identity=False)
+    batch_size_pretrain: int | None = flag(None, "its batch size", short="-bsp", low=1, identity=False)
+    random_state_pretrain: int | None = flag(None, "its seed", low=0, identity=False)
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Run: what is trained from where, with which seed, and where the results go."""
+
+    mode: str = flag("dense", "how the network starts", short="-m", choices=MODES)
+    random_state: int = flag(42, "seed of everything but splits and label noise; 0: draw one", short="-rs", low=0)
+    results_root: str = flag("results", "folder of all run folders", short="-rr", identity=False)
+    device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda", "tpu"), identity=False)
+    load_pretrain: bool = flag(
+        True, "use the finished dense parent under --results_root; 0: train it again", short="-lp", when=SPARSE, identity=False
+    )
+    pretrain_model_path: str | None = flag(
+        None, "run folder or weights of the dense parent, instead of the one found by its settings",
+        short="-pp", when=SPARSE, identity=False,
+    )  # fmt: skip
+    lottery_model_path: str | None = flag(
+        None, "run folder or weights of the dense initialisation", short="-tp", when={"mode": ("lottery",)}, identity=False
+    )
+    overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
+    debug: bool = flag(False, "show tracebacks", identity=False)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    parent: ParentConfig = field(default_factory=ParentConfig)
+    metrics: MetricConfig = field(default_factory=MetricConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_state == 0:
+            self._set("random_state", secrets.randbelow(2**31 - 1) + 1)
+        if self.train.select == "val" and self.data.val_size == 0:
+            raise FlagError("--select val needs --val_size above 0")
+        if self.train.train_eval == "running" and self.metrics.save_snr:
+            raise FlagError("--train_eval running makes no pass that could measure the SNR; add --save_snr 0")
+        if self.metrics.metric_every and not self.metrics.wanted():
+            raise FlagError("--metric_every needs --save_fisher 1 or --save_hessian 1")
+
+    def dense_parent(self) -> "RunConfig":
+        """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
+        changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        inherited = dict.fromkeys(flatten(self.parent))
+        if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
+            changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
+        return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)
+
+
+# ----------------------------------------------------------------------------------------------------- identity
+
+
+def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
+    """Everything that decides the trained weights and the recorded accuracies, as a JSON-able mapping.
+
+    Args:
+        fingerprint: content hash of data files that are not the published ones.
+    """
+    payload = identity(config)
+    if fingerprint:
+        payload["data_files"] = fingerprint
+    if config.mode == "dense":
+        return payload
+    if config.pretrain_model_path:
+        payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
+    else:
+        payload["parent"] = run_identity(config.dense_parent(), fingerprint)
+    if config.mode == "lottery" and config.lottery_model_path:
+        payload["lottery"] = weights_hash(lottery_file(config, Path()))
+    return payload
+
+
+def weights_hash(path: Path) -> str:
+    return content_hash(load_stored(path).weights)
+
+
+def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
+    """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
+    words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
+    if config.data.train_noisy:
+        human = config.data.noise_method == "human"
+        words.append(config.data.noise_method + ("" if human else f"-{config.data.noise_ratio:g}"))
+    words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}", f"s{config.random_state}"]
+    name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
+    return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
+
+
+def stored_options(config: RunConfig) -> dict[str, Any]:
+    """config.yaml: every flag but the ones that say how to treat an existing run."""
+    flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def check_stored(folder: RunFolder, config: RunConfig, fingerprint: str | None) -> None:
+    """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
+    try:
+        stored = replace(config, **yaml.safe_load(folder.config.read_text()))
+        same = run_identity(stored, fingerprint) == run_identity(config, fingerprint)
+    except (yaml.YAMLError, TypeError, FlagError) as error:
+        raise RuntimeError(f"{folder.config} is damaged ({error}); move the folder away") from None
+    if not same:
+        raise RuntimeError(f"{folder.config} has other settings than this run's; it was edited: move the folder away")
+
+
+# ------------------------------------------------------------------------------------------------------ one run
+
+
+def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
+    """Train and measure one run, its dense parent first if that is missing; the run folder's path.
+
+    A finished run is left as it is, but for measurements that it does not have yet; an unfinished one is resumed.
+
+    Args:
+        signals: asks for an orderly end when one is received; default: never.
+    Raises:
+        FlagError: the network does not take the data.
+        DataError: data missing or damaged.
+        RuntimeError: device absent, folder in use, parent's weights missing, damaged or of another architecture.
+        Diverged: the loss is not finite. Interrupted: a signal was received.
+    """
+    signals = signals or Signals()
+    device = choose_device(config.device)
+    keep_freed_memory()
+    dataset = load_dataset(config.data)
+    parent = None
+    if config.mode != "dense":
+        parent = Path(config.pretrain_model_path) if config.pretrain_model_path else train_run(config.dense_parent(), signals)
+    folder = run_folder(config, dataset.fingerprint)
+    network, mask = start(config, dataset, parent)  # refuses what does not fit before the folder exists
+    with exclusive(folder.path), RunLog(folder.log):
+        if folder.config.exists():
+            check_stored(folder, config, dataset.fingerprint)
+        if folder.finished and config.overwrite:
+            clear(folder)
+        dataset = dataset.to(device)
+        if folder.finished:
+            log.info("%s is finished; --overwrite 1 repeats it", folder.path)
+            measure_selected(folder, config, network, dataset)
+            return folder.path
+        write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+        write_labels(folder, dataset)
+        report_start(config, mask)
+        started = time.perf_counter()
+        train(folder, config, network, mask, dataset, signals)
+        trained = time.perf_counter()
+        measure_selected(folder, config, network, dataset)
+        seconds = {"training": round(trained - started, 1), "measuring": round(time.perf_counter() - trained, 1)}
+        summary = summarise(folder, config, network, mask, dataset, seconds)
+        draw(folder)
+        write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")  # last: now the run is finished
+        log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
+    return folder.path
+
+
+def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
+    """Put the loop together and run it, from the checkpoint if there is one."""
+    device = dataset.train.inputs.device
+    network.to(device, memory_format=torch.channels_last)
+    mask = mask.to(device)
+    trainer = Trainer(
+        network,
+        dataset,
+        config.train,
+        seed=config.random_state,
+        callbacks=[
+            hooks.KeepPruned(mask),
+            hooks.StopIfDiverged(),
+            hooks.Evaluate(folder, mask, config.metrics),
+            hooks.Measure(folder, mask, config.metrics, config.random_state),
+            hooks.SelectBest(folder, mask),
+            hooks.KeepStates(folder, mask),
+            hooks.WriteHistory(folder),
+            hooks.Progress(),
+            hooks.WriteCheckpoint(folder, signals),
+        ],
+    )
+    state = load_latest(folder.checkpoint)
+    if state is not None:
+        trainer.load_state(state)
+        log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
+    trainer.fit()
+
+
+def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
+    """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
+    stored = load_stored(folder.model)
+    load_weights(network, stored.weights, folder.model)
+    network.to(dataset.train.inputs.device)
+    measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
+
+
+def report_start(config: RunConfig, mask: Mask) -> None:
+    log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.loader_name, config.random_state)
+    if config.train.select == "test":
+        log.warning("--select test keeps the epoch with the best *test* accuracy, as the paper does: it is biased upwards")
+    if mask:
+        log.info("sparsity %.4f of the prunable weights (asked: %g)", mask.sparsity, config.prune.prune_ratio)
+    for name in mask.empty_layers():
+        log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
+
+
+def write_labels(folder: RunFolder, dataset: Dataset) -> None:
+    """labels.npz of a noisy run: position in the published file, true and given label of every training example."""
+    if dataset.noisy:
+        train = dataset.train
+        arrays = {"index": train.indices, "true_label": train.true_labels, "given_label": train.labels}
+        numpy.savez(folder.labels, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+
+
+def summarise(
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The content of summary.json; `network` has the selected weights."""
+    selected = load_stored(folder.model).epoch
+    row = next(row for row in folder.history(noisy=dataset.noisy).rows if row["epoch"] == str(selected))
+    names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    dense, active = count_macs(network, dataset.input_shape, mask)
+    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(selected)]
+    return {
+        "mode": config.mode,
+        "epoch_selected": selected,
+        **{name: float(row[name]) for name in names if row.get(name)},
+        "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
+        "sparsity_achieved": mask.sparsity,
+        "sparsity_by_layer": mask.sparsity_by_layer(),
+        "parameters_dense": n_parameters,
+        "parameters_active": n_parameters - mask.n_weights + mask.n_active,
+        "macs_dense": dense,
+        "macs_active": active,
+        "metrics": {r["metric"]: {k: float(r[k]) for k in ("value", "standard_error")} for r in totals},
+        "seconds": seconds,
+        "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
+        "versions": versions(),
+        "device": config.device,
+        "git": git_state(),
+    }
+
+
+def draw(folder: RunFolder) -> None:
+    from helper.plotter import draw_run  # matplotlib takes a second to import
+
+    draw_run(folder.path)
+
+
+def clear(folder: RunFolder) -> None:
+    """Remove what a run wrote, the summary first: from then on it counts as unfinished."""
+    folder.summary.unlink()
+    files = [*folder.path.glob("*.pt"), *folder.path.glob("*.csv"), *folder.states.glob("*.pt"), *folder.figures.glob("*")]
+    for file in [*files, folder.log, folder.labels]:
+        file.unlink(missing_ok=True)
+
+
+class RunLog:
+    """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
+
+    def __init__(self, path: Path) -> None:
+        self.handler = logging.FileHandler(path)
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self.handler)
+
+    def __exit__(self, *error: Any) -> None:
+        logging.getLogger().removeHandler(self.handler)
+        if error[0] is not None:
+            self.handler.emit(logging.LogRecord("run", logging.ERROR, __file__, 0, "stopped", None, error))
+        self.handler.close()

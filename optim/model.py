@@ -1,0 +1,137 @@
+"""A run's network and mask: how each mode starts, what is stored, how it is read back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from helper.config import unflatten
+from helper.mask import Mask
+from helper.pruner import prune
+from helper.utils import stream
+from loader.dataset import Dataset
+from loader.main import load_dataset
+from network.main import build_network
+from optim.checkpoint import load_state
+from optim.folder import RunFolder
+
+if TYPE_CHECKING:
+    from optim.main import RunConfig
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights with their mask, as model.pt and state_dicts/epoch_<k>.pt hold them."""
+
+    weights: dict[str, Tensor]
+    mask: Mask
+    epoch: int | None
+
+
+def model_state(network: nn.Module, mask: Mask, epoch: int) -> dict[str, Any]:
+    return {"network": network.state_dict(), "mask": dict(mask), "epoch": epoch}
+
+
+def load_stored(path: Path) -> Stored:
+    """A weights file: one of a run's, or a plain state dict of any origin.
+
+    Raises:
+        RuntimeError: missing or damaged.
+    """
+    if not path.exists():
+        raise RuntimeError(f"{path} does not exist; give a run folder or a .pt file of weights")
+    state = load_state(path)
+    if isinstance(state, dict) and "network" in state:
+        return Stored(state["network"], Mask(state.get("mask")), state.get("epoch"))
+    if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
+        return Stored(state, Mask(), None)
+    raise RuntimeError(f"{path} holds no weights: neither a run's file nor a state dict")
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path | str) -> None:
+    """Copy weights into a network.
+
+    Raises:
+        RuntimeError: they are another architecture's; one line names the first difference.
+    """
+    own = network.state_dict()
+    for name in [*own, *weights]:
+        if name not in weights or name not in own:
+            where = "lacks" if name not in weights else "has the unknown"
+            raise RuntimeError(f"{origin} {where} {name!r}: was it saved with another --net_name or --depth?")
+        if own[name].shape != weights[name].shape:
+            raise RuntimeError(
+                f"{origin}: {name!r} has shape {tuple(weights[name].shape)} but the network's is {tuple(own[name].shape)}; "
+                "was it saved with another --depth, --widen_factor, --hidden_dims or data set?"
+            )
+    network.load_state_dict(weights)
+
+
+def start(config: "RunConfig", dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
+    """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
+
+    dense: Init-D, nothing masked. The sparse modes prune the dense solution Sol-D: finetune keeps its surviving weights and
+    BatchNorm, scratch draws every weight anew from a stream of its own and starts with fresh BatchNorm, lottery goes back
+    to Init-D.
+
+    Args:
+        parent: run folder or weights file of Sol-D; None in mode dense.
+    Raises:
+        RuntimeError: the parent's weights are missing, damaged or another architecture's.
+    """
+
+    def draw(name: str) -> nn.Module:
+        return build_network(config.network, dataset.input_shape, dataset.n_classes, stream(config.random_state, name))
+
+    if config.mode == "dense":
+        return draw("init"), Mask()
+    dense = draw("init")
+    solution = weights_file(parent)
+    load_weights(dense, load_stored(solution).weights, solution)
+    mask = prune(dense, config.prune, stream(config.random_state, "prune"))
+    if config.mode == "sparse-finetune":
+        network = dense
+    elif config.mode == "sparse-scratch":
+        network = draw("init-scratch")
+    else:
+        origin = lottery_file(config, parent)
+        network = draw("init")
+        load_weights(network, load_stored(origin).weights, origin)
+    mask.apply_(network)
+    return network, mask
+
+
+def weights_file(path: Path) -> Path:
+    """model.pt of a run folder; a file stands for itself."""
+    return RunFolder(path).model if path.is_dir() else path
+
+
+def lottery_file(config: "RunConfig", parent: Path) -> Path:
+    """Where Init-D is: --lottery_model_path, or the parent run's state before its first epoch."""
+    if config.lottery_model_path:
+        path = Path(config.lottery_model_path)
+        return RunFolder(path).epoch_state(0) if path.is_dir() else path
+    return RunFolder(parent if parent.is_dir() else parent.parent).epoch_state(0)
+
+
+def load_run(path: Path | str) -> "tuple[nn.Module, Mask, RunConfig]":
+    """(network with the selected weights, on the CPU and in eval mode; mask; configuration) of a finished run.
+
+    Raises:
+        RuntimeError: no such run, or a damaged one.
+    """
+    from optim.main import RunConfig
+
+    folder = RunFolder(Path(path))
+    if not folder.config.exists():
+        raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
+    config = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
+    stored = load_stored(folder.model)
+    dataset = load_dataset(config.data)
+    network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
+    load_weights(network, stored.weights, folder.model)
+    stored.mask.parameters_of(network)
+    return network.eval(), stored.mask, config

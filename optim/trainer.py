@@ -1,0 +1,210 @@
+"""Training options and the loop. Masks, evaluation, tables, checkpoints and measurements hang on it as callbacks."""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helper.config import Config, FlagError, flag, increasing
+from helper.metrics.evaluation import batch_sums
+from helper.utils import stream
+from loader.dataset import Dataset, crop_and_flip
+from optim.regularizer import REGULARIZERS
+from optim.schedule import SCHEDULES, learning_rate
+
+if TYPE_CHECKING:
+    from optim.callbacks import Callback
+
+SGD = {"optimizer_name": ("sgd",)}
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Training: optimiser, schedule, precision, and which epoch's weights are kept."""
+
+    n_epochs: int = flag(30, "epochs", short="-ne", low=1)
+    batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
+    optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=("sgd", "adam"))
+    lr: float = flag(0.1, "learning rate", short="-lr", low=0)
+    momentum: float = flag(0.9, "momentum of SGD", short="-mm", low=0, below=1, when=SGD)
+    nesterov: bool = flag(False, "Nesterov momentum", when=SGD)
+    weight_decay: float = flag(2e-4, "L2 penalty on every parameter, as in torch.optim", short="-wt", low=0)
+    lr_schedule: str = flag("stepwise", "how the learning rate falls", short="-ls", choices=SCHEDULES)
+    lr_milestones: str = flag(
+        "15-25", "epochs at which the rate falls", short="-lm", convert=increasing, when={"lr_schedule": ("stepwise",)}
+    )
+    lr_gamma: float = flag(
+        0.1, "factor at milestones, or at every epoch", short="-lg", low=0, high=1,
+        when={"lr_schedule": ("stepwise", "exponential")},
+    )  # fmt: skip
+    warmup_epochs: int = flag(0, "epochs of linear warm-up", low=0)
+    reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
+    reg_weight: float = flag(
+        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0, when={"reg_type": ("jacobian",)}
+    )
+    precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
+    compile: bool = flag(False, "torch.compile the training step's network", identity=False)
+    train_eval: str = flag(
+        "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
+        choices=("pass", "running"), identity=False,
+    )  # fmt: skip
+    select: str = flag(
+        "last", "weights kept: of the last epoch, or of the best on val or test", choices=("last", "val", "test")
+    )
+    save_best: bool = flag(False, "1 means --select test", short="-sb", identity=False)
+    save_epochs: str = flag("auto", "states kept: auto (about ten), all, none, or epochs such as 0-10-30", identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.save_best and self.select == "val":
+            raise FlagError("--save_best 1 means --select test and contradicts --select val")
+        if self.save_best:
+            self._set("select", "test")
+            self._set("save_best", False)
+        if self.warmup_epochs >= self.n_epochs:
+            raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
+        if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
+            raise FlagError("--nesterov 1 needs --momentum above 0")
+        self.saved_epochs()
+
+    def saved_epochs(self) -> set[int]:
+        """Epochs whose states are kept; the initialisation and the last one always are, but for `none`."""
+        if self.save_epochs == "none":
+            return {0}  # lottery tickets start from it
+        if self.save_epochs == "all":
+            return set(range(self.n_epochs + 1))
+        if self.save_epochs == "auto":
+            return {round(self.n_epochs * i / 10) for i in range(11)}
+        try:
+            epochs = {int(epoch) for epoch in self.save_epochs.split("-")}
+        except ValueError:
+            raise FlagError(f"--save_epochs {self.save_epochs}: expected auto, all, none, or epochs such as 0-10-30") from None
+        if max(epochs) > self.n_epochs:
+            raise FlagError(f"--save_epochs {self.save_epochs}: the run has only --n_epochs {self.n_epochs}")
+        return epochs | {0, self.n_epochs}
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer_name == "adam":
+        return torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+    )
+
+
+class Trainer:
+    """The training loop over one data set on one device.
+
+    Order and augmentation of epoch e, and the random numbers of a step, come from streams named by seed, epoch and step;
+    so `state` (epoch, step, weights, optimiser) is all that an exact continuation needs.
+
+    Args:
+        network: on the device of the data set; trained in place.
+        dataset: the training split is used; moved to the device once, by the caller.
+        seed: of data order, augmentation and regularisation.
+        callbacks: called in order, see optim/callbacks.py.
+    """
+
+    def __init__(
+        self, network: nn.Module, dataset: Dataset, config: TrainConfig, *, seed: int, callbacks: "list[Callback]"
+    ) -> None:
+        self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
+        self.device = dataset.train.inputs.device
+        self.forward = torch.compile(network) if config.compile else network
+        self.optimizer = build_optimizer(network, config)
+        self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
+        self.epoch = 0  # completed epochs
+        self.step = 0  # completed steps of the epoch under way
+        self.sums: Tensor | None = None  # over the batches of the epoch under way
+        self.resumed = False
+        self.row: dict[str, Any] = {}  # history of the epoch just completed, filled in by the callbacks
+        self.train_seconds, self.images_timed = 0.0, 0  # this process's share of the steps of that epoch
+
+    def fit(self) -> None:
+        """Train to the last epoch, from wherever `state` stands."""
+        self.emit("on_start")
+        if not self.resumed:
+            self.emit("on_epoch")  # epoch 0: the initialisation
+        while self.epoch < self.config.n_epochs:
+            self.network.train()
+            started, self.images_timed = time.perf_counter(), 0
+            for step, rows in self.remaining_batches():
+                self.train_step(step, rows)
+                self.step, self.images_timed = step + 1, self.images_timed + len(rows)
+                self.emit("on_step")
+            self.train_seconds = time.perf_counter() - started
+            self.epoch, self.step = self.epoch + 1, 0
+            self.row = {}
+            self.emit("on_epoch")
+            self.sums = None
+        self.emit("on_end")
+
+    def remaining_batches(self) -> Iterator[tuple[int, Tensor]]:
+        """(step, rows of the training split) of the epoch under way, from its first step not yet done."""
+        order = torch.randperm(len(self.dataset.train), generator=stream(self.seed, "order", self.epoch))
+        yield from list(enumerate(order.to(self.device).split(self.config.batch_size)))[self.step :]
+
+    def train_step(self, step: int, rows: Tensor) -> None:
+        batch = self.dataset.train[rows]
+        generator = stream(self.seed, "step", self.epoch, step)
+        images = crop_and_flip(batch.inputs, generator) if self.dataset.augmented else batch.inputs
+        inputs = self.dataset.normalise(images)
+        self.set_learning_rate(learning_rate(self.config, self.epoch, step, self.steps_per_epoch))
+
+        self.optimizer.zero_grad(set_to_none=True)
+        regularize = REGULARIZERS[self.config.reg_type]
+        inputs.requires_grad_(regularize is not None)
+        with self.autocast():
+            logits = self.forward(inputs)
+        logits = logits.float()
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        loss = losses.mean()
+        if regularize is not None:
+            loss = loss + self.config.reg_weight / 2 * regularize(logits, inputs, generator)
+        loss.backward()
+        self.emit("on_gradients")
+        self.optimizer.step()
+
+        sums = batch_sums(logits, losses, batch.labels, batch.true_labels, noisy=self.dataset.noisy)
+        sums[1] = sums[1] + 0 * loss.detach()  # a penalty that is not finite shows in the sum as well
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def autocast(self) -> Any:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step taken."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def emit(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how training goes on, as tensors and plain values."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.sums = None if state["sums"] is None else state["sums"].to(self.device)
+        self.resumed = True
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

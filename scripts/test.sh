@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Linter and tests in a virtual environment of their own (.venv). Arguments go to pytest: bash scripts/test.sh -m smoke
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+install_environment requirements-dev.txt requirements.txt
+
+ruff check .
+ruff format --check .
+python -m pytest "$@"
