@@ -76,9 +76,8 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
     table.columns = ["_".join(column) for column in table.columns]
     table.insert(0, "seeds", groups.size())
     order = {"dense": 0, "sparse-finetune": 1, "sparse-scratch": 2, "lottery": 3}
-    return table.reset_index().sort_values(
-        ["data", "network", "sparsity", "mode"], key=lambda c: c.replace(order), kind="stable"
-    )
+    by = ["data", "network", "sparsity", "mode"]
+    return table.reset_index().sort_values(by, key=lambda column: column.map(lambda v: order.get(v, v)), kind="stable")
 
 
 def shown(table: pandas.DataFrame) -> pandas.DataFrame:

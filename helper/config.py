@@ -8,6 +8,7 @@ that decides which weights come out of a run.
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -127,7 +128,7 @@ def increasing(value: Any) -> str:
     """`dashed`, strictly increasing: epochs at which something happens."""
     text = dashed(value)
     numbers = dashed_values(text)
-    if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(numbers)):
         raise ValueError("epochs must increase from left to right")
     return text
 

@@ -68,10 +68,15 @@ class DataConfig(Config):
         noisy = self.train_noisy or clean != self.loader_name
         self._set("train_noisy", noisy)
         self._set("loader_name", f"{clean}_noisy" if noisy else clean)
-        if self.augment == "auto":
-            self._set("augment", "crop_flip" if clean in AUGMENTED else "none")
+        usual = "crop_flip" if clean in AUGMENTED else "none"
+        if self.augment == usual:
+            self._set("augment", "auto")
         if self.augment == "crop_flip" and clean == "toy":
             raise FlagError("--augment crop_flip: the toy set has no images to crop")
+
+    @property
+    def augmented(self) -> bool:
+        return self.augment == "crop_flip" or (self.augment == "auto" and self.clean_name in AUGMENTED)
 
     @property
     def clean_name(self) -> str:
@@ -103,7 +108,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         train, val = (_with_noise(s, source, config, name) for s, name in ((train, "train"), (val, "val")))
     return Dataset(
         config.loader_name, train, val, test, source.class_names, source.scale, source.mean, source.std,
-        augmented=config.augment == "crop_flip", fingerprint=source.fingerprint, noisy=config.train_noisy,
+        augmented=config.augmented, fingerprint=source.fingerprint, noisy=config.train_noisy,
     )  # fmt: skip
 
 

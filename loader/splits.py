@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 def balanced_rows(labels: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(n chosen rows, the others), both in ascending order; every class gives its proportional share, to within one.
+    """(n chosen rows, the others), both in ascending order; every class gives its proportional share.
+
+    Classes of equal size give numbers that differ by at most one; others are off their share by less than two.
 
     Rows of a class are ranked at random; the i-th of m gets the quantile (i + u) / m with one random u a class, and the n
     smallest quantiles are chosen.

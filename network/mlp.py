@@ -1,5 +1,7 @@
 """Fully connected network."""
 
+import itertools
+
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
@@ -16,7 +18,7 @@ class MLP(nn.Module):
     def __init__(self, widths: list[int], hidden_act: str = "relu", out_act: str = "identity") -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[hidden_act]()]
         layers[-1] = ACTIVATIONS[out_act]()
         self.layers = nn.Sequential(*layers)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from helper.utils import write_atomic
 
 log = logging.getLogger(__name__)
+NOT_LOADABLE = (RuntimeError, EOFError, ValueError, KeyError, NotImplementedError)  # what damaged bytes make torch.load raise
 
 
 class DamagedFile(RuntimeError):
@@ -52,22 +53,13 @@ def load_state(path: Path) -> Any:
     content = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if archive.testzip() is not None:
-                raise DamagedFile(f"{path} is damaged: its checksums do not match")
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-    ) as error:
+            altered = archive.testzip()
+        if altered is None:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        reason = "its checksums do not match"
+    except (zipfile.BadZipFile, pickle.UnpicklingError, *NOT_LOADABLE) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DamagedFile(
-            reason if isinstance(error, DamagedFile) else f"{path} is damaged or no checkpoint: {reason}"
-        ) from None
+    raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}")
 
 
 def load_latest(path: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper.metrics.estimate import Estimate, grouped_estimate, sample_groups
-from helper.metrics.parameters import active, counted_parameters, full_precision, measurable_copy
+from helper.metrics.parameters import active, counted_parameters, default_dtype, full_precision, measurable_copy
 from helper.utils import global_seed
 
 
@@ -27,7 +27,8 @@ def nngeometry_diagonal(
         collection.add_layer_from_model(network, modules[layer])
     loader = DataLoader(TensorDataset(inputs), batch_size=len(inputs))
     helper = {"fim": FIM, "fim_monte_carlo": FIM_MonteCarlo}[metric]
-    diagonal = helper(network, loader, PMatDiag, layer_collection=collection, device=inputs.device).get_diag()
+    with default_dtype(inputs.dtype):  # FIM makes constants of the default type
+        diagonal = helper(network, loader, PMatDiag, layer_collection=collection, device=inputs.device).get_diag()
     traces = []
     for layer, parameters in layers.items():
         piece = diagonal[collection.p_pos[layer] :]  # weight, then bias

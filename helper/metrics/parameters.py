@@ -55,6 +55,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(former)
+
+
 def measurable_copy(network: nn.Module) -> nn.Module:
     """A copy in eval mode for libraries that leave hooks, gradients or modes behind."""
     duplicate = copy.deepcopy(network).eval()

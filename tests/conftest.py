@@ -1,0 +1,115 @@
+"""Tiny networks, data files of the published layouts made up on the spot, and runs of the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import run as command_line
+from helper.utils import ROOT, stream
+from tests import made_up
+
+REAL_DATA = os.environ.get("DATA_ROOT")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if REAL_DATA:
+        return
+    left_out = [item for item in items if item.get_closest_marker("real_data")]
+    config.left_out = len(left_out)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config: pytest.Config) -> None:
+    if getattr(config, "left_out", 0):
+        terminalreporter.write_line(f"DATA_ROOT is not set: {config.left_out} tests on the real CIFAR-100 files were left out")
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of the real data; a test that asks for it fails when the files are not there."""
+    root = Path(REAL_DATA)
+    assert (root / "cifar-100-python/train").exists(), f"DATA_ROOT={root} has no cifar-100-python/train"
+    return root
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return stream(0, "test")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """A root with small made-up files of every published layout."""
+    root = tmp_path_factory.mktemp("data")
+    made_up.write_all(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _same_logging_and_hooks():
+    hook = sys.excepthook
+    yield
+    sys.excepthook = hook
+
+
+@pytest.fixture
+def train(tmp_path, capsys):
+    """train(*flags) -> run folder, in this process; results under the test's own folder."""
+
+    def call(*flags: object, root: Path = tmp_path) -> Path:
+        command_line.main([*map(str, flags), "--results_root", str(root)])
+        return Path(capsys.readouterr().out.splitlines()[-1])
+
+    return call
+
+
+@pytest.fixture
+def refuse(capsys):
+    """refuse(*flags) -> the one line with which run.py refuses them; checks exit code 2."""
+
+    def call(*flags: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command_line.main(list(map(str, flags)))
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return call
+
+
+def shell(*flags: object, **kwargs) -> subprocess.CompletedProcess:
+    """run.py in a process of its own."""
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+class TinyConv(nn.Module):
+    """Convolution, BatchNorm, ReLU, residual addition, pooling, Linear: what a ResNet has, in 200 parameters."""
+
+    def __init__(self, n_classes: int = 3, bias: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1, bias=bias)
+        self.bn = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.fc = nn.Linear(4, n_classes, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn(self.conv1(x)))
+        y = torch.relu(self.conv2(y) + y)
+        return self.fc(y.mean((2, 3)))
+
+
+def tiny_conv(n_classes: int = 3, bias: bool = True) -> TinyConv:
+    """A TinyConv in float64 whose BatchNorm has seen data, in training mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = TinyConv(n_classes, bias).double().train()
+        network(torch.randn(64, 1, 5, 5, dtype=torch.float64))
+    return network

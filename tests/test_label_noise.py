@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from helper.utils import stream
+from loader.archives import DataError
+from loader.label_noise import corrupt
+from loader.loader_cifar10 import CONFUSED
+from loader.loader_cifar100_noisy import next_in_superclass
+
+LABELS = torch.arange(1000) % 10
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.333, 1.0])
+def test_symmetric_flips_exactly_the_share_and_always_to_another_class(ratio, generator):
+    noisy = corrupt(LABELS, "symmetric", ratio, 10, generator)
+    assert (noisy != LABELS).sum() == round(ratio * 1000)
+
+
+def test_symmetric_reaches_every_other_class_equally_often():
+    offsets = torch.cat([(corrupt(LABELS, "symmetric", 1.0, 10, stream(s, "n")) - LABELS) % 10 for s in range(9)])
+    counts = offsets.bincount(minlength=10)
+    assert counts[0] == 0
+    assert (counts[1:] - 1000).abs().max() < 4 * (1000 * 8 / 9) ** 0.5
+
+
+def test_symmetric_inclusive_keeps_a_tenth_of_the_drawn_labels():
+    noisy = corrupt(LABELS.repeat(20), "symmetric_inclusive", 0.5, 10, stream(0, "n"))
+    changed = (noisy != LABELS.repeat(20)).float().mean().item()
+    assert abs(changed - 0.45) < 4 * (0.09 * 0.5 / 20_000) ** 0.5
+
+
+def test_asymmetric_goes_to_the_next_class_by_default(generator):
+    noisy = corrupt(LABELS, "asymmetric", 0.4, 10, generator)
+    flipped = noisy != LABELS
+    assert flipped.sum() == 400
+    assert torch.equal(noisy[flipped], (LABELS[flipped] + 1) % 10)
+
+
+def test_asymmetric_counts_only_classes_that_have_a_confusion(generator):
+    next_class = torch.tensor([CONFUSED.get(c, c) for c in range(10)])
+    noisy = corrupt(LABELS, "asymmetric", 0.4, 10, generator, next_class=next_class)
+    flipped = noisy != LABELS
+    assert flipped.sum() == round(0.4 * 500)
+    assert {(a, b) for a, b in zip(LABELS[flipped].tolist(), noisy[flipped].tolist(), strict=True)} == set(CONFUSED.items())
+
+
+def test_next_in_superclass_is_a_cycle_through_each_superclass():
+    fine, coarse = torch.arange(6), torch.tensor([0, 1, 0, 1, 0, 1])
+    assert next_in_superclass(fine, coarse).tolist() == [2, 3, 4, 5, 0, 1]
+
+
+def test_the_noise_seed_alone_decides():
+    a, b, other = (corrupt(LABELS, "symmetric", 0.3, 10, stream(s, "noise", "train")) for s in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
+
+
+def test_human_needs_human_labels(generator):
+    with pytest.raises(DataError, match="cifar100 only"):
+        corrupt(LABELS, "human", 0.3, 10, generator)
+    assert torch.equal(corrupt(LABELS, "human", 0.0, 10, generator, human_labels=LABELS.flip(0)), LABELS.flip(0))

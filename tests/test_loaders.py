@@ -1,0 +1,194 @@
+"""Loaders on made-up files of the published layouts, and on damaged ones."""
+
+import gzip
+import hashlib
+import os
+import pickle
+import shutil
+import tarfile
+
+import pytest
+import torch
+
+from loader import loader_cifar100
+from loader.archives import DataError, unpickle
+from loader.loader_toy import generate
+from loader.main import NAMES, DataConfig, load_dataset
+from tests import made_up
+
+
+def load(root, name, **flags):
+    load_dataset.cache_clear()
+    return load_dataset(DataConfig(loader_name=name, root=str(root), verify_data=False, download=False, **flags))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loader_reads_its_layout(files, name):
+    data = load(files, name)
+    assert data.train.inputs.dtype == torch.uint8
+    assert len(data.train) > len(data.test) > 0
+    assert data.train.labels.max() < data.n_classes
+    assert data.train.noisy.any() == name.endswith("_noisy")
+    assert not data.test.noisy.any()
+
+
+def test_cifar_images_keep_their_pixels(files):
+    content = pickle.loads((files / "cifar-100-python/train").read_bytes())
+    data = load(files, "cifar100")
+    assert data.train.inputs[3].flatten().tolist() == content["data"][3].tolist()
+    assert data.train.labels.tolist() == content["fine_labels"]
+
+
+def test_cifar10_batches_are_put_together(files):
+    data = load(files, "cifar10")
+    assert (len(data.train), len(data.test)) == (500, 100)
+
+
+def test_idx_files_keep_their_pixels(files):
+    data = load(files, "mnist")
+    assert data.train.inputs[0].flatten().tolist() == made_up.pixels(made_up.N_TRAIN, 784)[0].tolist()
+
+
+def test_human_noise_is_the_files(files):
+    data = load(files, "cifar100_noisy", noise_method="human")
+    assert torch.equal(data.train.noisy, torch.arange(made_up.N_TRAIN) % 4 == 0)
+
+
+def test_human_noise_of_other_images_is_refused(files, tmp_path):
+    root = shutil.copytree(files, tmp_path / "data")
+    stored = torch.load(root / "CIFAR-100_human.pt", weights_only=False)
+    stored["clean_label"][:2] = stored["clean_label"][1::-1]
+    torch.save(stored, root / "CIFAR-100_human.pt")
+    with pytest.raises(DataError, match="clean_label disagrees"):
+        load(root, "cifar100_noisy", noise_method="human")
+    (root / "CIFAR-100_human.pt").unlink()
+    with pytest.raises(DataError, match=r"noisylabels\.com"):
+        load(root, "cifar100_noisy", noise_method="human")
+
+
+def test_asymmetric_noise_stays_in_the_superclass(files):
+    data = load(files, "cifar100_noisy", noise_method="asymmetric")
+    assert torch.equal(data.train.labels // 5, data.train.true_labels // 5)
+
+
+def test_split_subset_and_noise_do_not_depend_on_each_other(files):
+    plain = load(files, "cifar100", limit_train=200, val_size=0.25)
+    noisy = load(files, "cifar100_noisy", limit_train=200, val_size=0.25, noise_ratio=0.4)
+    assert (len(plain.train), len(plain.val)) == (150, 50)
+    assert torch.equal(plain.train.indices, noisy.train.indices)
+    assert (noisy.train.noisy.sum(), noisy.val.noisy.sum()) == (60, 20)
+    assert not set(plain.train.indices.tolist()) & set(plain.val.indices.tolist())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"limit_train": 401}, "--limit_train 401: the data set has only 400"),
+        ({"limit_test": 999}, "--limit_test 999"),
+        ({"val_size": 0.001}, "0 validation examples"),
+    ],
+)
+def test_fewer_examples_than_asked_are_refused(files, flags, words):
+    with pytest.raises(DataError, match=words):
+        load(files, "cifar100", **flags)
+
+
+def test_missing_files_are_named(tmp_path):
+    for name in ("cifar10", "cifar100", "mnist", "fmnist"):
+        with pytest.raises(DataError, match="is missing; point --root at the data"):
+            load(tmp_path, name)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "layout", "labels", "code"])
+def test_damaged_cifar_files_are_refused(files, tmp_path, damage):
+    root = shutil.copytree(files, tmp_path / "data")
+    path = root / "cifar-100-python/train"
+    content = pickle.loads(path.read_bytes())
+    flag = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {flag}",)
+
+    path.write_bytes(
+        {
+            "truncate": path.read_bytes()[:1000],
+            "garbage": b"not a pickle",
+            "layout": pickle.dumps({"data": content["data"]}),
+            "labels": pickle.dumps(content | {"fine_labels": [100] * made_up.N_TRAIN}),
+            "code": pickle.dumps({"data": Evil()}),
+        }[damage]
+    )
+    with pytest.raises(DataError, match="cifar-100-python/train"):
+        load(root, "cifar100")
+    assert not flag.exists()
+
+
+def test_unpickle_reads_both_pickles_of_python_2_and_numpy_2(files):
+    assert unpickle(files / "cifar-100-python/train")["data"].shape == (made_up.N_TRAIN, 3072)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03"), gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc")]
+)
+def test_damaged_idx_files_are_refused(files, tmp_path, content):
+    root = shutil.copytree(files, tmp_path / "data")
+    (root / "MNIST/raw/train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz .*damaged"):
+        load(root, "mnist")
+
+
+def test_damaged_toy_files_are_refused(files, tmp_path):
+    (tmp_path / "var_u.mat").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=r"var_u\.mat"):
+        load(tmp_path, "toy")
+
+
+def test_checksums_are_compared(files):
+    load_dataset.cache_clear()
+    with pytest.raises(DataError, match=r"is not the published file .*--verify_data 0"):
+        load_dataset(DataConfig(loader_name="cifar100", root=str(files)))
+
+
+def test_unpublished_files_have_a_fingerprint_and_it_follows_the_content(files, tmp_path):
+    root = shutil.copytree(files, tmp_path / "data")
+    before = load(root, "cifar100").fingerprint
+    path = root / "cifar-100-python/test"
+    content = pickle.loads(path.read_bytes())
+    content["data"][0, 0] ^= 1
+    path.write_bytes(pickle.dumps(content))
+    assert before
+    assert load(root, "cifar100").fingerprint != before
+    assert load(root, "digits").fingerprint is None
+
+
+def test_archives_are_downloaded_verified_and_unpacked(files, tmp_path, monkeypatch):
+    archive = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(files / "cifar-100-python", "cifar-100-python")
+    digests = {name: hashlib.md5((files / name).read_bytes()).hexdigest() for name in loader_cifar100.FILES}
+    monkeypatch.setattr(loader_cifar100, "FILES", digests)
+    monkeypatch.setattr(loader_cifar100, "ARCHIVE", (archive.as_uri(), hashlib.md5(archive.read_bytes()).hexdigest()))
+    load_dataset.cache_clear()
+    data = load_dataset(DataConfig(loader_name="cifar100", root=str(tmp_path / "root")))
+    assert len(data.train) == made_up.N_TRAIN
+    assert data.fingerprint is None
+    monkeypatch.setattr(loader_cifar100, "ARCHIVE", (archive.as_uri(), "0" * 32))
+    with pytest.raises(DataError, match="not the published file"):
+        load_dataset(DataConfig(loader_name="cifar100", root=str(tmp_path / "other")))
+
+
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader_cifar100, "ARCHIVE", ("file:///nowhere/cifar-100-python.tar.gz", ""))
+    load_dataset.cache_clear()
+    with pytest.raises(DataError, match=r"could not download .*by hand"):
+        load_dataset(DataConfig(loader_name="cifar100", root=str(tmp_path)))
+
+
+def test_the_generated_toy_set_is_balanced_and_not_a_matter_of_counting():
+    bits, labels = generate()
+    assert len(bits.unique(dim=0)) == 4096
+    assert 0.4 < labels.double().mean() < 0.6
+    count = bits.sum(1)
+    best = sum(labels[count == k].bincount(minlength=2).max() for k in range(13)) / 4096
+    assert best < 0.75

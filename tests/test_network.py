@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import nn
+
+from helper.config import FlagError
+from helper.utils import stream
+from network.main import NetworkConfig, build_network
+
+
+def build(shape=(3, 32, 32), n_classes=100, seed=0, **flags) -> nn.Module:
+    return build_network(NetworkConfig(**flags), shape, n_classes, stream(seed, "init"))
+
+
+@pytest.mark.parametrize(("depth", "widen_factor", "n_weights"), [(20, 1, 278_324), (32, 4, 7_423_156), (56, 1, 614_452)])
+def test_resnets_have_the_size_of_their_formula(depth, widen_factor, n_weights):
+    """Counted by hand: convolutions, 1x1 projections, BatchNorm pairs and the last layer; 56 layers are bottlenecks."""
+    network = build(net_name="resnet", depth=depth, widen_factor=widen_factor)
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    expected = sum(c.out_channels * c.in_channels * c.kernel_size[0] ** 2 + 2 * c.out_channels for c in convs)
+    expected += network.fc.in_features * 100 + 100
+    assert sum(p.numel() for p in network.parameters()) == expected == n_weights
+    main_path = [c for name, c in network.named_modules() if isinstance(c, nn.Conv2d) and "shortcut" not in name]
+    assert len(main_path) + 1 == depth
+
+
+def test_resnet_shrinks_twice_and_adds_its_shortcuts():
+    network = build(net_name="resnet", depth=8, widen_factor=1).eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert network.blocks(torch.relu(network.bn(network.conv(x)))).shape == (2, 64, 8, 8)
+    block = network.blocks[0]
+    y = torch.relu(network.bn(network.conv(x)))
+    inner = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(y)))))
+    torch.testing.assert_close(block(y), torch.relu(inner + y))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 8), (3, 32, 32)])
+def test_lenet_takes_mnist_digits_and_cifar(shape):
+    assert build(shape, 10, net_name="mnist_lenet")(torch.zeros(3, *shape)).shape == (3, 10)
+
+
+def test_mlp_is_a_chain_of_its_widths():
+    network = build((12,), 2, net_name="mlp", hidden_dims="10-7-5-4-3", hidden_act="tanh", out_act="sigmoid")
+    sizes = [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
+    assert sizes == [(12, 10), (10, 7), (7, 5), (5, 4), (4, 3), (3, 2)]
+    x = torch.randn(4, 12)
+    expected = x
+    for layer in [m for m in network.modules() if isinstance(m, nn.Linear)][:-1]:
+        expected = torch.tanh(layer(expected))
+    torch.testing.assert_close(network(x), torch.sigmoid(network.layers[-2](expected)))
+
+
+def test_no_hidden_layer_is_a_linear_classifier():
+    assert len(list(build((12,), 2, net_name="mlp", hidden_dims="").parameters())) == 2
+
+
+def test_kaiming_has_fan_out_variance_and_a_small_last_layer():
+    network = build(net_name="resnet", depth=20, widen_factor=4)
+    conv = network.blocks[4].conv2
+    assert conv.weight.std().item() == pytest.approx((2 / (conv.out_channels * 9)) ** 0.5, rel=0.02)
+    assert network.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert network.fc.bias.abs().max() == 0
+
+
+def test_xavier_has_glorot_variance():
+    layer = build((400,), 300, net_name="mlp", hidden_dims="", init_method="xavier").layers[0]
+    assert layer.weight.std().item() == pytest.approx((2 / 700) ** 0.5, rel=0.02)
+
+
+def test_none_is_pytorchs_own_initialisation():
+    layer = build((100,), 300, net_name="mlp", hidden_dims="", init_method="none").layers[0]
+    assert layer.weight.abs().max().item() == pytest.approx(0.1, rel=0.02)  # uniform up to 1/sqrt(fan_in)
+
+
+def test_the_generator_alone_decides_and_the_global_one_is_left_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a, b, other = build(seed=0, net_name="mlp"), build(seed=0, net_name="mlp"), build(seed=1, net_name="mlp")
+    assert torch.equal(a.layers[0].weight, b.layers[0].weight)
+    assert not torch.equal(a.layers[0].weight, other.layers[0].weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "flags", "words"),
+    [
+        ((12,), {"net_name": "resnet"}, "takes images"),
+        ((1, 9, 9), {"net_name": "mnist_lenet"}, "8x8, 28x28 or 32x32"),
+        ((12,), {"in_dim": 13}, "--in_dim 13: the data has 12"),
+        ((12,), {"out_dim": 3}, "--out_dim 3: the data has 2"),
+    ],
+)
+def test_networks_that_do_not_fit_the_data_are_refused(shape, flags, words):
+    with pytest.raises(FlagError, match=words):
+        build(shape, 2, **flags)

@@ -1,0 +1,105 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from helper.macs import count_macs
+from helper.mask import Mask
+from helper.pruner import PruneConfig, global_mask, prunable_weights, prune
+from helper.utils import stream
+from network.main import NetworkConfig, build_network
+from scripts.ordinary import prunable_modules
+
+
+def resnet(seed: int = 0) -> nn.Module:
+    config = NetworkConfig(net_name="resnet", depth=8, widen_factor=1)
+    return build_network(config, (3, 32, 32), 10, stream(seed, "init"))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_l1_selects_exactly_what_torch_prunes(ratio, ties, channels_last, generator):
+    network = resnet()
+    if ties:
+        for weight in network.parameters():
+            weight.data = (weight.data * 20).round() / 20
+    theirs = copy.deepcopy(network)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    torch_prune.global_unstructured(prunable_modules(theirs), torch_prune.L1Unstructured, amount=ratio)
+    mask = prune(network, PruneConfig(prune_ratio=ratio), generator)
+    for name, keep in mask.items():
+        module = theirs.get_submodule(name.removesuffix(".weight"))
+        assert torch.equal(keep, module.weight_mask.bool()), name
+    assert len(mask) == len(prunable_modules(theirs))
+
+
+@pytest.mark.parametrize("method", ["l1", "random"])
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.9, 0.999])
+def test_the_requested_share_is_removed_exactly(method, ratio, generator):
+    mask = prune(resnet(), PruneConfig(prune_method=method, prune_ratio=ratio), generator)
+    assert mask.n_weights - mask.n_active == round(ratio * mask.n_weights)
+    assert mask.sparsity == pytest.approx(ratio, abs=1 / mask.n_weights)
+
+
+def test_random_scores_ignore_the_weights_and_follow_the_generator():
+    masks = [prune(resnet(s), PruneConfig("random", 0.5), stream(g, "prune")) for s, g in ((0, 0), (1, 0), (0, 1))]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    assert not all(torch.equal(masks[0][name], masks[2][name]) for name in masks[0])
+
+
+def test_the_last_layer_is_pruned_only_on_request():
+    assert "fc.weight" not in prunable_weights(resnet(), prune_last=False)
+    assert "fc.weight" in prunable_weights(resnet(), prune_last=True)
+    assert not any("bn" in name or "bias" in name for name in prunable_weights(resnet(), prune_last=True))
+
+
+def test_pruning_leaves_the_weights_as_they_are(generator):
+    network = resnet()
+    before = copy.deepcopy(network.state_dict())
+    prune(network, PruneConfig(), generator)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_a_global_mask_can_empty_a_layer_and_names_it():
+    mask = global_mask({"a.weight": torch.tensor([[1.0, 2.0]]), "b.weight": torch.tensor([[3.0, 4.0]])}, 0.5)
+    assert mask.empty_layers() == ["a.weight"]
+    assert mask.sparsity_by_layer() == {"a.weight": 1.0, "b.weight": 0.0}
+
+
+def test_apply_zeroes_exactly_the_pruned_weights(generator):
+    network = resnet()
+    before = copy.deepcopy(network.state_dict())
+    mask = prune(network, PruneConfig(prune_ratio=0.7), generator)
+    mask.apply_(network)
+    for name, weight in network.named_parameters():
+        keep = mask.get(name, torch.ones_like(weight, dtype=torch.bool))
+        assert torch.equal(weight, before[name] * keep)
+
+
+def test_masks_of_another_architecture_are_refused():
+    with pytest.raises(ValueError, match=r"'conv.weight' has shape \(2, 2\) but the weight has .*--widen_factor"):
+        Mask({"conv.weight": torch.ones(2, 2)}).apply_(resnet())
+    with pytest.raises(ValueError, match="no such weight"):
+        Mask({"layers.0.weight": torch.ones(2, 2)}).apply_(resnet())
+
+
+def test_macs_of_a_resnet_are_positions_times_weights():
+    network = resnet()
+    dense, active = count_macs(network, (3, 32, 32))
+    by_hand = 0
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            side = 32 if "blocks.1" not in name and "blocks.2" not in name else 16 if "blocks.1" in name else 8
+            by_hand += side * side * module.weight.numel()
+    assert dense == active == by_hand + network.fc.weight.numel()
+
+
+def test_active_macs_follow_the_mask(generator):
+    network = resnet()
+    mask = Mask({"fc.weight": torch.zeros(10, 64), "conv.weight": torch.ones(16, 3, 3, 3)})
+    dense, active = count_macs(network, (3, 32, 32), mask)
+    assert dense - active == 640

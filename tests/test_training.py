@@ -1,0 +1,190 @@
+"""The loop and what hangs on it, on the digits."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helper.mask import Mask
+from helper.pruner import PruneConfig, prune
+from helper.utils import stream
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
+from optim.callbacks import Callback, KeepPruned
+from optim.regularizer import jacobian_penalty
+from optim.schedule import learning_rate
+from optim.trainer import TrainConfig, Trainer
+
+
+class CheckZeros(Callback):
+    """Asserts after every step that pruned weights and their optimiser state are exactly zero."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask, self.steps = mask, 0
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.steps += 1
+        for weight, keep in zip(self.mask.parameters_of(trainer.network), self.mask.values(), strict=True):
+            assert (weight[~keep] == 0).all()
+            assert (weight[keep] != 0).all()
+            for value in trainer.optimizer.state[weight].values():
+                if value is not None and value.shape == weight.shape:
+                    assert (value[~keep] == 0).all()
+
+
+def digits(**flags):
+    return load_dataset(DataConfig(limit_train=300, limit_test=50, **flags))
+
+
+def network(data, **flags) -> nn.Module:
+    return build_network(NetworkConfig(**flags), data.input_shape, data.n_classes, stream(0, "init"))
+
+
+def fit(net, data, callbacks=(), **flags) -> Trainer:
+    trainer = Trainer(net, data, TrainConfig(**({"n_epochs": 2, "batch_size": 64} | flags)), seed=0, callbacks=list(callbacks))
+    trainer.fit()
+    return trainer
+
+
+@pytest.mark.parametrize("net_name", ["mlp", "mnist_lenet"])
+@pytest.mark.parametrize("ratio", [0.0, 0.9, 0.999])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"momentum": 0.9, "weight_decay": 0.01},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+        {"optimizer_name": "adam", "lr": 1e-3, "weight_decay": 0.01},
+        {"reg_type": "jacobian", "reg_weight": 0.1},
+        {"precision": "bf16"},
+    ],
+)
+def test_pruned_weights_are_exactly_zero_after_every_step(net_name, ratio, flags, generator):
+    data = digits()
+    net = network(data, net_name=net_name)
+    mask = prune(net, PruneConfig(prune_ratio=ratio), generator)
+    check = CheckZeros(mask)
+    trainer = fit(net.to(memory_format=torch.channels_last), data, [KeepPruned(mask), check], **flags)
+    assert check.steps == 2 * trainer.steps_per_epoch == 10
+
+
+def test_the_loop_is_sgd_written_out():
+    """Two epochs by hand: same order, same steps, same weights to the bit."""
+    data = digits()
+    ours = network(data)
+    theirs = copy.deepcopy(ours)
+    fit(ours, data, lr=0.1, momentum=0.9, weight_decay=1e-3, lr_milestones="1")
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, weight_decay=1e-3)
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = 0.1 * (0.1 if epoch >= 1 else 1)
+        for rows in torch.randperm(300, generator=stream(0, "order", epoch)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(
+                theirs(data.normalise(data.train.inputs[rows])), data.train.labels[rows], reduction="none"
+            ).mean().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_state_from_the_middle_of_an_epoch_continues_exactly():
+    data = digits(augment="crop_flip")
+
+    class Snapshot(Callback):
+        def on_step(self, trainer):
+            if (trainer.epoch, trainer.step) == (1, 2):
+                self.state = copy.deepcopy(trainer.state())
+
+    snapshot = Snapshot()
+    whole = fit(network(data, net_name="mnist_lenet"), data, [snapshot], n_epochs=3)
+    trainer = Trainer(network(data, net_name="mnist_lenet"), data, whole.config, seed=0, callbacks=[])
+    trainer.load_state(snapshot.state)
+    trainer.fit()
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), trainer.network.parameters(), strict=True))
+
+
+def test_bf16_trains_float32_weights():
+    data = digits()
+    trainer = fit(network(data, net_name="mnist_lenet"), data, precision="bf16", n_epochs=20, lr=0.05)
+    assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
+    predicted = trainer.network.eval()(data.normalise(data.train.inputs)).argmax(1)
+    assert (predicted == data.train.labels).float().mean() > 0.9
+
+
+def test_compiled_training_is_training():
+    data = digits()
+    plain, compiled = fit(network(data), data), fit(network(data), data, compile=True)
+    for a, b in zip(plain.network.parameters(), compiled.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert not any("_orig_mod" in name for name in compiled.state()["network"])
+
+
+def test_augmentation_reaches_the_network():
+    plain, moved = digits(), digits(augment="crop_flip")
+    a, b = (fit(network(d, net_name="mnist_lenet"), d).network for d in (plain, moved))
+    assert not torch.equal(next(a.parameters()), next(b.parameters()))
+
+
+# ---------------------------------------------------------------------------------------------------- schedules
+
+
+def rates(**flags) -> list[float]:
+    config = TrainConfig(lr=1.0, **flags)
+    return [learning_rate(config, epoch, 0, 10) for epoch in range(config.n_epochs)]
+
+
+def test_schedules_follow_their_formulas():
+    assert rates(n_epochs=6, lr_milestones="2-4") == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates(n_epochs=3, lr_schedule="exponential", lr_gamma=0.5) == pytest.approx([1, 0.5, 0.25])
+    assert rates(n_epochs=3, lr_schedule="constant") == [1, 1, 1]
+    assert rates(n_epochs=4, lr_schedule="cosine") == pytest.approx([0.5 * (1 + math.cos(math.pi * e / 4)) for e in range(4)])
+
+
+def test_schedules_are_those_of_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4], 0.1)
+    for rate in rates(n_epochs=6, lr_milestones="2-4"):
+        assert rate == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_warm_up_rises_linearly_by_step_to_the_full_rate():
+    config = TrainConfig(lr=1.0, n_epochs=5, warmup_epochs=2, lr_schedule="cosine")
+    steps = [learning_rate(config, epoch, step, 10) for epoch in range(2) for step in range(10)]
+    assert steps == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert learning_rate(config, 2, 0, 10) == 1.0
+
+
+# -------------------------------------------------------------------------------------------------- regulariser
+
+
+def test_the_jacobian_penalty_is_unbiased():
+    net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    inputs = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    jacobians = torch.stack([torch.autograd.functional.jacobian(net, x) for x in inputs.detach()])
+    exact = jacobians.square().sum((1, 2)).mean()
+    draws = torch.stack([jacobian_penalty(net(inputs), inputs, stream(seed, "jacobian")).detach() for seed in range(2000)])
+    error = draws.std() / 2000**0.5
+    assert abs(draws.mean() - exact) < 4 * error < 0.2 * exact
+
+
+def test_the_jacobian_penalty_is_exact_when_directions_do_not_matter():
+    """An orthogonal map has C ||v^T J||^2 = C for every unit v."""
+    weight = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    inputs = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert jacobian_penalty(inputs @ weight.T, inputs, stream(0, "j")).item() == pytest.approx(4)
+
+
+def test_regularised_training_shrinks_the_jacobian():
+    data = digits()
+
+    def norm(net) -> float:
+        inputs = data.normalise(data.train.inputs[:100]).requires_grad_(True)
+        return sum(jacobian_penalty(net(inputs), inputs, stream(s, "measure")).item() for s in range(20)) / 20
+
+    flags = {"n_epochs": 10, "lr": 0.05}
+    plain = fit(network(data), data, **flags).network
+    regular = fit(network(data), data, reg_type="jacobian", reg_weight=0.1, **flags).network
+    assert norm(regular) < 0.7 * norm(plain)
