@@ -3,6 +3,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,9 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
 def shown(table: pandas.DataFrame) -> pandas.DataFrame:
     """`mean ± sd` texts, with the options in which rows of the table differ."""
     options = [json.loads(text) for text in table["options"]]
-    named = {"loader_name", "net_name", "mode", "prune_ratio"}
-    varying = [
-        key for key in sorted(set().union(*options) - named) if len({json.dumps(o.get(key)) for o in options if key in o}) > 1
-    ]
+    varying = sorted(
+        set().union(*(differing(options, rows) for rows in table.groupby(["data", "network", "mode"]).indices.values()))
+    )
     text = table[["data", "network", "mode", "sparsity", "seeds"]].copy()
     for name in [column.removesuffix("_mean") for column in table if column.endswith("_mean")]:
         digits = "{:.3f}" if name.startswith("acc") else "{:.4g}"
@@ -97,6 +97,12 @@ def shown(table: pandas.DataFrame) -> pandas.DataFrame:
     if varying:
         text["with"] = [", ".join(f"{key} {o[key]}" for key in varying if key in o) for o in options]
     return text
+
+
+def differing(options: list[dict[str, Any]], rows: Iterable[int]) -> set[str]:
+    """Options other than the sparsity in which some rows differ; an absent one has its default."""
+    chosen = [options[row] for row in rows]
+    return {key for key in set().union(*chosen) - {"prune_ratio"} if len({json.dumps(o.get(key)) for o in chosen}) > 1}
 
 
 COMMANDS: dict[str, tuple[type, Any]] = {"compare": (CompareConfig, compare)}

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Flags -> configuration -> one trained and measured run. The last line printed is the run folder."""
 
+import errno
 import logging
 import sys
 from types import TracebackType
@@ -17,6 +18,7 @@ RETIRED = {
     "nj": "the data set is in memory and needs no loader workers; leave the flag out",
     "n_jobs_dataloader": "the data set is in memory and needs no loader workers; leave the flag out",
 }
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 
@@ -40,7 +42,10 @@ def main(argv: list[str] | None = None) -> None:
 def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Cause and cure of what ends the process, without the traceback (training.log has it); the exit code is 1."""
     name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
-    print(f"run.py: error: {name}{' '.join(str(error).split())}", file=sys.stderr)
+    cure = ""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        cure = "; what was saved before is sound: make room and run the same command again"
+    print(f"run.py: error: {name}{' '.join(str(error).split())}{cure}", file=sys.stderr)
 
 
 if __name__ == "__main__":

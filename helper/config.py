@@ -99,9 +99,10 @@ def switch(value: Any) -> bool:
 
 def integer(value: Any) -> int:
     """An int; 5.0 is one, 5.5 and True are not."""
-    if isinstance(value, bool) or float(value) != int(float(value)):
+    number = float(value)
+    if isinstance(value, bool) or not number.is_integer():
         raise ValueError("expected an integer")
-    return int(value) if isinstance(value, (int, str)) and "." not in str(value) else int(float(value))
+    return value if isinstance(value, int) else int(number)
 
 
 def dashed(value: Any) -> str:
@@ -267,14 +268,18 @@ class Parser(ArgumentParser):
         message = re.sub(r'^(argument \S+: (?=--)|Parser key "\w+":\s*(?=--))', "", message)
         unknown = re.search(r"(?:unrecognized arguments:|Option ')\s*([^\s'=]+)", message)
         if unknown:
-            word = unknown.group(1)
-            known = {o.lstrip("-"): o for action in self._actions for o in action.option_strings}
-            if word.lstrip("-") in self.retired:
-                message = f"{word}: {self.retired[word.lstrip('-')]}"
-            else:
-                close = difflib.get_close_matches(word.lstrip("-"), list(known), n=1, cutoff=0.5)
-                message = f"{word}: no such flag" + (f"; did you mean {known[close[0]]}?" if close else "")
+            message = self.about_unknown(unknown.group(1))
+        if message.startswith("Problems parsing config"):
+            message = f"a --config file is no YAML of flags: {message.removeprefix('Problems parsing config: ')}"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def about_unknown(self, word: str) -> str:
+        name = word.lstrip("-")
+        if name in self.retired:
+            return f"{word}: {self.retired[name]}"
+        short = word.startswith("-") and not word.startswith("--")
+        options = [o for action in self._actions for o in action.option_strings if o.startswith("--") != short]
+        return f"{word}: no such flag{near_match(word if short else f'--{name}', options)}"
 
 
 def parse(cls: type, argv: list[str] | None = None, *, prog: str, description: str, retired: dict[str, str]) -> Any:

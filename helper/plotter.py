@@ -99,13 +99,19 @@ def noisy_performance(history: pandas.DataFrame) -> Figure | None:
 
 
 def snr(table: pandas.DataFrame) -> Figure:
-    """Gradient signal-to-noise ratio of every layer, with the floor that pure noise would show."""
+    """Gradient signal-to-noise ratio of every layer, and the ratio that independent zero-mean gradients would show."""
     figure, axis = plt.subplots(figsize=(6.5, 4))
     by_layer(axis, table, table["snr"])
     floor = 1 / table["n_batches"].iloc[0] ** 0.5
     axis.axhline(floor, color="0.4", linestyle=":", linewidth=1)
     axis.annotate(
-        "pure noise", (1, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="0.4"
+        "independent noise: 1/√batches",
+        (1, floor),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="0.4",
     )
     axis.set(xlabel="epoch", ylabel="gradient SNR, ||mean|| / ||std||", yscale="log")
     return figure

@@ -151,13 +151,16 @@ class SelectBest(Callback):
         self.best = max(scores, default=-1.0)
 
     def on_epoch(self, trainer: Trainer) -> None:
+        if trainer.config.select != "last" and trainer.epoch > 0 and trainer.row[self.column] > self.best:
+            self.best = trainer.row[self.column]
+            self.save(trainer)
+
+    def on_end(self, trainer: Trainer) -> None:
         if trainer.config.select == "last":
-            chosen = trainer.epoch == trainer.config.n_epochs
-        else:
-            chosen = trainer.epoch > 0 and trainer.row[self.column] > self.best
-            self.best = max(self.best, trainer.row[self.column]) if trainer.epoch > 0 else self.best
-        if chosen:
-            save_state(self.folder.model, model_state(trainer.network, self.mask, trainer.epoch))
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        save_state(self.folder.model, model_state(trainer.network, self.mask, trainer.epoch))
 
 
 class KeepStates(Callback):

@@ -193,7 +193,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         dataset = dataset.to(device)
         if folder.finished:
             log.info("%s is finished; --overwrite 1 repeats it", folder.path)
-            measure_selected(folder, config, network, dataset)
+            measure_more(folder, config, network, dataset)
             return folder.path
         write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
         write_labels(folder, dataset)
@@ -274,7 +274,6 @@ def summarise(
     names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     dense, active = count_macs(network, dataset.input_shape, mask)
-    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(selected)]
     return {
         "mode": config.mode,
         "epoch_selected": selected,
@@ -286,13 +285,30 @@ def summarise(
         "parameters_active": n_parameters - mask.n_weights + mask.n_active,
         "macs_dense": dense,
         "macs_active": active,
-        "metrics": {r["metric"]: {k: float(r[k]) for k in ("value", "standard_error")} for r in totals},
+        "metrics": metric_totals(folder, selected),
         "seconds": seconds,
         "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
         "versions": versions(),
         "device": config.device,
         "git": git_state(),
     }
+
+
+def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, float]]:
+    """{metric: {value, standard_error}} of one epoch's totals, the newest where there are several."""
+    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(epoch)]
+    return {r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} for r in totals}
+
+
+def measure_more(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
+    """Add the measurements that a finished run does not have yet to its table, summary and figures."""
+    before = len(folder.metrics().rows)
+    measure_selected(folder, config, network, dataset)
+    if len(folder.metrics().rows) > before:
+        summary = folder.read_summary()
+        summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
+        draw(folder)
+        write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")
 
 
 def draw(folder: RunFolder) -> None:
@@ -314,6 +330,7 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.handler = logging.FileHandler(path)
+        self.handler.handleError = lambda record: None  # a full disk must not hide what the terminal shows
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def __enter__(self) -> None:

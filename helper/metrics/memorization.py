@@ -9,13 +9,14 @@ SUMS = ("n_noisy", "loss_noisy", "generalized", "memorized", "loss_clean", "corr
 def noisy_sums(losses: Tensor, predicted: Tensor, labels: Tensor, true_labels: Tensor) -> Tensor:
     """(6,) sums over a batch of per-example quantities, named by SUMS; they add up over batches of any size."""
     noisy = labels != true_labels
+    zero = losses.new_zeros(())  # torch.where and not indexing: no wait for the device
     return torch.stack(
         [
             noisy.sum(),
-            losses[noisy].sum(),
+            torch.where(noisy, losses, zero).sum(),
             (noisy & (predicted == true_labels)).sum(),
             (noisy & (predicted == labels)).sum(),
-            losses[~noisy].sum(),
+            torch.where(noisy, zero, losses).sum(),
             (~noisy & (predicted == labels)).sum(),
         ]
     )

@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""Training and evaluation speed against the ordinary way (scripts/ordinary.py), on real CIFAR-100 images.
+
+    python scripts/benchmark_training.py --root ../shared/data          # about 12 minutes on 2 cores
+
+ResNet-20 of width 1 with 90 % of its weights pruned, batch size 128, 5,120 training and 1,024 test images. One process, the
+ways in turn within every round; medians over the rounds, and ratios taken within rounds, with their smallest and largest.
+The ordinary way runs with glibc's usual allocator settings, ours with helper.utils.keep_freed_memory, as run.py does.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helper.mask import Mask
+from helper.metrics.evaluation import evaluate
+from helper.metrics.snr import GradientMoments
+from helper.pruner import PruneConfig, prune
+from helper.utils import ROOT, keep_freed_memory, return_freed_memory, stream
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
+from optim.callbacks import KeepPruned
+from optim.trainer import TrainConfig, Trainer
+from scripts import ordinary
+
+BATCH, RATIO = 128, 0.9
+Times = dict[str, float]  # seconds of {train, evaluation} of one epoch
+
+
+def fresh_network(dataset) -> torch.nn.Module:
+    config = NetworkConfig(net_name="resnet", depth=20, widen_factor=1)
+    return build_network(config, dataset.input_shape, dataset.n_classes, stream(0, "init"))
+
+
+def ordinary_way(dataset, n_workers: int) -> Callable[[], Times]:
+    network = fresh_network(dataset)
+    ordinary.prune_globally(network, RATIO)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=2e-4)
+    shuffled, train, test = ordinary.loaders(dataset, BATCH, n_workers)
+
+    def epoch() -> Times:
+        return_freed_memory()
+        start = time.perf_counter()
+        ordinary.train_epoch(network, shuffled, optimizer)
+        trained = time.perf_counter()
+        ordinary.accuracy(network, train)
+        ordinary.accuracy(network, test)
+        ordinary.gradient_snr(network, train)
+        return {"train": trained - start, "evaluation": time.perf_counter() - trained}
+
+    return epoch
+
+
+def our_way(dataset, *, masked: bool = True, **flags) -> Callable[[], Times]:
+    network = fresh_network(dataset)
+    mask = prune(network, PruneConfig(prune_ratio=RATIO), stream(0, "prune")) if masked else Mask()
+    network.to(memory_format=torch.channels_last)
+    callbacks = [KeepPruned(mask)]
+    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, **flags), seed=0, callbacks=callbacks)
+    trainer.emit("on_start")
+
+    def epoch() -> Times:
+        keep_freed_memory()
+        start = time.perf_counter()
+        network.train()
+        for step, rows in trainer.remaining_batches():
+            trainer.train_step(step, rows)
+        trained = time.perf_counter()
+        moments = GradientMoments(network, mask)
+        evaluate(network, dataset.batches(dataset.train, BATCH), moments=moments, batch_size=BATCH)
+        moments.table()
+        evaluate(network, dataset.batches(dataset.test, BATCH))
+        return {"train": trained - start, "evaluation": time.perf_counter() - trained}
+
+    return epoch
+
+
+def in_turn(ways: dict[str, Callable[[], Times]], n_rounds: int) -> dict[str, list[Times]]:
+    """Times of every way in every round; each way runs once before, unmeasured (compilation, worker start)."""
+    for name, epoch in ways.items():
+        start = time.perf_counter()
+        epoch()
+        print(f"first epoch, {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    measured: dict[str, list[Times]] = {name: [] for name in ways}
+    for _ in range(n_rounds):
+        for name, epoch in ways.items():
+            measured[name].append(epoch())
+    return measured
+
+
+def ratio(rival: list[Times], ours: list[Times], seconds: Callable[[Times], float]) -> str:
+    ratios = [seconds(a) / seconds(b) for a, b in zip(rival, ours, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def speed_table(measured: dict[str, list[Times]], n_images: int) -> None:
+    rival = next(iter(measured.values()))
+    print("\n| way | training, images/s | x | whole epoch with evaluation and SNR, s | x |\n|---|---|---|---|---|")
+    for name, times in measured.items():
+        rate = n_images / statistics.median(t["train"] for t in times)
+        whole = statistics.median(sum(t.values()) for t in times)
+        gains = ratio(rival, times, lambda t: t["train"]), ratio(rival, times, lambda t: sum(t.values()))
+        print(f"| {name} | {rate:.0f} | {gains[0]} | {whole:.1f} | {gains[1]} |")
+
+
+def mask_cost(dataset, n_rounds: int) -> None:
+    """Share of a step that zeroing the pruned weights' gradients takes: the callback alone against the whole step."""
+    network = fresh_network(dataset).to(memory_format=torch.channels_last)
+    callback = KeepPruned(prune(network, PruneConfig(prune_ratio=RATIO), stream(0, "prune")))
+    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, precision="bf16"), seed=0, callbacks=[callback])
+    trainer.emit("on_start")
+    shares = []
+    for step, rows in list(trainer.remaining_batches())[: 4 * n_rounds]:
+        start = time.perf_counter()
+        trainer.train_step(step, rows)
+        whole = time.perf_counter() - start
+        start = time.perf_counter()
+        callback.on_gradients(trainer)
+        shares.append((time.perf_counter() - start) / whole)
+    print(f"\nmask: {statistics.median(shares):.2%} of a bf16 step (largest of {len(shares)}: {max(shares):.2%})")
+
+
+def whole_run(*flags: str) -> None:
+    """Wall time and peak resident memory of run.py in a process of its own."""
+    code = (
+        "import resource, sys, run; run.main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)"
+    )
+    with tempfile.TemporaryDirectory() as results:
+        start = time.perf_counter()
+        command = [sys.executable, "-c", code, "--results_root", results, *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - start
+    print(f"\nrun.py {' '.join(flags)}\n{seconds:.1f} s, peak resident memory {float(done.stdout.splitlines()[-1]):.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="data", help="folder of cifar-100-python")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of the ordinary way")
+    options = parser.parse_args()
+    config = DataConfig(
+        loader_name="cifar100", root=options.root, verify_data=False, limit_train=5120, limit_test=1024, download=False
+    )
+    dataset = load_dataset(config)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds")
+    ways = {
+        "ordinary, float32": ordinary_way(dataset, options.workers),
+        "run.py, fp32": our_way(dataset),
+        "run.py, bf16": our_way(dataset, precision="bf16"),
+        "run.py, fp32 --compile 1": our_way(dataset, compile=True),
+        "run.py, bf16 --compile 1": our_way(dataset, precision="bf16", compile=True),
+    }
+    speed_table(in_turn(ways, options.rounds), len(dataset.train))
+    mask_cost(dataset, options.rounds)
+    whole_run()
+    flags = "--loader_name cifar100 --verify_data 0 --net_name resnet --depth 20 --widen_factor 1 --n_epochs 1 --precision bf16"
+    whole_run(*flags.split(), "--root", str(Path(options.root).resolve()), "--save_fisher", "0")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`pytest -m smoke`: every mode, every loader and every flag once, on a CPU with no data files, in under a minute."""
+
+import csv
+
+import pytest
+
+from helper.config import all_flags
+from loader.main import DATASETS
+from optim.main import MODES, RunConfig
+
+pytestmark = pytest.mark.smoke
+QUICK = ("--n_epochs", 1, "-ms", 40, "-mt", 2, "-bf", 20)
+
+EVERY_FLAG = {
+    "mode": "lottery", "random_state": 7, "device": "cpu", "load_pretrain": 0, "overwrite": 1, "debug": 1,
+    "pretrain_model_path": None, "lottery_model_path": None,
+    "loader_name": "digits", "root": "data", "filename": "var_u.mat", "download": 0, "verify_data": 0, "test_size": 0.3,
+    "limit_train": 200, "limit_test": 60, "val_size": 0.2, "split_seed": 1, "augment": "crop_flip",
+    "train_noisy": 1, "noise_method": "asymmetric", "noise_ratio": 0.2, "noise_seed": 2,
+    "net_name": "mlp", "hidden_dims": "20-10", "hidden_act": "tanh", "out_act": "identity", "depth": 20, "widen_factor": 1,
+    "in_dim": 64, "out_dim": 10, "init_method": "xavier",
+    "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1,
+    "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
+    "lr_schedule": "stepwise", "lr_milestones": "1-2", "lr_gamma": 0.5, "warmup_epochs": 1, "reg_type": "jacobian",
+    "reg_weight": 0.05, "precision": "bf16", "compile": 0, "train_eval": "pass", "select": "val", "save_best": 0,
+    "save_epochs": "0-2",
+    "lr_pretrain": 0.1, "lr_schedule_pretrain": "cosine", "lr_milestones_pretrain": "1", "lr_gamma_pretrain": 0.2,
+    "n_epochs_pretrain": 2, "batch_size_pretrain": 64, "random_state_pretrain": 8,
+    "save_snr": 1, "save_fisher": 1, "save_hessian": 1, "metric_every": 2, "metric_params": "weights", "metric_split": "test",
+    "fisher_method": "nngeometry", "fisher_metric": "fim", "hessian_method": "eigenthings", "monte_carlo_samples": 40,
+    "monte_carlo_trials": 2, "batch_size_fisher": 20,
+}  # fmt: skip
+
+
+def final_accuracy(folder) -> float:
+    with open(folder / "history.csv", newline="") as file:
+        return float(list(csv.DictReader(file))[-1]["acc_test"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode(train, mode):
+    assert final_accuracy(train("--mode", mode, "--prune_ratio", 0.5, "--save_hessian", 1, *QUICK)) > 0.2
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("noisy", ["", "_noisy"])
+def test_every_loader(train, files, name, noisy):
+    images = name != "toy"
+    network = ("-nt", "mnist_lenet") if images else ("-nt", "mlp", "-hd", "8-4")
+    limits = () if name == "digits" else ("--limit_train", 120, "--limit_test", 100)
+    folder = train("-ln", name + noisy, "-rt", files, "--verify_data", 0, "-dl", 0, *network, *limits, *QUICK)
+    assert (folder / "labels.npz").exists() == bool(noisy)
+
+
+def test_resnet(train, files):
+    train("-ln", "cifar100", "-rt", files, "--verify_data", 0, "-nt", "resnet", "-dp", 8, "-wf", 1,
+          "--limit_train", 150, "--limit_test", 100, "-bs", 50, *QUICK)  # fmt: skip
+
+
+def test_every_flag_once(train):
+    flags = {name: value for name, value in EVERY_FLAG.items() if value is not None}
+    assert set(EVERY_FLAG) | {"results_root"} == set(all_flags(RunConfig))
+    command = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    folder = train(*command)
+    again = train(*command, "-pp", folder.parents[1] / "dense" / next((folder.parents[1] / "dense").iterdir()).name)
+    tickets = train(*command, "-pp", next((folder.parents[1] / "dense").iterdir()), "-tp", again)
+    assert len({folder, again, tickets}) == 3
+
+
+def test_other_choices_of_optimiser_schedule_and_method(train):
+    train("-on", "adam", "-lr", 0.001, "-ls", "exponential", "-lg", 0.9, "-im", "none", "--hidden_act", "sigmoid", *QUICK)
+    train("-ls", "constant", "--save_epochs", "none", "--train_eval", "running", "-ss", 0, "-sb", 1, "-hd", "", *QUICK)
