@@ -84,9 +84,8 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
 def shown(table: pandas.DataFrame) -> pandas.DataFrame:
     """`mean ± sd` texts, with the options in which rows of the table differ."""
     options = [json.loads(text) for text in table["options"]]
-    varying = sorted(
-        set().union(*(differing(options, rows) for rows in table.groupby(["data", "network", "mode"]).indices.values()))
-    )
+    groups = table.groupby(["data", "network", "mode"]).indices.values()
+    varying = sorted(set().union(*(differing(options, rows) for rows in groups)))
     text = table[["data", "network", "mode", "sparsity", "seeds"]].copy()
     for name in [column.removesuffix("_mean") for column in table if column.endswith("_mean")]:
         digits = "{:.3f}" if name.startswith("acc") else "{:.4g}"

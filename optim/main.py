@@ -75,6 +75,7 @@ class RunConfig(Config):
     lottery_model_path: str | None = flag(
         None, "run folder or weights of the dense initialisation", short="-tp", when={"mode": ("lottery",)}, identity=False
     )
+    figures: bool = flag(True, "draw figures at the end", identity=False)
     overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
     debug: bool = flag(False, "show tracebacks", identity=False)
     data: DataConfig = field(default_factory=DataConfig)
@@ -204,7 +205,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         measure_selected(folder, config, network, dataset)
         seconds = {"training": round(trained - started, 1), "measuring": round(time.perf_counter() - trained, 1)}
         summary = summarise(folder, config, network, mask, dataset, seconds)
-        draw(folder)
+        draw(folder, config)
         write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")  # last: now the run is finished
         log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
     return folder.path
@@ -307,14 +308,15 @@ def measure_more(folder: RunFolder, config: RunConfig, network: nn.Module, datas
     if len(folder.metrics().rows) > before:
         summary = folder.read_summary()
         summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
-        draw(folder)
+        draw(folder, config)
         write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")
 
 
-def draw(folder: RunFolder) -> None:
-    from helper.plotter import draw_run  # matplotlib takes a second to import
+def draw(folder: RunFolder, config: RunConfig) -> None:
+    if config.figures:
+        from helper.plotter import draw_run  # matplotlib takes a second to import
 
-    draw_run(folder.path)
+        draw_run(folder.path)
 
 
 def clear(folder: RunFolder) -> None:

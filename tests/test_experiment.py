@@ -5,7 +5,7 @@ import pytest
 
 import experiment
 
-QUICK = ("--n_epochs", 2, "--save_snr", 0, "-ms", 50, "-mt", 2)
+QUICK = ("--figures", 0, "--n_epochs", 2, "--save_snr", 0, "-ms", 50, "-mt", 2)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from optim.main import RunConfig
 from optim.model import load_run, load_stored
 from tests.conftest import shell
 
-SHORT = ("--n_epochs", 2, "--save_snr", 0, "--save_fisher", 0)
+SHORT = ("--figures", 0, "--n_epochs", 2, "--save_snr", 0, "--save_fisher", 0)
 
 
 def rows(folder: Path, table: str) -> list[dict[str, str]]:
@@ -250,8 +250,8 @@ def test_metric_every_measures_on_the_way(train):
     assert [row["epoch"] for row in rows(folder, "metrics") if row["layer"] == "all"] == ["0", "2", "4"]
 
 
-LONG = ("--n_epochs", 80, "--net_name", "mnist_lenet", "--augment", "crop_flip", "--lr", 0.02, "--save_epochs", "all",
-        "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
+LONG = ("--figures", 0, "--n_epochs", 80, "--net_name", "mnist_lenet", "--augment", "crop_flip", "--lr", 0.02,
+        "--save_epochs", "all", "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
 
 
 def interrupt(root: Path, number: signal.Signals, n_rows: int) -> tuple[int, str]:
