@@ -11,12 +11,10 @@ from typing import Any
 import pandas
 import yaml
 
-from helper.config import Config, flag, identity, near_match, parse, unflatten
+from helper.config import Config, flag, near_match, parse, unflatten
 from helper.plotter import draw_comparison
 from optim.folder import RunFolder
 from optim.main import RunConfig
-
-SEEDS = ("random_state", "parent_random_state")
 
 
 @dataclass(frozen=True)
@@ -46,26 +44,31 @@ def collect(root: Path) -> pandas.DataFrame:
     for path in sorted(root.glob("*/*/*/*/summary.json")):
         folder = RunFolder(path.parent)
         try:
-            summary = folder.read_summary()
-            run = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            print(f"left out {folder.path}: {error}", file=sys.stderr)
-            continue
-        parent = {} if run.mode == "dense" else {f"parent_{k}": v for k, v in identity(run.dense_parent()).items()}
-        options = identity(run) | parent
-        rows.append(
-            {
-                "data": run.data.loader_name,
-                "network": run.network.label,
-                "mode": run.mode,
-                "sparsity": summary["sparsity_requested"],
-                "options": json.dumps({k: v for k, v in options.items() if k not in SEEDS}, sort_keys=True),
-                "acc_train": summary["acc_train"],
-                "acc_test": summary["acc_test"],
-                **{name: estimate["value"] for name, estimate in summary["metrics"].items()},
-            }
-        )
+            rows.append(row_of(folder.read_summary(), unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))))
+        except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+            print(f"left out {folder.path}: {type(error).__name__} {error}", file=sys.stderr)
     return pandas.DataFrame(rows)
+
+
+def row_of(summary: dict[str, Any], run: RunConfig) -> dict[str, Any]:
+    options = without_seeds(summary["identity"])
+    how = {name: " ".join(m[key] for key in ("estimator", "params", "split")) for name, m in summary["metrics"].items()}
+    return {
+        "data": run.data.loader_name,
+        "network": run.network.label,
+        "mode": run.mode,
+        "sparsity": summary["sparsity_requested"],
+        "options": json.dumps(options | {f"{name}_by": text for name, text in how.items()}, sort_keys=True),
+        "acc_train": summary["acc_train"],
+        "acc_test": summary["acc_test"],
+        **{name: estimate["value"] for name, estimate in summary["metrics"].items()},
+    }
+
+
+def without_seeds(identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a run, and of its parent, but for the training seed."""
+    kept = {key: value for key, value in identity.items() if key != "random_state"}
+    return kept | {"parent": without_seeds(kept["parent"])} if isinstance(kept.get("parent"), dict) else kept
 
 
 def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:

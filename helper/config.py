@@ -98,11 +98,10 @@ def switch(value: Any) -> bool:
 
 
 def integer(value: Any) -> int:
-    """An int; 5.0 is one, 5.5 and True are not."""
-    number = float(value)
-    if isinstance(value, bool) or not number.is_integer():
+    """An int, or a float or text that is one; 5.5 and True are not."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError("expected an integer")
-    return value if isinstance(value, int) else int(number)
+    return int(value)
 
 
 def dashed(value: Any) -> str:
@@ -154,9 +153,9 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
         return None
     try:
         result = (spec.convert or CONVERTERS[kind])(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
-        reason = reason or (str(error) if spec.convert else f"expected {'a number' if kind is float else kind.__name__}")
+        reason = reason or (str(error) if spec.convert else f"expected {'a number' if kind is float else 'an integer'}")
         raise FlagError(f"--{field.name} {value}: {reason}") from None
     if spec.choices is not None and result not in spec.choices:
         names = ", ".join(spec.choices)

@@ -1,5 +1,6 @@
 """Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito 2008: distinguishable with every common form of colour blindness
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
 MODES = {
     "dense": ("0.45", "-"),
@@ -138,10 +140,13 @@ def metrics(table: pandas.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
     units = {"fisher": "Fisher trace", "hessian": "Hessian trace"}
     for axis, name in zip(axes[0], names, strict=True):
-        rows = totals[totals["metric"] == name].sort_values("epoch").drop_duplicates(["epoch", "settings", "params"])
-        for (estimator, params), part in rows.groupby(["estimator", "params"]):
+        rows = totals[totals["metric"] == name].sort_values("epoch")
+        ways = rows.groupby(["estimator", "params", "split", "settings"], sort=False)
+        for colour, ((estimator, params, split, _), part) in zip(itertools.cycle(COLOURS), ways, strict=False):
             errors = 1.96 * part["standard_error"].fillna(0)
-            axis.errorbar(part["epoch"], part["value"], errors, fmt="o-", color=BLUE, capsize=3, label=f"{estimator}, {params}")
+            axis.errorbar(
+                part["epoch"], part["value"], errors, fmt="o-", color=colour, capsize=3, label=f"{estimator}, {params}, {split}"
+            )
         axis.set(xlabel="epoch", ylabel=f"{units.get(name, name)} (nats per squared parameter)", ylim=(0, None))
         axis.legend(fontsize=8)
     return figure

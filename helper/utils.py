@@ -52,17 +52,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks instead of returning each large tensor to the kernel; True where that took effect.
+    """Let glibc keep freed blocks instead of returning large ones to the kernel; True where that took effect.
 
-    Activations of a few MB are allocated and freed at every layer of every step. By default each one is a fresh mmap whose
-    pages the kernel has to clear; kept, a training step on the CPU is about a fifth faster.
+    Activations of many MB are allocated and freed at every layer of every step; what goes back to the kernel has to be
+    cleared, page by page, when it is asked for again.
     """
     return _mallopt(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
 
 
-def return_freed_memory() -> bool:
-    """Back to glibc's start values, for comparing with an ordinary process."""
-    return _mallopt(mmap_threshold=128 << 10, trim_threshold=128 << 10)
+def usual_freed_memory() -> bool:
+    """The thresholds at which glibc's own dynamic rule settles in a process that frees large blocks, for comparisons."""
+    return _mallopt(mmap_threshold=32 << 20, trim_threshold=64 << 20)
 
 
 def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:

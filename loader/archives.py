@@ -6,7 +6,7 @@ import io
 import pickle
 import tarfile
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,10 @@ def provide(files: Mapping[str, str], root: Path, archive: tuple[str, str], *, d
             verify(root / name, published_md5)
 
 
-def fingerprint(paths: list[Path]) -> str:
-    """One hash over the contents of data files that are not the published ones."""
-    return hashlib.sha256("".join(md5(path) for path in paths).encode()).hexdigest()[:16]
+def fingerprint(paths: list[Path], published_md5s: Iterable[str] = ()) -> str | None:
+    """One hash over the contents of data files; None when they are the published ones."""
+    found = [md5(path) for path in paths]
+    return None if found == list(published_md5s) else hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -95,14 +96,17 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.ADMITTED[module, name]
 
 
-def unpickle(path: Path) -> Any:
-    """The arrays and containers of a pickle file.
+def unpickle(path: Path) -> dict[str, Any]:
+    """The dictionary of arrays and containers in a pickle file.
 
     Raises:
         DataError: not a pickle, truncated, or one that holds anything but arrays and plain containers.
     """
     try:
-        return ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} is damaged or no data file ({reason}); delete it and download it again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no dictionary; delete it and download it again")
+    return content

@@ -94,10 +94,10 @@ class Dataset:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return torch.addcmul(shift, inputs.float(), scale)
 
-    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(normalised inputs, given labels, true labels) in the order of the split, un-augmented."""
+    def batches(self, split: Split, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order."""
         for start in range(0, len(split), batch_size):
-            rows = slice(start, start + batch_size)
+            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
             yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
 
 

@@ -44,5 +44,5 @@ def load(config: "DataConfig") -> Source:
     next_class = torch.tensor([CONFUSED.get(c, c) for c in range(len(names))])
     return Source(
         inputs, labels, *batches[5], names, 255, MEAN, STD, next_class,
-        fingerprint=None if config.verify_data else fingerprint(paths),
+        fingerprint=None if config.verify_data else fingerprint(paths, FILES.values()),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -34,14 +35,28 @@ def load(config: "DataConfig") -> Source:
     names = unpickle(paths[2]).get("fine_label_names", [])
     check_labels(paths[0], train[1], len(names))
     check_labels(paths[1], test[1], len(names))
-    return Source(*train, *test, tuple(names), 255, MEAN, STD, fingerprint=None if config.verify_data else fingerprint(paths))
+    return Source(
+        *train,
+        *test,
+        tuple(names),
+        255,
+        MEAN,
+        STD,
+        fingerprint=None if config.verify_data else fingerprint(paths, FILES.values()),
+    )
 
 
 def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
     """((N, 3, 32, 32) uint8 images, (N,) labels) of a CIFAR batch file."""
     content = unpickle(path)
-    pixels, labels = (content.get(key) for key in ("data", label_key)) if isinstance(content, dict) else (None, None)
-    if pixels is None or labels is None or pixels.ndim != 2 or pixels.shape != (len(labels), 3072) or pixels.dtype != "uint8":
+    pixels, labels = (content.get(key) for key in ("data", label_key))
+    if (
+        not isinstance(pixels, numpy.ndarray)
+        or not isinstance(labels, list)
+        or pixels.ndim != 2
+        or pixels.shape != (len(labels), 3072)
+        or pixels.dtype != "uint8"
+    ):
         raise DataError(f"{path} has not the layout of a CIFAR file (data: N x 3072 bytes, {label_key}: N)")
     return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 

@@ -28,16 +28,18 @@ ARRAY_TYPES = [
 
 
 def load(config: "DataConfig") -> Source:
-    """CIFAR-100 with `next_class` cyclic in each superclass and, if asked for, the human labels.
+    """CIFAR-100 with what the asked kind of noise needs: `next_class`, cyclic in each superclass, or the human labels.
 
     Raises:
         DataError: as the clean loader; also when the human labels are missing or belong to other images.
     """
     root = Path(config.root)
     source = loader_cifar100.load(config)
-    train_file = unpickle(root / "cifar-100-python/train")
-    next_class = next_in_superclass(source.train_labels, torch.tensor(train_file["coarse_labels"]))
-    source = dataclasses.replace(source, next_class=next_class)
+    if config.noise_method == "asymmetric":
+        coarse = unpickle(root / "cifar-100-python/train").get("coarse_labels", [])
+        if len(coarse) != len(source.train_labels):
+            raise DataError(f"{root / 'cifar-100-python/train'} has no coarse_labels, which asymmetric noise needs")
+        return dataclasses.replace(source, next_class=next_in_superclass(source.train_labels, torch.tensor(coarse)))
     if config.noise_method != "human":
         return source
     labels = read_human_labels(root / HUMAN_FILE, source.train_labels)
@@ -72,4 +74,6 @@ def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
             f"{path}: its clean_label disagrees with the labels of cifar-100-python/train; "
             "the two files number the images differently, so its noise cannot be used with them"
         )
+    if noisy.shape != clean.shape or noisy.min() < 0 or noisy.max() > true_labels.max():
+        raise DataError(f"{path}: noisy_label is not a class for each image; get it again")
     return noisy

@@ -72,7 +72,7 @@ def _load(published: dict, config: "DataConfig") -> Source:
     return Source(
         train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long(),
         published["classes"], 255, published["mean"], published["std"],
-        fingerprint=None if config.verify_data else fingerprint(paths),
+        fingerprint=None if config.verify_data else fingerprint(paths, published["md5"]),
     )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """What hangs on the training loop, in the order in which train_run puts it there."""
 
 import logging
-import math
 import sys
 import time
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from helper.mask import Mask
@@ -13,7 +13,8 @@ from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.signals import Signals
-from helper.utils import peak_memory_mb
+from helper.utils import peak_memory_mb, stream
+from loader.dataset import Dataset
 from optim.checkpoint import save_state
 from optim.folder import RunFolder
 from optim.measuring import measure_into
@@ -69,17 +70,19 @@ class KeepPruned(Callback):
 
 
 class StopIfDiverged(Callback):
-    """Ends the run when the epoch's loss is not finite, before anything of that epoch is saved."""
+    """Ends the run when a loss or a weight is not finite, before anything of that epoch is saved."""
 
     def on_epoch(self, trainer: Trainer) -> None:
         check_finite(trainer)
 
 
 def check_finite(trainer: Trainer) -> None:
-    if trainer.sums is not None and not math.isfinite(trainer.sums[1].item()):
+    checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
+    checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums[1])]
+    if not torch.stack(checks).all():
         raise Diverged(
-            f"the training loss is not finite in epoch {max(trainer.epoch, 1)}: lower --lr (now {trainer.config.lr}) or add "
-            "--warmup_epochs; the last good checkpoint is kept"
+            f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
+            f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
         )
 
 
@@ -103,11 +106,11 @@ class Evaluate(Callback):
         if trainer.config.train_eval == "running" and trainer.sums is not None:
             train = means_of(trainer.sums.cpu().double())
         else:
-            moments = GradientMoments(trainer.network, self.mask) if self.metrics.save_snr else None
-            batches = data.batches(data.train, batch_size)
-            train = evaluate(trainer.network, batches, moments=moments, batch_size=batch_size, noisy=data.noisy)
-            for row in moments.table() if moments else []:
-                self.snr.append({"epoch": trainer.epoch, "batch_size": batch_size, **row})
+            train, snr = evaluate_training(
+                trainer.network, self.mask, data, batch_size, trainer.seed, snr=self.metrics.save_snr
+            )
+            for row in snr:
+                self.snr.append({"epoch": trainer.epoch, **row})
         trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
         for name, split in (("val", data.val), ("test", data.test)):
             if len(split):
@@ -115,6 +118,20 @@ class Evaluate(Callback):
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.snr.rows:
             self.snr.write()
+
+
+def evaluate_training(
+    network: nn.Module, mask: Mask, dataset: Dataset, batch_size: int, seed: int, *, snr: bool
+) -> tuple[dict[str, float], list[dict]]:
+    """(means over the training split, SNR rows) from one pass, always over the same random mini-batches.
+
+    Random ones, because a file may be in an order of its own: the toy set counts through its bit patterns.
+    """
+    order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation")).to(dataset.train.labels.device)
+    moments = GradientMoments(network, mask) if snr else None
+    batches = dataset.batches(dataset.train, batch_size, order)
+    means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
+    return means, [row | {"batch_size": batch_size} for row in moments.table()] if moments else []
 
 
 class Measure(Callback):
@@ -130,8 +147,7 @@ class Measure(Callback):
             table.write()
 
     def on_epoch(self, trainer: Trainer) -> None:
-        every = self.metrics.metric_every
-        if trainer.epoch == 0 or (every and trainer.epoch % every == 0):
+        if self.metrics.due(trainer.epoch):
             measure_into(
                 self.folder.metrics(), trainer.network, self.mask, trainer.dataset, self.metrics,
                 epoch=trainer.epoch, seed=self.seed,
@@ -206,8 +222,8 @@ class WriteCheckpoint(Callback):
     Comes after everything else that an epoch writes: what is on disk beyond the checkpoint is written again.
     """
 
-    def __init__(self, folder: RunFolder, signals: Signals) -> None:
-        self.folder, self.signals = folder, signals
+    def __init__(self, folder: RunFolder, mask: Mask, signals: Signals) -> None:
+        self.folder, self.mask, self.signals = folder, mask, signals
 
     def on_step(self, trainer: Trainer) -> None:
         if self.signals.received:
@@ -221,8 +237,8 @@ class WriteCheckpoint(Callback):
             self.stop(trainer)
 
     def save(self, trainer: Trainer, *, epoch_done: bool = False) -> None:
-        state = trainer.state()
-        save_state(self.folder.checkpoint, state | {"sums": None} if epoch_done else state, keep_previous=True)
+        state = trainer.state() | {"mask": dict(self.mask)} | ({"sums": None} if epoch_done else {})
+        save_state(self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:
         raise Interrupted(

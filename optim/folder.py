@@ -76,6 +76,14 @@ class RunFolder:
         """The summary is written last."""
         return self.summary.exists() and self.model.exists()
 
+    def kept_epochs(self) -> list[int]:
+        """Epochs whose states are in state_dicts/."""
+        return sorted(int(path.stem.removeprefix("epoch_")) for path in self.states.glob("epoch_*.pt"))
+
+    def measured(self) -> tuple[int, int]:
+        """Rows in the tables that measurements append to."""
+        return len(self.snr().rows), len(self.metrics().rows)
+
     def read_summary(self) -> dict[str, Any]:
         """Raises ValueError when the file is no summary."""
         return json.loads(self.summary.read_text())

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from helper.config import Config, FlagError, digest, flag, flatten, identity, increasing, replace
+from helper.config import Config, FlagError, digest, flag, flatten, identity, increasing, replace, unflatten
 from helper.macs import count_macs
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
@@ -30,7 +30,7 @@ from helper.utils import (
 )
 from loader.dataset import Dataset
 from loader.main import DataConfig, load_dataset
-from network.main import NetworkConfig
+from network.main import NetworkConfig, build_network
 from optim import callbacks as hooks
 from optim.checkpoint import content_hash, load_latest
 from optim.folder import SPLIT_COLUMNS, RunFolder
@@ -41,7 +41,12 @@ from optim.trainer import TrainConfig, Trainer
 
 log = logging.getLogger(__name__)
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
+PATHS = ("pretrain_model_path", "lottery_model_path")  # what is at them counts, not where it lies
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
+
+
+def drawn_seed() -> int:
+    return secrets.randbelow(2**31 - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ class ParentConfig(Config):
     lr_gamma_pretrain: float | None = flag(None, "its lr_gamma", short="-lgp", low=0, high=1, identity=False)
     n_epochs_pretrain: int | None = flag(None, "its epochs", short="-nep", low=1, identity=False)
     batch_size_pretrain: int | None = flag(None, "its batch size", short="-bsp", low=1, identity=False)
-    random_state_pretrain: int | None = flag(None, "its seed", low=0, identity=False)
+    random_state_pretrain: int | None = flag(None, "its seed; 0: draw one", low=0, identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_state_pretrain == 0:
+            self._set("random_state_pretrain", drawn_seed())
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,26 @@ class RunConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.random_state == 0:
-            self._set("random_state", secrets.randbelow(2**31 - 1) + 1)
+            self._set("random_state", drawn_seed())
         if self.train.select == "val" and self.data.val_size == 0:
             raise FlagError("--select val needs --val_size above 0")
         if self.train.train_eval == "running" and self.metrics.save_snr:
             raise FlagError("--train_eval running makes no pass that could measure the SNR; add --save_snr 0")
         if self.metrics.metric_every and not self.metrics.wanted():
             raise FlagError("--metric_every needs --save_fisher 1 or --save_hessian 1")
+        if self.mode != "dense":
+            self.check_parent()
+
+    def check_parent(self) -> None:
+        """Refuse before anything is trained what would be refused only after the dense parent."""
+        for name in PATHS:
+            path = getattr(self, name)
+            if path and not Path(path).exists():
+                raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
+        try:
+            self.dense_parent()
+        except FlagError as error:
+            raise FlagError(f"{error} (of the dense parent, as its *_pretrain flags describe it)") from None
 
     def dense_parent(self) -> "RunConfig":
         """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
@@ -110,7 +133,7 @@ class RunConfig(Config):
 
 
 def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
-    """Everything that decides the trained weights and the recorded accuracies, as a JSON-able mapping.
+    """Everything that decides the trained weights, and on which examples accuracies are measured, as a JSON-able mapping.
 
     Args:
         fingerprint: content hash of data files that are not the published ones.
@@ -153,10 +176,13 @@ def stored_options(config: RunConfig) -> dict[str, Any]:
 def check_stored(folder: RunFolder, config: RunConfig, fingerprint: str | None) -> None:
     """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
     try:
-        stored = replace(config, **yaml.safe_load(folder.config.read_text()))
+        stored = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
+        stored = replace(stored, **{name: getattr(config, name) for name in PATHS})
         same = run_identity(stored, fingerprint) == run_identity(config, fingerprint)
-    except (yaml.YAMLError, TypeError, FlagError) as error:
+    except (yaml.YAMLError, TypeError, AttributeError, FlagError) as error:
         raise RuntimeError(f"{folder.config} is damaged ({error}); move the folder away") from None
+    if stored.train.train_eval != config.train.train_eval:
+        raise RuntimeError(f"{folder.path} has --train_eval {stored.train.train_eval}: one table must not mix the two ways")
     if not same:
         raise RuntimeError(f"{folder.config} has other settings than this run's; it was edited: move the folder away")
 
@@ -181,34 +207,43 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     device = choose_device(config.device)
     keep_freed_memory()
     dataset = load_dataset(config.data)
-    parent = None
-    if config.mode != "dense":
-        parent = Path(config.pretrain_model_path) if config.pretrain_model_path else train_run(config.dense_parent(), signals)
     folder = run_folder(config, dataset.fingerprint)
-    network, mask = start(config, dataset, parent)  # refuses what does not fit before the folder exists
-    with exclusive(folder.path), RunLog(folder.log):
+    if folder.finished and not config.overwrite:
+        return measure_more(folder, config, dataset.to(device))
+    network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
+    with exclusive(folder.path):
         if folder.config.exists():
             check_stored(folder, config, dataset.fingerprint)
-        if folder.finished and config.overwrite:
-            clear(folder)
-        dataset = dataset.to(device)
         if folder.finished:
-            log.info("%s is finished; --overwrite 1 repeats it", folder.path)
-            measure_more(folder, config, network, dataset)
-            return folder.path
-        write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
-        write_labels(folder, dataset)
-        report_start(config, mask)
-        started = time.perf_counter()
-        train(folder, config, network, mask, dataset, signals)
-        trained = time.perf_counter()
-        measure_selected(folder, config, network, dataset)
-        seconds = {"training": round(trained - started, 1), "measuring": round(time.perf_counter() - trained, 1)}
-        summary = summarise(folder, config, network, mask, dataset, seconds)
-        draw(folder, config)
-        write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")  # last: now the run is finished
-        log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
+            clear(folder)
+        with RunLog(folder.log):
+            train_in(folder, config, network, mask, dataset.to(device), signals)
     return folder.path
+
+
+def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
+    """Run folder or weights of Sol-D, trained first if it is missing; a finished one is used as it is, by many at once."""
+    if config.mode == "dense":
+        return None
+    if config.pretrain_model_path:
+        return Path(config.pretrain_model_path)
+    parent = config.dense_parent()
+    folder = run_folder(parent, dataset.fingerprint)
+    return folder.path if folder.finished and config.load_pretrain else train_run(parent, signals)
+
+
+def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
+    """Train, measure, summarise and draw in a folder that this process holds."""
+    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+    write_labels(folder, dataset)
+    report_start(config, mask)
+    train(folder, config, network, mask, dataset, signals)
+    started = time.perf_counter()
+    measure_selected(folder, config, network, dataset)
+    summary = summarise(folder, config, network, mask, dataset, measuring=time.perf_counter() - started)
+    draw(folder, config)
+    write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")  # last: now the run is finished
+    log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
 
 
 def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
@@ -230,11 +265,13 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
             hooks.KeepStates(folder, mask),
             hooks.WriteHistory(folder),
             hooks.Progress(),
-            hooks.WriteCheckpoint(folder, signals),
+            hooks.WriteCheckpoint(folder, mask, signals),
         ],
     )
     state = load_latest(folder.checkpoint)
     if state is not None:
+        if content_hash(state["mask"]) != content_hash(mask):
+            raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
         trainer.load_state(state)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
     trainer.fit()
@@ -267,11 +304,12 @@ def write_labels(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def summarise(
-    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, seconds: dict[str, float]
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, measuring: float
 ) -> dict[str, Any]:
     """The content of summary.json; `network` has the selected weights."""
     selected = load_stored(folder.model).epoch
-    row = next(row for row in folder.history(noisy=dataset.noisy).rows if row["epoch"] == str(selected))
+    history = folder.history(noisy=dataset.noisy).rows
+    row = next(row for row in history if row["epoch"] == str(selected))
     names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     dense, active = count_macs(network, dataset.input_shape, mask)
@@ -287,7 +325,8 @@ def summarise(
         "macs_dense": dense,
         "macs_active": active,
         "metrics": metric_totals(folder, selected),
-        "seconds": seconds,
+        "identity": run_identity(config, dataset.fingerprint),
+        "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
         "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
         "versions": versions(),
         "device": config.device,
@@ -295,21 +334,48 @@ def summarise(
     }
 
 
-def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, float]]:
-    """{metric: {value, standard_error}} of one epoch's totals, the newest where there are several."""
+def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
+    """{metric: value, standard error and how it was measured} of one epoch's totals, the newest where there are several."""
     totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(epoch)]
-    return {r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} for r in totals}
+    how = ("split", "params", "estimator", "settings")
+    return {
+        r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals
+    }
 
 
-def measure_more(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
-    """Add the measurements that a finished run does not have yet to its table, summary and figures."""
-    before = len(folder.metrics().rows)
-    measure_selected(folder, config, network, dataset)
-    if len(folder.metrics().rows) > before:
-        summary = folder.read_summary()
-        summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
-        draw(folder, config)
-        write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")
+def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path:
+    """Add the measurements that a finished run does not have yet: of its selected weights and of the states it kept."""
+    check_stored(folder, config, dataset.fingerprint)
+    network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
+    network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
+    with exclusive(folder.path), RunLog(folder.log):
+        log.info("%s is finished; --overwrite 1 repeats it", folder.path)
+        before = folder.measured()
+        for epoch in folder.kept_epochs():
+            stored = load_stored(folder.epoch_state(epoch))
+            load_weights(network, stored.weights, folder.epoch_state(epoch))
+            mask = stored.mask.to(dataset.train.inputs.device)
+            add_snr(folder, config, network, mask, dataset, epoch)
+            if config.metrics.due(epoch):
+                measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
+        measure_selected(folder, config, network, dataset)
+        if folder.measured() != before:
+            summary = folder.read_summary()
+            summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
+            draw(folder, config)
+            write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")
+    return folder.path
+
+
+def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
+    """Append one state's gradient SNR to snr.csv, if it is asked for and not there."""
+    table = folder.snr()
+    if config.metrics.save_snr and not any(row["epoch"] == str(epoch) for row in table.rows):
+        _, rows = hooks.evaluate_training(network, mask, dataset, config.train.batch_size, config.random_state, snr=True)
+        for row in rows:
+            table.append({"epoch": epoch, **row})
+        table.rows.sort(key=lambda row: int(row["epoch"]))
+        table.write()
 
 
 def draw(folder: RunFolder, config: RunConfig) -> None:
@@ -336,10 +402,14 @@ class RunLog:
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def __enter__(self) -> None:
-        logging.getLogger().addHandler(self.handler)
+        root = logging.getLogger()
+        root.addHandler(self.handler)
+        self.level = root.level
+        root.setLevel(min(self.level, logging.INFO))  # a notebook has set none
 
     def __exit__(self, *error: Any) -> None:
         logging.getLogger().removeHandler(self.handler)
+        logging.getLogger().setLevel(self.level)
         if error[0] is not None:
             self.handler.emit(logging.LogRecord("run", logging.ERROR, __file__, 0, "stopped", None, error))
         self.handler.close()

@@ -70,6 +70,8 @@ class TrainConfig(Config):
             raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
         if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
             raise FlagError("--nesterov 1 needs --momentum above 0")
+        if self.compile and self.reg_type == "jacobian":
+            raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
         self.saved_epochs()
 
     def saved_epochs(self) -> set[int]:

@@ -5,7 +5,8 @@
 
 ResNet-20 of width 1 with 90 % of its weights pruned, batch size 128, 5,120 training and 1,024 test images. One process, the
 ways in turn within every round; medians over the rounds, and ratios taken within rounds, with their smallest and largest.
-The ordinary way runs with glibc's usual allocator settings, ours with helper.utils.keep_freed_memory, as run.py does.
+The ordinary way runs with the thresholds at which glibc's allocator settles by itself, ours with
+helper.utils.keep_freed_memory, as run.py does.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from helper.mask import Mask
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.pruner import PruneConfig, prune
-from helper.utils import ROOT, keep_freed_memory, return_freed_memory, stream
+from helper.utils import ROOT, keep_freed_memory, stream, usual_freed_memory
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks import KeepPruned
@@ -48,7 +49,7 @@ def ordinary_way(dataset, n_workers: int) -> Callable[[], Times]:
     shuffled, train, test = ordinary.loaders(dataset, BATCH, n_workers)
 
     def epoch() -> Times:
-        return_freed_memory()
+        usual_freed_memory()
         start = time.perf_counter()
         ordinary.train_epoch(network, shuffled, optimizer)
         trained = time.perf_counter()

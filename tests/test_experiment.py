@@ -32,9 +32,16 @@ def test_compare_averages_over_seeds_and_keeps_settings_apart(results, capsys):
 
 def test_compare_leaves_out_and_names_what_is_damaged(results, capsys):
     broken = next(results.glob("*/*/dense/*/summary.json"))
-    broken.write_text("{")
+    broken.write_text("{}")
     experiment.main(["compare", "-rr", str(results)])
     assert f"left out {broken.parent}" in capsys.readouterr().err
+
+
+def test_compare_does_not_average_what_was_measured_differently(train, tmp_path):
+    train("-rs", 1, *QUICK)
+    train("-rs", 2, "--metric_params", "weights", *QUICK)
+    experiment.main(["compare", "-rr", str(tmp_path)])
+    assert pandas.read_csv(tmp_path / "comparison.csv")["seeds"].tolist() == [1, 1]
 
 
 def test_compare_without_runs_says_so(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Measurements against brute force in float64 on tiny networks, and against each other."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.memorization import noisy_means, noisy_sums
-from helper.metrics.parameters import counted_parameters
+from helper.metrics.parameters import counted_parameters, full_precision
 from helper.metrics.snr import GradientMoments
 from helper.utils import stream
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
+from optim.callbacks import evaluate_training
 from tests.conftest import tiny_conv
 
 N = 24
@@ -242,6 +246,28 @@ def test_pure_noise_has_an_snr_of_one_over_root_batches():
     for index in range(25):
         moments.update([torch.randn(100, 100, generator=stream(index, "noise"))])
     assert moments.table()[0]["snr"] == pytest.approx(0.2, rel=0.05)
+
+
+def test_snr_does_not_depend_on_the_order_of_a_file():
+    """Batches of consecutive patterns of the toy set are no random mini-batches: their SNR would be half."""
+    data = load_dataset(DataConfig(loader_name="toy"))
+    shuffled = dataclasses.replace(data, train=data.train[torch.randperm(len(data.train), generator=stream(0, "shuffle"))])
+    network = build_network(NetworkConfig(hidden_dims="16"), data.input_shape, 2, stream(0, "init"))
+    a, b = (evaluate_training(network, Mask(), d, 128, seed=0, snr=True)[1] for d in (data, shuffled))
+    for ordered, mixed in zip(a, b, strict=True):
+        assert 0.6 < ordered["snr"] / mixed["snr"] < 1.7
+    in_order = GradientMoments(network)
+    evaluate(network, data.batches(data.train, 128), moments=in_order, batch_size=128)
+    assert in_order.table()[0]["grad_std_norm"] > 1.5 * a[0]["grad_std_norm"]
+
+
+def test_full_precision_changes_tf32_and_autocast_only():
+    enabled = torch.backends.cudnn.enabled
+    with torch.autocast("cpu", torch.bfloat16), full_precision(torch.device("cpu")):
+        assert torch.backends.cudnn.enabled == enabled
+        assert not torch.backends.cudnn.allow_tf32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_one_batch_gives_no_snr():

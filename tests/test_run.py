@@ -19,7 +19,7 @@ import run as command_line
 from helper.config import all_flags
 from helper.utils import ROOT, exclusive
 from optim.folder import HISTORY, TIMING
-from optim.main import RunConfig
+from optim.main import ParentConfig, RunConfig
 from optim.model import load_run, load_stored
 from tests.conftest import shell
 
@@ -78,6 +78,7 @@ def test_the_stored_configuration_repeats_the_run(train, tmp_path):
     command_line.main(["--config", str(folder / "config.yaml"), "--overwrite", "1"])
     assert same(first, weights(folder))
     assert (folder / "state_dicts/epoch_0.pt").stat().st_mtime_ns > stamp
+    assert "epoch 2/2" in (folder / "training.log").read_text()
 
 
 def test_print_config_shows_a_file_that_parses(capsys):
@@ -141,9 +142,26 @@ def test_final_weights_keep_the_mask_and_load_again(family):
 
 
 def test_a_sparse_run_finds_its_parent_by_settings_and_trains_it_once(family):
-    dense = family["dense"]
-    assert len(list(dense.parent.iterdir())) == 1
-    assert "resuming" not in (dense / "training.log").read_text()
+    assert len(list(family["dense"].parent.iterdir())) == 1
+    assert (family["dense"] / "training.log").read_text().count("dense mnist_lenet on digits") == 1
+
+
+def test_many_children_use_one_finished_parent_at_once(train, family):
+    with exclusive(family["dense"]):  # as another child that adds measurements to it would
+        train("--mode", "sparse-finetune", "--prune_ratio", 0.7, "--net_name", "mnist_lenet", "--lr", 0.05, *SHORT)
+
+
+def test_a_given_parent_may_move(train, family, tmp_path):
+    flags = ("-m", "sparse-finetune", "-nt", "mnist_lenet", *SHORT)
+    folder = train(*flags, "-pp", family["dense"])
+    moved = family["dense"].rename(tmp_path / "moved")
+    assert train(*flags, "-pp", moved) == folder
+
+
+def test_a_parents_drawn_seed_is_drawn_once():
+    config = RunConfig(mode="sparse-scratch", parent=ParentConfig(random_state_pretrain=0))
+    assert config.dense_parent() == config.dense_parent()
+    assert config.dense_parent().random_state > 0
 
 
 def test_fresh_batchnorm_for_scratch_and_kept_batchnorm_for_finetune(train, files):
@@ -237,6 +255,29 @@ def test_a_finished_run_is_left_alone_but_takes_more_measurements(train, tmp_pat
     assert set(json.loads((folder / "summary.json").read_text())["metrics"]) == {"fisher", "hessian"}
 
 
+def test_a_finished_run_takes_snr_and_measurements_on_the_way_from_its_kept_states(train):
+    flags = ("--n_epochs", 4, "--save_epochs", "0-2-4", "-ms", 50, "-mt", 2, "--figures", 0)
+    at_once = train(*flags, "--metric_every", 2, "--random_state", 5)
+    later = train(*flags, "--save_snr", 0, "--save_fisher", 0)
+    assert not (later / "snr.csv").exists()
+    assert train(*flags, "--metric_every", 2) == later
+    assert {row["epoch"] for row in rows(later, "snr")} == {"0", "2", "4"}
+    assert {row["epoch"] for row in rows(later, "metrics")} == {row["epoch"] for row in rows(at_once, "metrics")}
+    again = train(*flags, "--metric_every", 2, "--random_state", 6, "--save_snr", 0)
+    while_training = train(*flags, "--random_state", 6, "--overwrite", 1)
+    assert again == while_training
+    row = next(row for row in rows(while_training, "snr") if row["epoch"] == "2")
+    (while_training / "snr.csv").unlink()
+    train(*flags, "--random_state", 6)
+    assert next(r for r in rows(while_training, "snr") if r["epoch"] == "2") == row
+
+
+def test_the_two_ways_of_training_columns_do_not_mix(train):
+    train(*SHORT)
+    with pytest.raises(RuntimeError, match="--train_eval pass"):
+        train(*SHORT, "--train_eval", "running")
+
+
 def test_an_edited_configuration_is_noticed(train):
     folder = train(*SHORT)
     path = folder / "config.yaml"
@@ -254,13 +295,13 @@ LONG = ("--figures", 0, "--n_epochs", 80, "--net_name", "mnist_lenet", "--augmen
         "--save_epochs", "all", "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
 
 
-def interrupt(root: Path, number: signal.Signals, n_rows: int) -> tuple[int, str]:
+def interrupt(root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode: str = "dense") -> tuple[int, str]:
     """Start a long run, send a signal when it has written so many rows; (exit code, what it printed to stderr)."""
-    command = [sys.executable, str(ROOT / "run.py"), *map(str, LONG), "--results_root", str(root)]
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, flags), "--results_root", str(root)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        tables = list(root.glob("*/*/*/*/history.csv"))
+        tables = list(root.glob(f"*/*/{mode}/*/history.csv"))
         if tables and len(tables[0].read_text().splitlines()) > n_rows:
             break
         time.sleep(0.002)
@@ -277,7 +318,9 @@ def comparable(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]
 def test_a_killed_or_interrupted_run_ends_bit_identical(tmp_path):
     whole = Path(shell(*LONG, "--results_root", tmp_path / "whole").stdout.strip())
     root = tmp_path / "stopped"
-    for number, n_rows in ((signal.SIGKILL, 4), (signal.SIGTERM, 15), (signal.SIGKILL, 30), (signal.SIGUSR1, 45)):
+    stops = [(signal.SIGKILL, 4), (signal.SIGTERM, 15), (signal.SIGKILL, 28), (signal.SIGUSR1, 40), (signal.SIGINT, 50),
+             (signal.SIGUSR2, 60)]  # fmt: skip
+    for number, n_rows in stops:
         code, errors = interrupt(root, number, n_rows)
         if number == signal.SIGKILL:
             assert code == -signal.SIGKILL
@@ -292,6 +335,33 @@ def test_a_killed_or_interrupted_run_ends_bit_identical(tmp_path):
     assert comparable(stopped) == comparable(whole)
     for state in (whole / "state_dicts").iterdir():
         assert (stopped / "state_dicts" / state.name).read_bytes() == state.read_bytes()
+
+
+def test_a_sparse_resnet_killed_in_parent_and_child_ends_bit_identical(files, tmp_path):
+    """BatchNorm, mask, Adam, bf16 and augmentation all go through the checkpoint."""
+    flags = ("-m", "sparse-finetune", "-pr", 0.8, "-ln", "cifar100", "-rt", files, "--verify_data", 0, "-nt", "resnet",
+             "-dp", 8, "-wf", 1, "-ne", 8, "--limit_train", 100, "--limit_test", 100, "-bs", 25, "-on", "adam", "-lr", 0.001,
+             "--precision", "bf16", "-ss", 0, "-sf", 0, "--figures", 0)  # fmt: skip
+    whole = Path(shell(*flags, "--results_root", tmp_path / "whole").stdout.strip())
+    root = tmp_path / "stopped"
+    interrupt(root, signal.SIGKILL, 3, flags)
+    interrupt(root, signal.SIGTERM, 3, flags, "sparse-finetune")
+    done = shell(*flags, "--results_root", root)
+    assert done.returncode == 0, done.stderr
+    stopped = Path(done.stdout.strip())
+    assert "resuming after" in (stopped / "training.log").read_text()
+    assert (stopped / "model.pt").read_bytes() == (whole / "model.pt").read_bytes()
+    assert comparable(stopped)[0] == comparable(whole)[0]
+
+
+def test_a_checkpoint_under_another_mask_is_refused(train):
+    folder = train("-m", "sparse-finetune", *SHORT)
+    (folder / "summary.json").unlink()
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["mask"]["layers.0.weight"] = ~state["mask"]["layers.0.weight"]
+    torch.save(state, folder / "checkpoint.pt")
+    with pytest.raises(RuntimeError, match="another mask"):
+        train("-m", "sparse-finetune", *SHORT)
 
 
 # ---------------------------------------------------------------------------------------------------- refusals
@@ -309,6 +379,10 @@ def test_a_killed_or_interrupted_run_ends_bit_identical(tmp_path):
         (["--select", "val"], ["--select val needs --val_size"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["stray"], ["stray: no such flag"]),
+        (["-rs", "9" * 400 + ".5"], ["--random_state", "an integer"]),
+        (["--compile", "1", "--reg_type", "jacobian"], ["--compile 1", "--reg_type jacobian"]),
+        (["-m", "lottery", "-tp", "typo.pt"], ["--lottery_model_path typo.pt", "does not exist"]),
+        (["-m", "lottery", "--warmup_epochs", "5", "-nep", "3"], ["--warmup_epochs 5", "of the dense parent"]),
         (["--lr"], ["--lr: expected one argument"]),
         (["-m", "lottery", "--augment", "crop_flip", "-ln", "toy"], ["--augment crop_flip"]),
     ],
@@ -368,18 +442,19 @@ def test_parents_of_another_architecture_damaged_or_missing(train, tmp_path):
     assert "--hidden_dims" in line
     (dense / "model.pt").write_bytes((dense / "model.pt").read_bytes()[:100])
     assert "is damaged" in failed(*flags, dense)
-    assert "does not exist" in failed(*flags, tmp_path / "nowhere.pt")
+    assert "--pretrain_model_path" in failed(*flags, tmp_path / "nowhere.pt", code=2)
     assert not (tmp_path / "other").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     flags = ("--n_epochs", 5, "--lr", "1e18", "-rr", tmp_path)
     line = failed(*flags)
-    assert "the training loss is not finite in epoch 1" in line
+    assert "the training loss or a weight is not finite in epoch 1" in line
     assert "--lr" in line
     (checkpoint,) = tmp_path.glob("*/*/*/*/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 0
     assert "Traceback" in (checkpoint.parent / "training.log").read_text()
+    assert "not finite in epoch 1" in failed("--n_epochs", 1, "--limit_train", 100, "--lr", "1e30", "-rr", tmp_path)  # one step
     debug = shell(*flags, "--debug", 1)
     assert debug.returncode == 1
     assert "Traceback" in debug.stderr
@@ -412,8 +487,8 @@ def test_a_truncated_checkpoint_falls_back_and_says_so(tmp_path):
 
 def test_two_processes_on_one_run(train):
     folder = train(*SHORT)
-    with exclusive(folder), pytest.raises(RuntimeError, match="in use by another process"):
-        train(*SHORT)
+    with exclusive(folder):
+        assert "in use by another process" in failed(*SHORT, "-rr", folder.parents[3])
 
 
 def test_a_layer_pruned_to_nothing_is_named(train):

@@ -1,4 +1,4 @@
-"""Options and registry of the measurements: `measure(name, ...) -> Estimate`."""
+"""Options and registry of the measurements: `METRICS[name](network, inputs, labels, mask, config, ...) -> Estimate`."""
 
 import json
 from collections.abc import Callable
@@ -38,6 +38,10 @@ class MetricConfig(Config):
     monte_carlo_samples: int = flag(1000, "examples measured", short="-ms", low=2, identity=False)
     monte_carlo_trials: int = flag(5, "label draws or probe vectors for each of them", short="-mt", low=2, identity=False)
     batch_size_fisher: int = flag(100, "examples in a measured batch", short="-bf", low=1, identity=False)
+
+    def due(self, epoch: int) -> bool:
+        """Whether an epoch is one to measure on the way."""
+        return epoch == 0 or (self.metric_every > 0 and epoch % self.metric_every == 0)
 
     def wanted(self) -> list[str]:
         """Names in METRICS that are switched on."""

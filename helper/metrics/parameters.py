@@ -46,13 +46,15 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Autocast and TF32 off inside."""
-    precision = torch.get_float32_matmul_precision()
+    former = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision(former[0])
+        torch.backends.cudnn.allow_tf32 = former[1]
 
 
 @contextlib.contextmanager
