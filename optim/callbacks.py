@@ -1,6 +1,7 @@
 """What hangs on the training loop, in the order in which train_run puts it there."""
 
 import logging
+import math
 import sys
 import time
 
@@ -70,7 +71,7 @@ class KeepPruned(Callback):
 
 
 class StopIfDiverged(Callback):
-    """Ends the run when a loss or a weight is not finite, before anything of that epoch is saved."""
+    """Ends the run when a loss or a weight is not finite, before a state of that epoch is saved."""
 
     def on_epoch(self, trainer: Trainer) -> None:
         check_finite(trainer)
@@ -79,7 +80,7 @@ class StopIfDiverged(Callback):
 def check_finite(trainer: Trainer) -> None:
     checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
     checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums[1])]
-    if not torch.stack(checks).all():
+    if not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0)):
         raise Diverged(
             f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
             f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"

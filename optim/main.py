@@ -110,10 +110,6 @@ class RunConfig(Config):
 
     def check_parent(self) -> None:
         """Refuse before anything is trained what would be refused only after the dense parent."""
-        for name in PATHS:
-            path = getattr(self, name)
-            if path and not Path(path).exists():
-                raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
         try:
             self.dense_parent()
         except FlagError as error:
@@ -203,6 +199,10 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         RuntimeError: device absent, folder in use, parent's weights missing, damaged or of another architecture.
         Diverged: the loss is not finite. Interrupted: a signal was received.
     """
+    for name in PATHS:
+        path = getattr(config, name)
+        if path and config.mode != "dense" and not Path(path).exists():
+            raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
     signals = signals or Signals()
     device = choose_device(config.device)
     keep_freed_memory()
@@ -258,8 +258,8 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
         seed=config.random_state,
         callbacks=[
             hooks.KeepPruned(mask),
-            hooks.StopIfDiverged(),
             hooks.Evaluate(folder, mask, config.metrics),
+            hooks.StopIfDiverged(),
             hooks.Measure(folder, mask, config.metrics, config.random_state),
             hooks.SelectBest(folder, mask),
             hooks.KeepStates(folder, mask),

@@ -249,7 +249,7 @@ def test_a_finished_run_is_left_alone_but_takes_more_measurements(train, tmp_pat
     assert {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".pt", ".csv", ".json")} == before
     train("--n_epochs", 2, "--save_snr", 0, "--save_fisher", 1, "--save_hessian", 1)
     metrics = rows(folder, "metrics")
-    assert {(row["metric"], row["epoch"]) for row in metrics} == {("fisher", "2"), ("hessian", "2")}
+    assert {(row["metric"], row["epoch"]) for row in metrics} == {(m, e) for m in ("fisher", "hessian") for e in "02"}
     train("--n_epochs", 2, "--save_snr", 0, "--save_fisher", 1, "--save_hessian", 1)
     assert rows(folder, "metrics") == metrics
     assert set(json.loads((folder / "summary.json").read_text())["metrics"]) == {"fisher", "hessian"}
@@ -312,7 +312,7 @@ def interrupt(root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode:
 
 def comparable(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     history = [{k: v for k, v in row.items() if k not in TIMING} for row in rows(folder, "history")]
-    return history, rows(folder, "snr")
+    return history, rows(folder, "snr") if (folder / "snr.csv").exists() else []
 
 
 def test_a_killed_or_interrupted_run_ends_bit_identical(tmp_path):
@@ -351,7 +351,7 @@ def test_a_sparse_resnet_killed_in_parent_and_child_ends_bit_identical(files, tm
     stopped = Path(done.stdout.strip())
     assert "resuming after" in (stopped / "training.log").read_text()
     assert (stopped / "model.pt").read_bytes() == (whole / "model.pt").read_bytes()
-    assert comparable(stopped)[0] == comparable(whole)[0]
+    assert comparable(stopped) == comparable(whole)
 
 
 def test_a_checkpoint_under_another_mask_is_refused(train):
