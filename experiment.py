@@ -33,6 +33,7 @@ def compare(config: CompareConfig) -> None:
     table = over_seeds(runs)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_colwidth", 60):
         print(shown(table).to_string(index=False))
+    print("± standard deviation over seeds; of a measurement on a single seed, its standard error")
     table.to_csv(root / "comparison.csv", index=False)
     draw_comparison(table, root / "comparison")
     print(root / "comparison.png")
@@ -62,6 +63,7 @@ def row_of(summary: dict[str, Any], run: RunConfig) -> dict[str, Any]:
         "acc_train": summary["acc_train"],
         "acc_test": summary["acc_test"],
         **{name: estimate["value"] for name, estimate in summary["metrics"].items()},
+        **{f"{name}_error": estimate["standard_error"] for name, estimate in summary["metrics"].items()},
     }
 
 
@@ -85,20 +87,29 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def shown(table: pandas.DataFrame) -> pandas.DataFrame:
-    """`mean ± sd` texts, with the options in which rows of the table differ."""
+    """Texts `mean ± standard deviation over seeds`, for one seed a measurement's `value ± standard error`.
+
+    With the options in which rows of the table differ.
+    """
     options = [json.loads(text) for text in table["options"]]
     groups = table.groupby(["data", "network", "mode"]).indices.values()
     varying = sorted(set().union(*(differing(options, rows) for rows in groups)))
     text = table[["data", "network", "mode", "sparsity", "seeds"]].copy()
     for name in [column.removesuffix("_mean") for column in table if column.endswith("_mean")]:
-        digits = "{:.3f}" if name.startswith("acc") else "{:.4g}"
-        text[name] = [
-            "" if pandas.isna(mean) else digits.format(mean) + ("" if pandas.isna(std) else f" ± {digits.format(std)}")
-            for mean, std in zip(table[f"{name}_mean"], table[f"{name}_std"], strict=True)
-        ]
+        if not name.endswith("_error"):
+            errors = table.get(f"{name}_error_mean", table[f"{name}_std"])
+            spread = table[f"{name}_std"].where(table["seeds"] > 1, errors)
+            digits = "{:.3f}" if name.startswith("acc") else "{:.3g}"
+            text[name] = [with_error(digits, *pair) for pair in zip(table[f"{name}_mean"], spread, strict=True)]
     if varying:
         text["with"] = [", ".join(f"{key} {o[key]}" for key in varying if key in o) for o in options]
     return text
+
+
+def with_error(digits: str, value: float, error: float) -> str:
+    if pandas.isna(value):
+        return ""
+    return digits.format(value) + ("" if pandas.isna(error) else f" ± {digits.format(error)}")
 
 
 def differing(options: list[dict[str, Any]], rows: Iterable[int]) -> set[str]:

@@ -9,26 +9,48 @@ from helper.metrics.parameters import active, counted_parameters, default_dtype,
 from helper.utils import global_seed
 
 
+def sampled_label(log_p: Tensor) -> Tensor:
+    """(N, 1) log-probability of a label drawn from each prediction."""
+    return log_p.gather(1, torch.multinomial(log_p.detach().exp(), 1))
+
+
+def every_label(log_p: Tensor) -> Tensor:
+    """(N, C) sqrt(p_c) log p_c, p fixed: their squared gradients sum to the expectation over labels."""
+    return (log_p.detach() / 2).exp() * log_p
+
+
+# (N, C) log-probabilities -> (N, K) values whose squared gradients, summed over K, have the Fisher trace as their mean
+FISHER_METRICS = {"fim_monte_carlo": sampled_label, "fim": every_label}
+
+
 def nngeometry_diagonal(
     network: nn.Module, inputs: Tensor, layers: dict[str, dict[str, nn.Parameter]], mask, metric: str
 ) -> Tensor:
     """(len(layers),) traces over the active parameters of each layer, from nngeometry's diagonal representation.
 
-    `fim_monte_carlo` draws one label for each example from the network's own prediction, `fim` sums over all labels.
     nngeometry knows nothing of masks and always takes a layer with its bias, so the diagonal is cut to what counts here.
+    Its own closed form over all labels takes roots of differences that rounding makes negative on confident networks, so
+    both label rules are given to it from here.
     """
+    from nngeometry.backend import TorchHooksJacobianBackend
     from nngeometry.layercollection import LayerCollection
-    from nngeometry.metrics import FIM, FIM_MonteCarlo
     from nngeometry.object.pspace import PMatDiag
 
     collection = LayerCollection()
     modules = dict(network.named_modules())
     for layer in layers:
         collection.add_layer_from_model(network, modules[layer])
+
+    def values(batch: Tensor) -> Tensor:
+        logits = network(batch)
+        if not torch.isfinite(logits).all():
+            raise ValueError("the network gives logits that are not finite; has its training diverged?")
+        return FISHER_METRICS[metric](logits.log_softmax(1))
+
     loader = DataLoader(TensorDataset(inputs), batch_size=len(inputs))
-    helper = {"fim": FIM, "fim_monte_carlo": FIM_MonteCarlo}[metric]
-    with default_dtype(inputs.dtype):  # FIM makes constants of the default type
-        diagonal = helper(network, loader, PMatDiag, layer_collection=collection, device=inputs.device).get_diag()
+    backend = TorchHooksJacobianBackend(model=network, function=values, layer_collection=collection)
+    with default_dtype(inputs.dtype):
+        diagonal = PMatDiag(generator=backend, examples=loader).get_diag()
     traces = []
     for layer, parameters in layers.items():
         piece = diagonal[collection.p_pos[layer] :]  # weight, then bias
@@ -39,7 +61,6 @@ def nngeometry_diagonal(
 
 
 FISHER_METHODS = {"nngeometry": nngeometry_diagonal}
-FISHER_METRICS = ("fim_monte_carlo", "fim")
 
 
 def fisher_trace(
@@ -62,7 +83,7 @@ def fisher_trace(
         network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
         inputs: (N, ...) examples that the mean is about, on the network's device.
         mask: weight name -> bool tensor of the weight's shape; pruned coordinates do not count.
-        metric: `fim_monte_carlo` samples labels from the prediction, `fim` sums over all of them (C - 1 passes).
+        metric: `fim_monte_carlo` samples labels from the prediction, `fim` sums over all of them (C passes).
         max_samples: examples that are measured, drawn without replacement.
         n_probes: label draws for each example (one suffices for `fim`, which has no label noise).
         params: `layers` (Linear and Conv2d), `weights` (without their biases) or `all` (with BatchNorm).

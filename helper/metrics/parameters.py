@@ -59,6 +59,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The type of newly made floating-point tensors inside, for libraries that do not follow their inputs."""
     former = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
