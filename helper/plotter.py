@@ -44,6 +44,9 @@ def draw_run(folder: Path) -> list[Path]:
         for name, (table, draw) in FIGURES.items():
             figure = draw(tables[table]) if not tables[table].empty else None
             if figure is not None:
+                for axis in figure.axes:
+                    if axis.get_xlabel() == "epoch":
+                        axis.xaxis.get_major_locator().set_params(integer=True)
                 figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
                 drawn.append(save(figure, folder / "figures" / name))
     return drawn
@@ -92,11 +95,11 @@ def noisy_performance(history: pandas.DataFrame) -> Figure | None:
     ]
     for axis, column, colour, dash, label in curves:
         axis.plot(history["epoch"], history[column], dash, color=colour, label=label)
-    axes[0].set(xlabel="epoch", ylabel="training cross-entropy, given labels (nats)")
+    axes[0].set(xlabel="epoch", ylabel="cross-entropy, given labels (nats)")
     axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-    axes[2].set(xlabel="epoch", ylabel="share of mislabelled training examples", ylim=(0, 1.02))
+    axes[2].set(xlabel="epoch", ylabel="share of mislabelled examples", ylim=(0, 1.02))
     for axis in axes:
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # the curves cross everywhere below
     return figure
 
 
