@@ -6,6 +6,8 @@ import logging
 import sys
 from types import TracebackType
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from helper.config import FlagError, parse
 from helper.signals import Signals
 from optim.callbacks import Interrupted
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if not config.debug:
         sys.excepthook = one_line
     try:
-        with Signals() as signals:
+        with Signals() as signals, logging_redirect_tqdm():
             folder = train_run(config, signals)
     except FlagError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
