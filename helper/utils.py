@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -137,3 +139,25 @@ def git_state() -> dict[str, str | bool | None]:
 
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+class RunLog:
+    """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
+
+    def __init__(self, path: Path) -> None:
+        self.handler = logging.FileHandler(path)
+        self.handler.handleError = lambda record: None  # a full disk must not hide what the terminal shows
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def __enter__(self) -> None:
+        root = logging.getLogger()
+        root.addHandler(self.handler)
+        self.level = root.level
+        root.setLevel(min(self.level, logging.INFO))  # a notebook has set none
+
+    def __exit__(self, *error: Any) -> None:
+        logging.getLogger().removeHandler(self.handler)
+        logging.getLogger().setLevel(self.level)
+        if error[0] is not None:
+            self.handler.emit(logging.LogRecord("run", logging.ERROR, __file__, 0, "stopped", None, error))
+        self.handler.close()

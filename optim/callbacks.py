@@ -6,19 +6,16 @@ import sys
 import time
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
-from helper.metrics.snr import GradientMoments
 from helper.signals import Signals
-from helper.utils import peak_memory_mb, stream
-from loader.dataset import Dataset
+from helper.utils import peak_memory_mb
 from optim.checkpoint import save_state
 from optim.folder import RunFolder
-from optim.measuring import measure_into
+from optim.measuring import evaluate_training, measure_into
 from optim.model import model_state
 from optim.trainer import Trainer
 
@@ -119,20 +116,6 @@ class Evaluate(Callback):
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.snr.rows:
             self.snr.write()
-
-
-def evaluate_training(
-    network: nn.Module, mask: Mask, dataset: Dataset, batch_size: int, seed: int, *, snr: bool
-) -> tuple[dict[str, float], list[dict]]:
-    """(means over the training split, SNR rows) from one pass, always over the same random mini-batches.
-
-    Random ones, because a file may be in an order of its own: the toy set counts through its bit patterns.
-    """
-    order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation")).to(dataset.train.labels.device)
-    moments = GradientMoments(network, mask) if snr else None
-    batches = dataset.batches(dataset.train, batch_size, order)
-    means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
-    return means, [row | {"batch_size": batch_size} for row in moments.table()] if moments else []
 
 
 class Measure(Callback):

@@ -6,26 +6,22 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
 import yaml
 from torch import nn
 
-from helper.config import Config, FlagError, digest, flag, flatten, identity, increasing, replace, unflatten
-from helper.macs import count_macs
+from helper.config import Config, FlagError, flag, flatten, increasing, replace
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.utils import (
+    RunLog,
     choose_device,
     exclusive,
-    git_state,
     keep_freed_memory,
-    peak_memory_mb,
-    versions,
     write_atomic,
 )
 from loader.dataset import Dataset
@@ -33,15 +29,16 @@ from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim import callbacks as hooks
 from optim.checkpoint import content_hash, load_latest
-from optim.folder import SPLIT_COLUMNS, RunFolder
-from optim.measuring import measure_into
-from optim.model import load_stored, load_weights, lottery_file, start, weights_file
+from optim.folder import RunFolder
+from optim.identity import PATHS, check_stored, run_folder, stored_options
+from optim.measuring import add_snr, measure_into, measure_selected
+from optim.model import load_stored, load_weights, start
 from optim.schedule import SCHEDULES
+from optim.summary import metric_totals, summarise
 from optim.trainer import TrainConfig, Trainer
 
 log = logging.getLogger(__name__)
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
-PATHS = ("pretrain_model_path", "lottery_model_path")  # what is at them counts, not where it lies
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 
 
@@ -123,67 +120,6 @@ class RunConfig(Config):
         if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
             changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
         return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)
-
-
-# ----------------------------------------------------------------------------------------------------- identity
-
-
-def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
-    """Everything that decides the trained weights, and on which examples accuracies are measured, as a JSON-able mapping.
-
-    Args:
-        fingerprint: content hash of data files that are not the published ones.
-    """
-    payload = identity(config)
-    if fingerprint:
-        payload["data_files"] = fingerprint
-    if config.mode == "dense":
-        return payload
-    if config.pretrain_model_path:
-        payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
-    else:
-        payload["parent"] = run_identity(config.dense_parent(), fingerprint)
-    if config.mode == "lottery" and config.lottery_model_path:
-        payload["lottery"] = weights_hash(lottery_file(config, Path()))
-    return payload
-
-
-def weights_hash(path: Path) -> str:
-    return content_hash(load_stored(path).weights)
-
-
-def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
-    """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
-    words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
-    if config.data.train_noisy:
-        human = config.data.noise_method == "human"
-        words.append(config.data.noise_method + ("" if human else f"-{config.data.noise_ratio:g}"))
-    words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}", f"s{config.random_state}"]
-    name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
-    return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
-
-
-def stored_options(config: RunConfig) -> dict[str, Any]:
-    """config.yaml: every flag but the ones that say how to treat an existing run."""
-    flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True}
-    return {name: value for name, value in flat.items() if value is not None}
-
-
-def check_stored(folder: RunFolder, config: RunConfig, fingerprint: str | None) -> None:
-    """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
-    try:
-        stored = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
-        stored = replace(stored, **{name: getattr(config, name) for name in PATHS})
-        same = run_identity(stored, fingerprint) == run_identity(config, fingerprint)
-    except (yaml.YAMLError, TypeError, AttributeError, FlagError) as error:
-        raise RuntimeError(f"{folder.config} is damaged ({error}); move the folder away") from None
-    if stored.train.train_eval != config.train.train_eval:
-        raise RuntimeError(f"{folder.path} has --train_eval {stored.train.train_eval}: one table must not mix the two ways")
-    if not same:
-        raise RuntimeError(f"{folder.config} has other settings than this run's; it was edited: move the folder away")
-
-
-# ------------------------------------------------------------------------------------------------------ one run
 
 
 def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
@@ -277,14 +213,6 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     trainer.fit()
 
 
-def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
-    """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
-    stored = load_stored(folder.model)
-    load_weights(network, stored.weights, folder.model)
-    network.to(dataset.train.inputs.device)
-    measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
-
-
 def report_start(config: RunConfig, mask: Mask) -> None:
     log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.loader_name, config.random_state)
     if config.train.select == "test":
@@ -293,54 +221,6 @@ def report_start(config: RunConfig, mask: Mask) -> None:
         log.info("sparsity %.4f of the prunable weights (asked: %g)", mask.sparsity, config.prune.prune_ratio)
     for name in mask.empty_layers():
         log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
-
-
-def write_labels(folder: RunFolder, dataset: Dataset) -> None:
-    """labels.npz of a noisy run: position in the published file, true and given label of every training example."""
-    if dataset.noisy:
-        train = dataset.train
-        arrays = {"index": train.indices, "true_label": train.true_labels, "given_label": train.labels}
-        numpy.savez(folder.labels, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
-
-
-def summarise(
-    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, measuring: float
-) -> dict[str, Any]:
-    """The content of summary.json; `network` has the selected weights."""
-    selected = load_stored(folder.model).epoch
-    history = folder.history(noisy=dataset.noisy).rows
-    row = next(row for row in history if row["epoch"] == str(selected))
-    names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
-    n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    dense, active = count_macs(network, dataset.input_shape, mask)
-    return {
-        "mode": config.mode,
-        "epoch_selected": selected,
-        **{name: float(row[name]) for name in names if row.get(name)},
-        "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
-        "sparsity_achieved": mask.sparsity,
-        "sparsity_by_layer": mask.sparsity_by_layer(),
-        "parameters_dense": n_parameters,
-        "parameters_active": n_parameters - mask.n_weights + mask.n_active,
-        "macs_dense": dense,
-        "macs_active": active,
-        "metrics": metric_totals(folder, selected),
-        "identity": run_identity(config, dataset.fingerprint),
-        "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
-        "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
-        "versions": versions(),
-        "device": config.device,
-        "git": git_state(),
-    }
-
-
-def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
-    """{metric: value, standard error and how it was measured} of one epoch's totals, the newest where there are several."""
-    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(epoch)]
-    how = ("split", "params", "estimator", "settings")
-    return {
-        r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals
-    }
 
 
 def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path:
@@ -367,15 +247,12 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
     return folder.path
 
 
-def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
-    """Append one state's gradient SNR to snr.csv, if it is asked for and not there."""
-    table = folder.snr()
-    if config.metrics.save_snr and not any(row["epoch"] == str(epoch) for row in table.rows):
-        _, rows = hooks.evaluate_training(network, mask, dataset, config.train.batch_size, config.random_state, snr=True)
-        for row in rows:
-            table.append({"epoch": epoch, **row})
-        table.rows.sort(key=lambda row: int(row["epoch"]))
-        table.write()
+def write_labels(folder: RunFolder, dataset: Dataset) -> None:
+    """labels.npz of a noisy run: position in the published file, true and given label of every training example."""
+    if dataset.noisy:
+        train = dataset.train
+        arrays = {"index": train.indices, "true_label": train.true_labels, "given_label": train.labels}
+        numpy.savez(folder.labels, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
 
 
 def draw(folder: RunFolder, config: RunConfig) -> None:
@@ -391,25 +268,3 @@ def clear(folder: RunFolder) -> None:
     files = [*folder.path.glob("*.pt"), *folder.path.glob("*.csv"), *folder.states.glob("*.pt"), *folder.figures.glob("*")]
     for file in [*files, folder.log, folder.labels]:
         file.unlink(missing_ok=True)
-
-
-class RunLog:
-    """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
-
-    def __init__(self, path: Path) -> None:
-        self.handler = logging.FileHandler(path)
-        self.handler.handleError = lambda record: None  # a full disk must not hide what the terminal shows
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        root = logging.getLogger()
-        root.addHandler(self.handler)
-        self.level = root.level
-        root.setLevel(min(self.level, logging.INFO))  # a notebook has set none
-
-    def __exit__(self, *error: Any) -> None:
-        logging.getLogger().removeHandler(self.handler)
-        logging.getLogger().setLevel(self.level)
-        if error[0] is not None:
-            self.handler.emit(logging.LogRecord("run", logging.ERROR, __file__, 0, "stopped", None, error))
-        self.handler.close()

@@ -7,7 +7,8 @@ from helper.metrics.main import MetricConfig
 from helper.pruner import PruneConfig
 from loader.main import DataConfig
 from network.main import NetworkConfig
-from optim.main import RunConfig, run_folder, run_identity
+from optim.identity import run_folder, run_identity
+from optim.main import RunConfig
 from optim.trainer import TrainConfig
 
 

@@ -18,7 +18,7 @@ from helper.metrics.snr import GradientMoments
 from helper.utils import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
-from optim.callbacks import evaluate_training
+from optim.measuring import evaluate_training
 from tests.conftest import tiny_conv
 
 N = 24

@@ -1,0 +1,71 @@
+"""Which run a configuration is: a readable name, and a hash over what decides its weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from helper.config import FlagError, digest, flatten, identity, replace, unflatten
+from optim.checkpoint import content_hash
+from optim.folder import RunFolder
+from optim.model import load_stored, lottery_file, weights_file
+
+if TYPE_CHECKING:
+    from optim.main import RunConfig
+
+PATHS = ("pretrain_model_path", "lottery_model_path")  # what is at them counts, not where it lies
+
+
+def run_identity(config: "RunConfig", fingerprint: str | None) -> dict[str, Any]:
+    """Everything that decides the trained weights, and on which examples accuracies are measured, as a JSON-able mapping.
+
+    Args:
+        fingerprint: content hash of data files that are not the published ones.
+    """
+    payload = identity(config)
+    if fingerprint:
+        payload["data_files"] = fingerprint
+    if config.mode == "dense":
+        return payload
+    if config.pretrain_model_path:
+        payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
+    else:
+        payload["parent"] = run_identity(config.dense_parent(), fingerprint)
+    if config.mode == "lottery" and config.lottery_model_path:
+        payload["lottery"] = weights_hash(lottery_file(config, Path()))
+    return payload
+
+
+def weights_hash(path: Path) -> str:
+    return content_hash(load_stored(path).weights)
+
+
+def run_folder(config: "RunConfig", fingerprint: str | None) -> RunFolder:
+    """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
+    words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
+    if config.data.train_noisy:
+        human = config.data.noise_method == "human"
+        words.append(config.data.noise_method + ("" if human else f"-{config.data.noise_ratio:g}"))
+    words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}", f"s{config.random_state}"]
+    name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
+    return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
+
+
+def stored_options(config: "RunConfig") -> dict[str, Any]:
+    """config.yaml: every flag but the ones that say how to treat an existing run."""
+    flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def check_stored(folder: RunFolder, config: "RunConfig", fingerprint: str | None) -> None:
+    """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
+    try:
+        stored = unflatten(type(config), yaml.safe_load(folder.config.read_text()))
+        stored = replace(stored, **{name: getattr(config, name) for name in PATHS})
+        same = run_identity(stored, fingerprint) == run_identity(config, fingerprint)
+    except (yaml.YAMLError, TypeError, AttributeError, FlagError) as error:
+        raise RuntimeError(f"{folder.config} is damaged ({error}); move the folder away") from None
+    if stored.train.train_eval != config.train.train_eval:
+        raise RuntimeError(f"{folder.path} has --train_eval {stored.train.train_eval}: one table must not mix the two ways")
+    if not same:
+        raise RuntimeError(f"{folder.config} has other settings than this run's; it was edited: move the folder away")

@@ -1,0 +1,56 @@
+"""summary.json: what a finished run comes to."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from helper.macs import count_macs
+from helper.mask import Mask
+from helper.utils import git_state, peak_memory_mb, versions
+from loader.dataset import Dataset
+from optim.folder import SPLIT_COLUMNS, RunFolder
+from optim.identity import run_identity
+from optim.model import load_stored
+
+if TYPE_CHECKING:
+    from optim.main import RunConfig
+
+
+def summarise(
+    folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, measuring: float
+) -> dict[str, Any]:
+    """The content of summary.json; `network` has the selected weights."""
+    selected = load_stored(folder.model).epoch
+    history = folder.history(noisy=dataset.noisy).rows
+    row = next(row for row in history if row["epoch"] == str(selected))
+    names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    dense, active = count_macs(network, dataset.input_shape, mask)
+    return {
+        "mode": config.mode,
+        "epoch_selected": selected,
+        **{name: float(row[name]) for name in names if row.get(name)},
+        "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
+        "sparsity_achieved": mask.sparsity,
+        "sparsity_by_layer": mask.sparsity_by_layer(),
+        "parameters_dense": n_parameters,
+        "parameters_active": n_parameters - mask.n_weights + mask.n_active,
+        "macs_dense": dense,
+        "macs_active": active,
+        "metrics": metric_totals(folder, selected),
+        "identity": run_identity(config, dataset.fingerprint),
+        "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
+        "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
+        "versions": versions(),
+        "device": config.device,
+        "git": git_state(),
+    }
+
+
+def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
+    """{metric: value, standard error and how it was measured} of one epoch's totals, the newest where there are several."""
+    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(epoch)]
+    how = ("split", "params", "estimator", "settings")
+    return {
+        r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals
+    }
