@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -113,7 +114,10 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MiB: of the CUDA allocator there, of the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS and KiB on Linux
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would include the parent process, from which this one was forked
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1)) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 

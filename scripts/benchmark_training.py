@@ -10,6 +10,7 @@ helper.utils.keep_freed_memory, as run.py does.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -132,15 +133,13 @@ def mask_cost(dataset, n_rounds: int) -> None:
 
 def whole_run(*flags: str) -> None:
     """Wall time and peak resident memory of run.py in a process of its own."""
-    code = (
-        "import resource, sys, run; run.main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)"
-    )
     with tempfile.TemporaryDirectory() as results:
         start = time.perf_counter()
-        command = [sys.executable, "-c", code, "--results_root", results, *flags]
+        command = [sys.executable, "run.py", "--results_root", results, *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
-    print(f"\nrun.py {' '.join(flags)}\n{seconds:.1f} s, peak resident memory {float(done.stdout.splitlines()[-1]):.0f} MiB")
+        summary = json.loads(Path(done.stdout.splitlines()[-1], "summary.json").read_text())
+    print(f"\nrun.py {' '.join(flags)}\n{seconds:.1f} s, peak resident memory {summary['peak_memory_mb']:.0f} MiB")
 
 
 def main() -> None:
@@ -165,7 +164,8 @@ def main() -> None:
     mask_cost(dataset, options.rounds)
     whole_run()
     flags = "--loader_name cifar100 --verify_data 0 --net_name resnet --depth 20 --widen_factor 1 --n_epochs 1 --precision bf16"
-    whole_run(*flags.split(), "--root", str(Path(options.root).resolve()), "--save_fisher", "0")
+    flags += " --save_snr 0 --train_eval running --save_fisher 0"
+    whole_run(*flags.split(), "--root", str(Path(options.root).resolve()))
 
 
 if __name__ == "__main__":

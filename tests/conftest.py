@@ -86,7 +86,7 @@ def refuse(capsys):
 def shell(*flags: object, **kwargs) -> subprocess.CompletedProcess:
     """run.py in a process of its own."""
     command = [sys.executable, str(ROOT / "run.py"), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
 
 
 class TinyConv(nn.Module):
