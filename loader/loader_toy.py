@@ -37,7 +37,7 @@ def read_mat(path: Path) -> tuple[Tensor, Tensor]:
     try:
         content = loadmat(path)
         inputs, labels = (torch.from_numpy(content[key].astype("int64")) for key in ("F", "y"))
-    except (MatReadError, KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (MatReadError, KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise DataError(f"{path} is damaged or has not the toy set's layout ({error}); move it away to generate one") from None
     labels = labels.flatten()
     if inputs.ndim != 2 or len(inputs) != len(labels) or not ((inputs | 1) == 1).all() or not ((labels | 1) == 1).all():

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from helper.utils import write_atomic
 
 log = logging.getLogger(__name__)
-NOT_LOADABLE = (RuntimeError, EOFError, ValueError, KeyError, NotImplementedError)  # what damaged bytes make torch.load raise
+NOT_LOADABLE = (RuntimeError, EOFError, ValueError, KeyError)  # what damaged bytes make torch.load raise
 
 
 class DamagedFile(RuntimeError):

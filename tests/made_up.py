@@ -65,8 +65,8 @@ def write_toy(root: Path) -> None:
     savemat(root / "var_u.mat", {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
 
 
-def write_human(root: Path) -> None:
-    clean = numpy.array(cifar_labels(N_TRAIN))
+def write_human(root: Path, clean: list[int] | None = None) -> None:
+    clean = numpy.array(clean or cifar_labels(N_TRAIN))
     noisy = numpy.where(numpy.arange(N_TRAIN) % 4 == 0, (clean + 1) % 100, clean)
     torch.save({"clean_label": clean, "noisy_label": noisy}, root / "CIFAR-100_human.pt")
 

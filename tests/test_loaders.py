@@ -56,9 +56,7 @@ def test_human_noise_is_the_files(files):
 
 def test_human_noise_of_other_images_is_refused(files, tmp_path):
     root = shutil.copytree(files, tmp_path / "data")
-    stored = torch.load(root / "CIFAR-100_human.pt", weights_only=False)
-    stored["clean_label"][:2] = stored["clean_label"][1::-1]
-    torch.save(stored, root / "CIFAR-100_human.pt")
+    made_up.write_human(root, clean=[1, 0, *made_up.cifar_labels(made_up.N_TRAIN)[2:]])
     with pytest.raises(DataError, match="clean_label disagrees"):
         load(root, "cifar100_noisy", noise_method="human")
     (root / "CIFAR-100_human.pt").unlink()
