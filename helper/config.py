@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import re
 import typing
 from argparse import ArgumentTypeError
@@ -160,15 +161,12 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
     if spec.choices is not None and result not in spec.choices:
         names = ", ".join(spec.choices)
         raise FlagError(f"--{field.name} {value}: not one of {names}{near_match(result, spec.choices)}")
-    bounds = [
-        (spec.low is None or result >= spec.low, f"at least {spec.low}"),
-        (spec.high is None or result <= spec.high, f"at most {spec.high}"),
-        (spec.below is None or result < spec.below, f"below {spec.below}"),
-        (kind is not float or math.isfinite(result), "a finite number"),
-    ]
-    if not all(holds for holds, _ in bounds):
-        allowed = " and ".join(text for holds, text in bounds if "None" not in text and (kind is float or "finite" not in text))
-        raise FlagError(f"--{field.name} {value}: must be {allowed}")
+    limits = ((spec.low, operator.ge, "at least"), (spec.high, operator.le, "at most"), (spec.below, operator.lt, "below"))
+    conditions = [(holds(result, bound), f"{words} {bound}") for bound, holds, words in limits if bound is not None]
+    if kind is float:
+        conditions.append((math.isfinite(result), "a finite number"))
+    if not all(met for met, _ in conditions):
+        raise FlagError(f"--{field.name} {value}: must be {' and '.join(text for _, text in conditions)}")
     return result
 
 

@@ -92,7 +92,7 @@ class Evaluate(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self.snr = self.folder.snr()
-        self.snr.keep_until(trainer.epoch if trainer.resumed else -1)
+        self.snr.keep_until(trainer.recorded)
         if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
             log.warning(
                 "no SNR: it needs two full batches and --batch_size %d gives %d from %d examples",
@@ -126,7 +126,7 @@ class Measure(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         table = self.folder.metrics()
-        table.keep_until(trainer.epoch if trainer.resumed else -1)
+        table.keep_until(trainer.recorded)
         if table.path.exists():
             table.write()
 
@@ -182,7 +182,7 @@ class WriteHistory(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self.table = self.folder.history(noisy=trainer.dataset.noisy)
-        self.table.keep_until(trainer.epoch if trainer.resumed else -1)
+        self.table.keep_until(trainer.recorded)
         self.started = time.perf_counter()
 
     def on_epoch(self, trainer: Trainer) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from helper.tables import Table
+from helper.utils import write_atomic
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
 HISTORY = [
@@ -87,3 +88,6 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """Raises ValueError when the file is no summary."""
         return json.loads(self.summary.read_text())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")

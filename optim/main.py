@@ -1,6 +1,5 @@
 """`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
 
-import json
 import logging
 import secrets
 import time
@@ -32,7 +31,7 @@ from optim.checkpoint import content_hash, load_latest
 from optim.folder import RunFolder
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import add_snr, measure_into, measure_selected
-from optim.model import load_stored, load_weights, start
+from optim.model import restore, start
 from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
 from optim.trainer import TrainConfig, Trainer
@@ -178,7 +177,7 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     measure_selected(folder, config, network, dataset)
     summary = summarise(folder, config, network, mask, dataset, measuring=time.perf_counter() - started)
     draw(folder, config)
-    write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")  # last: now the run is finished
+    folder.write_summary(summary)  # last: now the run is finished
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
 
 
@@ -232,9 +231,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
         log.info("%s is finished; --overwrite 1 repeats it", folder.path)
         before = folder.measured()
         for epoch in folder.kept_epochs():
-            stored = load_stored(folder.epoch_state(epoch))
-            load_weights(network, stored.weights, folder.epoch_state(epoch))
-            mask = stored.mask.to(dataset.train.inputs.device)
+            mask = restore(network, folder.epoch_state(epoch)).mask.to(dataset.train.inputs.device)
             add_snr(folder, config, network, mask, dataset, epoch)
             if config.metrics.due(epoch):
                 measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
@@ -243,7 +240,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
             summary = folder.read_summary()
             summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
             draw(folder, config)
-            write_atomic(folder.summary, json.dumps(summary, indent=2) + "\n")
+            folder.write_summary(summary)
     return folder.path
 
 

@@ -16,7 +16,7 @@ from helper.utils import stream
 from loader.dataset import Dataset
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder
-from optim.model import load_stored, load_weights
+from optim.model import restore
 
 if TYPE_CHECKING:
     from optim.main import RunConfig
@@ -73,8 +73,7 @@ def measure_into(
 
 def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
     """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
-    stored = load_stored(folder.model)
-    load_weights(network, stored.weights, folder.model)
+    stored = restore(network, folder.model)
     network.to(dataset.train.inputs.device)
     measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
 

@@ -51,13 +51,14 @@ def load_stored(path: Path) -> Stored:
     raise RuntimeError(f"{path} holds no weights: neither a run's file nor a state dict")
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path | str) -> None:
-    """Copy weights into a network.
+def restore(network: nn.Module, origin: Path) -> Stored:
+    """Copy the weights of a file into a network; what the file holds.
 
     Raises:
-        RuntimeError: they are another architecture's; one line names the first difference.
+        RuntimeError: missing, damaged, or another architecture's; one line names the first difference.
     """
-    own = network.state_dict()
+    stored = load_stored(origin)
+    own, weights = network.state_dict(), stored.weights
     for name in [*own, *weights]:
         if name not in weights or name not in own:
             where = "lacks" if name not in weights else "has the unknown"
@@ -68,6 +69,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: Path | 
                 "was it saved with another --depth, --widen_factor, --hidden_dims or data set?"
             )
     network.load_state_dict(weights)
+    return stored
 
 
 def start(config: "RunConfig", dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
@@ -89,17 +91,15 @@ def start(config: "RunConfig", dataset: Dataset, parent: Path | None) -> tuple[n
     if config.mode == "dense":
         return draw("init"), Mask()
     dense = draw("init")
-    solution = weights_file(parent)
-    load_weights(dense, load_stored(solution).weights, solution)
+    restore(dense, weights_file(parent))
     mask = prune(dense, config.prune, stream(config.random_state, "prune"))
     if config.mode == "sparse-finetune":
         network = dense
     elif config.mode == "sparse-scratch":
         network = draw("init-scratch")
     else:
-        origin = lottery_file(config, parent)
         network = draw("init")
-        load_weights(network, load_stored(origin).weights, origin)
+        restore(network, lottery_file(config, parent))
     mask.apply_(network)
     return network, mask
 
@@ -129,9 +129,8 @@ def load_run(path: Path | str) -> "tuple[nn.Module, Mask, RunConfig]":
     if not folder.config.exists():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
     config = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
-    stored = load_stored(folder.model)
     dataset = load_dataset(config.data)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
-    load_weights(network, stored.weights, folder.model)
+    stored = restore(network, folder.model)
     stored.mask.parameters_of(network)
     return network.eval(), stored.mask, config

@@ -186,6 +186,11 @@ class Trainer:
             group["lr"] = lr
 
     @property
+    def recorded(self) -> int:
+        """The last epoch whose rows stand in the tables when training starts or goes on; -1 for a fresh run."""
+        return self.epoch if self.resumed else -1
+
+    @property
     def learning_rate(self) -> float:
         """Of the last step taken."""
         return self.optimizer.param_groups[0]["lr"]
