@@ -53,7 +53,7 @@ def collect(root: Path) -> pandas.DataFrame:
 
 def row_of(summary: dict[str, Any], run: RunConfig) -> dict[str, Any]:
     options = without_seeds(summary["identity"])
-    how = {name: " ".join(m[key] for key in ("estimator", "params", "split")) for name, m in summary["metrics"].items()}
+    how = {name: " ".join((m["estimator"].split(";")[0], m["params"], m["split"])) for name, m in summary["metrics"].items()}
     return {
         "data": run.data.loader_name,
         "network": run.network.label,

@@ -1,13 +1,14 @@
 """Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -49,6 +50,9 @@ def draw_run(folder: Path) -> list[Path]:
                         axis.xaxis.get_major_locator().set_params(integer=True)
                 figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
                 drawn.append(save(figure, folder / "figures" / name))
+    if (folder / "spectrum.npz").exists():
+        with numpy.load(folder / "spectrum.npz") as arrays:
+            drawn.append(draw_spectrum(arrays, folder / "figures" / "spectrum"))
     return drawn
 
 
@@ -105,6 +109,7 @@ def noisy_performance(history: pandas.DataFrame) -> Figure | None:
 
 def snr(table: pandas.DataFrame) -> Figure:
     """Gradient signal-to-noise ratio of every layer, and the ratio that independent zero-mean gradients would show."""
+    table = one_mode(table)
     figure, axis = plt.subplots(figsize=(6.5, 4))
     by_layer(axis, table, table["snr"])
     floor = 1 / table["n_batches"].iloc[0] ** 0.5
@@ -118,12 +123,19 @@ def snr(table: pandas.DataFrame) -> Figure:
         fontsize=8,
         color="0.4",
     )
-    axis.set(xlabel="epoch", ylabel="gradient SNR, ||mean|| / ||std||", yscale="log")
+    where = {"fixed": "at fixed weights", "online": "of the training steps"}[table["mode"].iloc[0]]
+    axis.set(xlabel="epoch", ylabel=f"gradient SNR {where}, ||mean|| / ||std||", yscale="log")
     return figure
+
+
+def one_mode(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of one --snr_mode: at fixed weights where there are any."""
+    return table[table["mode"] == ("fixed" if (table["mode"] == "fixed").any() else "online")]
 
 
 def gradients(table: pandas.DataFrame) -> Figure:
     """Weight norm and, relative to it, gradient mean and std of every layer (paper, figure 11)."""
+    table = one_mode(table)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True)
     quantities = [
         (table["weight_norm"], "weight norm ||W||"),
@@ -136,23 +148,70 @@ def gradients(table: pandas.DataFrame) -> Figure:
     return figure
 
 
+QUANTITIES = {
+    "fisher": "Fisher trace (nats per squared parameter)",
+    "hessian": "Hessian trace (nats per squared parameter)",
+    "hessian_residual": "residual trace (nats per squared parameter)",
+    "jacobian": "squared Jacobian norm (per squared normalised input)",
+    "jacobian_top": "largest singular value of the Jacobian",
+}
+SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}
+
+
 def metrics(table: pandas.DataFrame) -> Figure:
-    """Totals of the measured quantities against the epoch, with 95 % intervals from their standard errors."""
-    totals = table[table["layer"] == "all"]
+    """Totals of the measured quantities against the epoch, with 95 % intervals from their standard errors.
+
+    Under label noise also those of the clean and of the mislabelled training examples (paper, figure 5). A quantity that
+    was measured in several ways is a group of lines for each, in lighter tones from the second.
+    """
+    totals = table[table["layer"] == "all"].copy()
+    totals["estimator"] = totals["estimator"].str.split(";").str[0]
     names = list(totals["metric"].unique())
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
-    units = {"fisher": "Fisher trace", "hessian": "Hessian trace"}
     for axis, name in zip(axes[0], names, strict=True):
         rows = totals[totals["metric"] == name].sort_values("epoch")
         ways = rows.groupby(["estimator", "params", "split", "settings"], sort=False)
-        for colour, ((estimator, params, split, _), part) in zip(itertools.cycle(COLOURS), ways, strict=False):
-            errors = 1.96 * part["standard_error"].fillna(0)
-            axis.errorbar(
-                part["epoch"], part["value"], errors, fmt="o-", color=colour, capsize=3, label=f"{estimator}, {params}, {split}"
-            )
-        axis.set(xlabel="epoch", ylabel=f"{units.get(name, name)} (nats per squared parameter)", ylim=(0, None))
-        axis.legend(fontsize=8)
+        for tone, ((estimator, params, split, _), way) in zip(
+            itertools.chain([1.0], itertools.repeat(0.45)), ways, strict=False
+        ):
+            for subset, (colour, line) in SUBSETS.items():
+                part = way[way["subset"] == subset]
+                which = "" if subset == "all" else f", {subset}"
+                label = f"{estimator}, {params}, {split}{which}"
+                errors = 1.96 * part["standard_error"].fillna(0)
+                if len(part):
+                    axis.errorbar(
+                        part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label
+                    )
+        axis.set(xlabel="epoch", ylabel=QUANTITIES.get(name, name))
+        if (rows["value"] >= 0).all():
+            axis.set_ylim(0, None)
+        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
+    """Eigenvalue density on a logarithmic axis, and the largest eigenvalues with their residuals as error bars.
+
+    Args:
+        arrays: as spectrum.npz holds them.
+    """
+    matrix = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}[str(arrays["matrix"])]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
+        shown = arrays["density"] > 0
+        left.semilogy(arrays["grid"][shown], arrays["density"][shown], color=BLUE)
+        left.set_ylim(arrays["density"].max() * 1e-9, None)
+        left.set(xlabel="eigenvalue (nats per squared parameter)", ylabel=f"density, smoothed over {arrays['sigma']:.2g}")
+        values, rank = arrays["eigenvalues"], range(1, len(arrays["eigenvalues"]) + 1)
+        right.errorbar(rank, values, arrays["residuals"], fmt="o", color=ORANGE, capsize=3)
+        right.xaxis.get_major_locator().set_params(integer=True)
+        right.axhline(0, color="0.6", linewidth=0.8)
+        right.set(xlabel="rank by magnitude", ylabel="eigenvalue ± residual")
+        figure.suptitle(
+            f"{matrix} over {int(arrays['size']):,} active parameters, {int(arrays['n_samples']):,} examples", fontsize=10
+        )
+        return save(figure, stem)
 
 
 def draw_comparison(table: pandas.DataFrame, stem: Path) -> Path:

@@ -94,11 +94,29 @@ class Dataset:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return torch.addcmul(shift, inputs.float(), scale)
 
+    def examples(self, split: Split) -> "NormalisedInputs":
+        """The inputs of a split as a network sees them, normalised when they are taken."""
+        return NormalisedInputs(self, split)
+
     def batches(self, split: Split, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order."""
         for start in range(0, len(split), batch_size):
             rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
             yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
+
+
+@dataclass(frozen=True)
+class NormalisedInputs:
+    """Like the (N, ...) float32 tensor of a split's normalised inputs, but in memory only as uint8."""
+
+    dataset: Dataset
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.dataset.normalise(self.split.inputs[rows.to(self.split.inputs.device)])
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:

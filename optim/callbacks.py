@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
+from helper.metrics.snr import GradientMoments
 from helper.signals import Signals
 from helper.utils import peak_memory_mb
 from optim.checkpoint import save_state
@@ -47,6 +49,13 @@ class Callback:
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, as tensors and plain values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Called before `on_start` of a resumed run, with what `state` gave, if that was anything."""
 
 
 class KeepPruned(Callback):
@@ -93,6 +102,7 @@ class Evaluate(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self.snr = self.folder.snr()
         self.snr.keep_until(trainer.recorded)
+        self.pass_snr = self.metrics.save_snr and self.metrics.snr_mode == "fixed"
         if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
             log.warning(
                 "no SNR: it needs two full batches and --batch_size %d gives %d from %d examples",
@@ -104,9 +114,7 @@ class Evaluate(Callback):
         if trainer.config.train_eval == "running" and trainer.sums is not None:
             train = means_of(trainer.sums.cpu().double())
         else:
-            train, snr = evaluate_training(
-                trainer.network, self.mask, data, batch_size, trainer.seed, snr=self.metrics.save_snr
-            )
+            train, snr = evaluate_training(trainer.network, self.mask, data, batch_size, trainer.seed, snr=self.pass_snr)
             for row in snr:
                 self.snr.append({"epoch": trainer.epoch, **row})
         trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
@@ -114,8 +122,43 @@ class Evaluate(Callback):
             if len(split):
                 means = evaluate(trainer.network, data.batches(split, batch_size))
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
-        if self.snr.rows:
+        if self.pass_snr and self.snr.rows:
             self.snr.write()
+
+
+class OnlineSNR(Callback):
+    """Gradient SNR of an epoch from the gradients of its training steps, on augmented batches while the weights move.
+
+    A short last batch is left out. There is no row for epoch 0, which takes no step.
+    """
+
+    def __init__(self, folder: RunFolder, mask: Mask) -> None:
+        self.folder, self.mask = folder, mask
+        self.resumed: dict[str, Any] = {}
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.table = self.folder.snr()
+        self.table.keep_until(trainer.recorded)
+        self.moments = GradientMoments(trainer.network, self.mask)
+        if self.resumed:
+            self.moments.load_state(self.resumed)
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        if (trainer.step + 1) * trainer.config.batch_size <= len(trainer.dataset.train):
+            self.moments.update([weight.grad for weight in self.moments.weights])
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        for row in self.moments.table():
+            extra = {"epoch": trainer.epoch, "batch_size": trainer.config.batch_size, "mode": "online"}
+            self.table.append(row | extra)
+        self.table.write()
+        self.moments = GradientMoments(trainer.network, self.mask)
+
+    def state(self) -> dict[str, Any]:
+        return self.moments.state() if self.moments.n_batches else {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.resumed = state
 
 
 class Measure(Callback):

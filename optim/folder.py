@@ -1,9 +1,13 @@
 """The run folder: the contract between training, measuring and drawing."""
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from helper.tables import Table
 from helper.utils import write_atomic
@@ -15,7 +19,8 @@ HISTORY = [
 ]  # fmt: skip
 NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
 TIMING = ("seconds", "images_per_second", "peak_memory_mb")  # columns that differ between equal runs
-SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size"]
+SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
+SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")
 METRICS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds",
@@ -53,6 +58,10 @@ class RunFolder:
         return self.path / "labels.npz"
 
     @property
+    def spectrum(self) -> Path:
+        return self.path / "spectrum.npz"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -72,6 +81,19 @@ class RunFolder:
     def metrics(self) -> Table:
         return Table(self.path / "metrics.csv", METRICS)
 
+    def read_spectrum_key(self) -> dict[str, str] | None:
+        """Which weights spectrum.npz is of, and how it was measured; None where there is none that can be read."""
+        try:
+            with numpy.load(self.spectrum) as arrays:
+                return {name: str(arrays[name]) for name in SPECTRUM_KEY}
+        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write_spectrum(self, arrays: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        numpy.savez(buffer, **arrays)
+        write_atomic(self.spectrum, buffer.getvalue())
+
     @property
     def finished(self) -> bool:
         """The summary is written last."""
@@ -81,9 +103,9 @@ class RunFolder:
         """Epochs whose states are in state_dicts/."""
         return sorted(int(path.stem.removeprefix("epoch_")) for path in self.states.glob("epoch_*.pt"))
 
-    def measured(self) -> tuple[int, int]:
-        """Rows in the tables that measurements append to."""
-        return len(self.snr().rows), len(self.metrics().rows)
+    def measured(self) -> tuple:
+        """Something that differs once a measurement has been added."""
+        return len(self.snr().rows), len(self.metrics().rows), self.read_spectrum_key()
 
     def read_summary(self) -> dict[str, Any]:
         """Raises ValueError when the file is no summary."""

@@ -97,10 +97,12 @@ class RunConfig(Config):
             self._set("random_state", drawn_seed())
         if self.train.select == "val" and self.data.val_size == 0:
             raise FlagError("--select val needs --val_size above 0")
-        if self.train.train_eval == "running" and self.metrics.save_snr:
-            raise FlagError("--train_eval running makes no pass that could measure the SNR; add --save_snr 0")
+        if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
+            raise FlagError(
+                "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
+            )
         if self.metrics.metric_every and not self.metrics.wanted():
-            raise FlagError("--metric_every needs --save_fisher 1 or --save_hessian 1")
+            raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
         if self.mode != "dense":
             self.check_parent()
 
@@ -186,6 +188,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     device = dataset.train.inputs.device
     network.to(device, memory_format=torch.channels_last)
     mask = mask.to(device)
+    online = config.metrics.save_snr and config.metrics.snr_mode == "online"
     trainer = Trainer(
         network,
         dataset,
@@ -193,6 +196,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
         seed=config.random_state,
         callbacks=[
             hooks.KeepPruned(mask),
+            *([hooks.OnlineSNR(folder, mask)] if online else []),
             hooks.Evaluate(folder, mask, config.metrics),
             hooks.StopIfDiverged(),
             hooks.Measure(folder, mask, config.metrics, config.random_state),
@@ -263,5 +267,5 @@ def clear(folder: RunFolder) -> None:
     """Remove what a run wrote, the summary first: from then on it counts as unfinished."""
     folder.summary.unlink()
     files = [*folder.path.glob("*.pt"), *folder.path.glob("*.csv"), *folder.states.glob("*.pt"), *folder.figures.glob("*")]
-    for file in [*files, folder.log, folder.labels]:
+    for file in [*files, folder.log, folder.labels, folder.spectrum]:
         file.unlink(missing_ok=True)

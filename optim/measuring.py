@@ -1,19 +1,19 @@
 """From a network and a data set to rows of metrics.csv and snr.csv."""
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from helper.mask import Mask
+from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
-from helper.metrics.main import METRICS, MetricConfig, settings
+from helper.metrics.main import METRICS, MetricConfig, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
 from helper.tables import Table
 from helper.utils import stream
-from loader.dataset import Dataset
+from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder
 from optim.model import restore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optim.main import RunConfig
 
 log = logging.getLogger(__name__)
-KEY = ("metric", "split", "subset", "params", "settings", "checkpoint")
+KEY = ("metric", "split", "params", "settings", "checkpoint")
 
 
 def evaluate_training(
@@ -36,7 +36,7 @@ def evaluate_training(
     moments = GradientMoments(network, mask) if snr else None
     batches = dataset.batches(dataset.train, batch_size, order)
     means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
-    return means, [row | {"batch_size": batch_size} for row in moments.table()] if moments else []
+    return means, [row | {"batch_size": batch_size, "mode": "fixed"} for row in moments.table()] if moments else []
 
 
 def measure_into(
@@ -44,31 +44,66 @@ def measure_into(
 ) -> None:
     """Append what is switched on in `config` for one state of a network, a row for the total and one a layer.
 
-    Always on the same examples with the same random numbers: a fixed sample of --metric_split without augmentation. What
-    the table already has for this state and these settings is not measured again.
+    About the examples of --metric_split, without augmentation, always with the same random numbers. Under label noise the
+    training examples with true and with wrong labels are measured apart, and the whole set's value is put together from
+    the two. What the table already has for this state and these settings is not measured again.
     """
     checkpoint = content_hash(network.state_dict(), mask)
     for name in config.wanted():
         common = {
-            "epoch": epoch, "metric": name, "split": config.metric_split, "subset": "all",
-            "params": config.metric_params, "settings": settings(name, config), "checkpoint": checkpoint,
+            "epoch": epoch, "metric": name, "split": config.metric_split, "params": config.metric_params,
+            "settings": settings(name, config), "checkpoint": checkpoint,
         }  # fmt: skip
         if any(all(row[key] == common[key] for key in KEY) for row in table.rows):
             continue
-        started = time.perf_counter()
-        split = getattr(dataset, config.metric_split)
-        rows = torch.randperm(len(split), generator=stream(seed, "metric", "examples"))[: config.monte_carlo_samples]
-        sample = split[rows.to(split.labels.device)]
-        estimate = METRICS[name](
-            network, dataset.normalise(sample.inputs), sample.labels, mask, config,
-            population=len(split), generator=stream(seed, "metric", name),
-        )  # fmt: skip
-        seconds = round(time.perf_counter() - started, 3)
-        common |= {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": seconds}
-        for layer, (value, error) in {"all": (estimate.value, estimate.standard_error), **estimate.by_layer}.items():
-            table.append(common | {"layer": layer, "value": value, "standard_error": error})
+        found = measure_subsets(name, network, mask, dataset, config, seed)
+        for subset, estimate in found.items():
+            rows = {"all": (estimate.value, estimate.standard_error), **estimate.by_layer}
+            how = {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": estimate.seconds}
+            for layer, (value, error) in rows.items():
+                table.append(common | how | {"subset": subset, "layer": layer, "value": value, "standard_error": error})
         table.write()
-        log.info("epoch %d  %s %.5g ± %.2g (%.1f s)", epoch, name, estimate.value, estimate.standard_error, seconds)
+        total = found["all"]
+        log.info(
+            "epoch %d  %s %.5g ± %.2g (%s, %.1f s)",
+            epoch, name, total.value, total.standard_error, total.estimator, total.seconds,
+        )  # fmt: skip
+
+
+def measure_subsets(
+    name: str, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
+) -> dict[str, Estimate]:
+    """{subset: estimate} of one metric: all examples of the split, and under label noise the clean and mislabelled ones."""
+    split: Split = getattr(dataset, config.metric_split)
+    parts = {"clean": (~split.noisy).nonzero().flatten(), "mislabelled": split.noisy.nonzero().flatten()}
+    if min(len(rows) for rows in parts.values()) < 2:
+        parts = {"all": torch.arange(len(split), device=split.labels.device)}
+    found, sizes = {}, []
+    for subset, rows in parts.items():
+        part = split[rows]
+        sizes.append(len(part))
+        found[subset] = METRICS[name](
+            network, dataset.examples(part), part.labels, mask, config, generator=stream(seed, "metric", name, subset)
+        )
+    return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
+
+
+def measure_spectrum_of(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset) -> None:
+    """Write spectrum.npz of the weights that `network` has, if it is asked for and not there."""
+    metrics = config.metrics
+    if not metrics.save_spectrum:
+        return
+    key = {
+        "checkpoint": content_hash(network.state_dict(), mask), "split": metrics.metric_split,
+        "params": metrics.metric_params, "settings": settings("spectrum", metrics),
+    }  # fmt: skip
+    if folder.read_spectrum_key() == key:
+        return
+    split = getattr(dataset, metrics.metric_split)
+    generator = stream(config.random_state, "metric", "spectrum")
+    found = measure_spectrum(network, dataset.examples(split), split.labels, mask, metrics, generator=generator)
+    folder.write_spectrum(tensors_of(found) | key)
+    log.info("spectrum: largest eigenvalue %.5g ± %.1g (%.1f s)", found.eigenvalues[0], found.residuals[0], found.seconds)
 
 
 def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
@@ -76,12 +111,15 @@ def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module,
     stored = restore(network, folder.model)
     network.to(dataset.train.inputs.device)
     measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
+    measure_spectrum_of(folder, config, network, stored.mask, dataset)
 
 
 def add_snr(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
     """Append one state's gradient SNR to snr.csv, if it is asked for and not there."""
     table = folder.snr()
-    if config.metrics.save_snr and not any(row["epoch"] == str(epoch) for row in table.rows):
+    metrics = config.metrics
+    there = any(row["epoch"] == str(epoch) and row["mode"] == "fixed" for row in table.rows)
+    if metrics.save_snr and metrics.snr_mode == "fixed" and not there:
         _, rows = evaluate_training(network, mask, dataset, config.train.batch_size, config.random_state, snr=True)
         for row in rows:
             table.append({"epoch": epoch, **row})

@@ -49,7 +49,8 @@ def summarise(
 
 def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
     """{metric: value, standard error and how it was measured} of one epoch's totals, the newest where there are several."""
-    totals = [r for r in folder.metrics().rows if r["layer"] == "all" and r["epoch"] == str(epoch)]
+    rows = folder.metrics().rows
+    totals = [r for r in rows if r["layer"] == "all" and r["subset"] == "all" and r["epoch"] == str(epoch)]
     how = ("split", "params", "estimator", "settings")
     return {
         r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals

@@ -207,6 +207,7 @@ class Trainer:
             "sums": self.sums,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -215,3 +216,6 @@ class Trainer:
         self.resumed = True
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for callback in self.callbacks:
+            if type(callback).__name__ in state["callbacks"]:
+                callback.load_state(state["callbacks"][type(callback).__name__])

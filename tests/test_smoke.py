@@ -26,9 +26,12 @@ EVERY_FLAG = {
     "save_epochs": "0-2",
     "lr_pretrain": 0.1, "lr_schedule_pretrain": "cosine", "lr_milestones_pretrain": "1", "lr_gamma_pretrain": 0.2,
     "n_epochs_pretrain": 2, "batch_size_pretrain": 64, "random_state_pretrain": 8,
-    "save_snr": 1, "save_fisher": 1, "save_hessian": 1, "metric_every": 2, "metric_params": "weights", "metric_split": "test",
-    "fisher_method": "nngeometry", "fisher_metric": "fim", "hessian_method": "eigenthings", "monte_carlo_samples": 40,
-    "monte_carlo_trials": 2, "batch_size_fisher": 20,
+    "save_snr": 1, "snr_mode": "online", "save_fisher": 1, "save_hessian": 1, "save_hessian_residual": 1, "save_jacobian": 1,
+    "save_jacobian_top": 1, "save_spectrum": 1, "metric_every": 2, "metric_params": "weights", "metric_split": "test",
+    "metric_rtol": 0.2, "metric_memory_mb": 50, "fisher_method": "nngeometry", "fisher_metric": "fim",
+    "hessian_method": "eigenthings", "jacobian_method": "exact", "jacobian_output": "probabilities",
+    "spectrum_matrix": "gauss_newton", "spectrum_k": 2, "spectrum_steps": 4, "spectrum_runs": 1,
+    "monte_carlo_samples": 40, "monte_carlo_trials": 2, "batch_size_fisher": 20,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""What a measurement gives, and how it is put together from groups of examples."""
+"""What a measurement gives, and how it is put together from draws."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,25 @@ class Estimate:
     n_samples: int
     estimator: str
     by_layer: dict[str, tuple[float, float]] = field(default_factory=dict)  # {layer: (value, standard error)}
+    seconds: float = 0.0
+
+
+def estimate_of(
+    means: Tensor, errors: Tensor, n_samples: int, layers: Sequence[str], estimator: str, seconds: float
+) -> Estimate:
+    """An `Estimate` from (1 + layers,) means and standard errors, the total first.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    values, spreads = means.tolist(), errors.tolist()
+    by_layer = dict(zip(layers, zip(values[1:], spreads[1:], strict=True), strict=True))
+    return Estimate(values[0], spreads[0], n_samples, estimator, by_layer, round(seconds, 3))
+
+
+def with_total(values: Tensor) -> Tensor:
+    """(..., layers) -> (..., 1 + layers): the sum over layers goes in front."""
+    return torch.cat([values.sum(-1, keepdim=True), values], -1)
 
 
 def two_stage_mean(values: Tensor, sizes: Tensor, population: int) -> tuple[Tensor, Tensor]:
@@ -47,29 +67,35 @@ def two_stage_mean(values: Tensor, sizes: Tensor, population: int) -> tuple[Tens
     return means.mean(0), variance.clamp(min=0).sqrt()
 
 
-def grouped_estimate(values: Tensor, sizes: Tensor, population: int, layers: list[str], estimator: str) -> Estimate:
-    """Total and by-layer `Estimate` from (groups, probes, layers) values; see `two_stage_mean`.
+def weighted_mean(values: Tensor, weights: Tensor, scored: int, population: int) -> tuple[Tensor, Tensor]:
+    """Mean over a population and its standard error, from draws with replacement with unequal probabilities.
 
-    Raises:
-        ValueError: a value is not finite.
+    Hansen & Hurwitz 1943: values y_i drawn with probability q_i, weighted by w_i = 1/(m q_i), have the mean over the m
+    examples that could be drawn; SE² = var(w y)/n. Where those are themselves a random sample of N, (1/m - 1/N) times
+    the variance of y over the population is added (double sampling); it is taken from the same draws, probe noise
+    included, so it errs on the safe side.
+
+    Args:
+        values: (n, L) draws; weights: (n,); scored: m; population: N.
+    Returns:
+        (L,) means and (L,) standard errors.
     """
-    if not torch.isfinite(values).all():
-        raise ValueError(f"{estimator}: the network gives values that are not finite; has its training diverged?")
-    with_total = torch.cat([values.sum(2, keepdim=True), values], 2)
-    means, errors = (t.tolist() for t in two_stage_mean(with_total, sizes, population))
-    by_layer = dict(zip(layers, zip(means[1:], errors[1:], strict=True), strict=True))
-    return Estimate(means[0], errors[0], int(sizes.sum()), estimator, by_layer)
+    values, weights = values.double(), weights.double()[:, None]
+    weighted = weights * values
+    mean = weighted.mean(0)
+    spread = ((weights * values.square()).mean(0) - mean.square()).clamp(min=0)
+    return mean, (weighted.var(0) / len(values) + (1 / scored - 1 / population) * spread).sqrt()
 
 
-def sample_groups(n: int, max_samples: int, group_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Indices of min(n, max_samples) of n examples without replacement, in nearly equal groups of at most `group_size`.
+def stratified(estimates: Sequence[Estimate], sizes: Sequence[int]) -> Estimate:
+    """The mean over a population from independent estimates of its parts, weighted by their sizes."""
+    shares = [size / sum(sizes) for size in sizes]
 
-    There are at least two groups, so that the spread over examples can be seen.
+    def combine(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        value = sum(share * v for share, (v, _) in zip(shares, pairs, strict=True))
+        return value, sum((share * e) ** 2 for share, (_, e) in zip(shares, pairs, strict=True)) ** 0.5
 
-    Raises:
-        ValueError: fewer than 2 examples.
-    """
-    rows = torch.randperm(n, generator=generator)[:max_samples]
-    if len(rows) < 2:
-        raise ValueError(f"a measurement needs at least 2 examples, not {len(rows)}")
-    return list(rows.tensor_split(max(2, -(-len(rows) // group_size))))
+    by_layer = {layer: combine([e.by_layer[layer] for e in estimates]) for layer in estimates[0].by_layer}
+    value, error = combine([(e.value, e.standard_error) for e in estimates])
+    seconds = round(sum(e.seconds for e in estimates), 3)
+    return Estimate(value, error, sum(e.n_samples for e in estimates), estimates[0].estimator, by_layer, seconds)

@@ -1,108 +1,222 @@
 """Trace of the Hessian of the mean cross-entropy over the active parameters."""
 
+import time
 import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
 
-from helper.metrics.estimate import Estimate, grouped_estimate, sample_groups
-from helper.metrics.parameters import active, counted_parameters, full_precision, measurable_copy
+from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
+from helper.metrics.fisher import spectral_mean
+from helper.metrics.parameters import active, full_precision
+from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
+from helper.metrics.subject import Examples, Subject, signs
 
-Product = Callable[[list[Tensor]], list[Tensor]]
+HESSIAN_METHODS = ("auto", "gauss_newton", "hutchinson", "pyhessian", "eigenthings")
+TERMS = ("hessian", "residual")
+PRODUCT_COPIES = (10.0, 8.0)  # of activations and parameters that an example takes in a forward-over-reverse product
+BATCH = 100  # examples that share a probe in the libraries' estimators
+LIBRARY_PRODUCTS = {"pyhessian": 5, "eigenthings": 15}  # Hessian-vector products for each batch; Hutch++ takes thirds
 
 
-def pyhessian_product(network: nn.Module, inputs: Tensor, labels: Tensor) -> Product:
-    """v -> Hv by PyHessian, on one batch, over the parameters that require gradients; its graph is built once."""
+def hessian_trace(
+    network: nn.Module,
+    inputs: Examples,
+    labels: Tensor,
+    mask=None,
+    *,
+    method: str = "auto",
+    term: str = "hessian",
+    rtol: float = 0.05,
+    max_samples: int | None = None,
+    n_probes: int | None = None,
+    params: str = "layers",
+    batch_size: int | None = None,
+    memory_mb: float = 1000,
+    progress: bool = False,
+    generator: torch.Generator,
+) -> Estimate:
+    """Trace of the Hessian of the mean cross-entropy over the active parameters.
+
+    H = G + R with G = E_x J^T S J, the Gauss-Newton matrix, and R = E_x sum_c (p - e_y)_c Hessian(f_c). Where the logits are
+    piecewise linear in every single parameter R has no diagonal, and Tr H = Tr G almost everywhere.
+
+    Args:
+        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
+        inputs, labels: (N, ...) examples and (N,) classes that the mean is about.
+        mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
+        method: `gauss_newton` measures Tr G and refuses a network where that is not Tr H; `hutchinson` v^T H v with
+            independent signs v for every example (forward over reverse); `auto` the first where it holds, else the second,
+            as the estimate says; `pyhessian` Hutchinson and `eigenthings` Hutch++ with probes shared by a batch.
+        term: `hessian`, or `residual` for Tr R alone (`auto` and `hutchinson` only; 0 without a draw where `auto` knows it).
+        rtol: relative standard error asked for; not for the libraries, nor for `residual`, which may be 0.
+        max_samples: most examples; default: all.
+        n_probes: probes for each example; products for each batch in the libraries.
+        params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
+        batch_size, memory_mb: bounds on what is computed at once.
+        progress: show a bar on a terminal.
+    Returns:
+        Estimate in nats per squared parameter unit; its by_layer traces sum to the value (`eigenthings` gives none).
+    Raises:
+        ValueError: fewer than 2 examples, values that are not finite, a `gauss_newton` that is not the Hessian's.
+    Source: Ye et al. 2022, eq. 2.1; Hutchinson 1989; Schraudolph 2002; Meyer et al. 2021 for Hutch++.
+    """
+    started = time.perf_counter()
+    subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
+    chosen, why = choose_method(method, term, subject.seen.curved)
+    layers = list(subject.layers)
+    with full_precision(subject.device):
+        if chosen == "zero":
+            nothing = torch.zeros(1 + len(layers), dtype=torch.float64)
+            sampled = Sampled(nothing, nothing, len(inputs), "no draw needed")
+        elif chosen == "gauss_newton":
+            sampled = spectral_mean(subject, Budget(rtol, max_samples, n_probes), generator)
+        elif chosen == "hutchinson":
+            precision = rtol if term == "hessian" else 0
+            sampled = hutchinson_mean(subject, labels, term, Budget(precision, max_samples, n_probes), generator)
+        else:
+            budget = Budget(0, max_samples, n_probes)
+            sampled = library_mean(subject, labels, chosen, budget, generator)
+            layers = layers if chosen == "pyhessian" else []
+    name = f"{chosen}{why}; {sampled.scheme}"
+    return estimate_of(sampled.means, sampled.errors, sampled.n_samples, layers, name, time.perf_counter() - started)
+
+
+def choose_method(method: str, term: str, curved: str | None) -> tuple[str, str]:
+    """(estimator, reason in brackets) for a network, given why it is not piecewise linear.
+
+    Raises:
+        ValueError: the method does not measure what is asked for.
+    """
+    if term == "residual" and method not in ("auto", "hutchinson"):
+        raise ValueError(f"hessian_method {method} does not measure the residual term; use auto or hutchinson")
+    if method == "gauss_newton" and curved:
+        raise ValueError(
+            f"hessian_method gauss_newton would measure the Gauss-Newton (Fisher) trace, which is not the Hessian's here: "
+            f"{curved}; use auto or hutchinson"
+        )
+    if method != "auto":
+        return method, ""
+    if curved:
+        return "hutchinson", f" (not piecewise linear: {curved})"
+    return ("zero" if term == "residual" else "gauss_newton"), " (piecewise linear)"
+
+
+# ---------------------------------------------------------------------------- a probe of its own for every example
+
+
+def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget, generator: torch.Generator) -> Sampled:
+    owners = {name: index for index, ps in enumerate(subject.layers.values()) for name in ps}
+    parameters = {name: p for ps in subject.layers.values() for name, p in ps.items()}
+    for parameter in subject.network.parameters():
+        parameter.requires_grad_(False)
+    keep = {name: active(p, name, subject.mask) for name, p in parameters.items()}
+    columns = torch.tensor([owners[name] for name in parameters], device=subject.device)
+
+    def loss(weights: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        logits = functional_call(subject.network, weights, (x[None],))[0]
+        return F.cross_entropy(logits, target) if term == "hessian" else (target * logits).sum()
+
+    def quadratic(v: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        """(layers,) v_l . (H v)_l of one example."""
+        _, hv = jvp(lambda weights: grad(loss)(weights, x, target), (parameters,), (v,))
+        shares = torch.stack([(v[name] * hv[name]).sum() for name in parameters])
+        return shares.new_zeros(len(subject.layers)).index_add(0, columns, shares)
+
+    size = subject.chunk_size(*PRODUCT_COPIES)
+
+    def draw(rows: Tensor, k: int) -> Tensor:
+        seeds = torch.randint(2**62, (len(rows), k), generator=generator)  # a stream for each probe, whatever the chunks
+        pieces = []
+        for part, x in subject.chunks(rows, size, k, "Hessian"):
+            y = labels[rows[part].to(labels.device)].to(subject.device)
+            target = y if term == "hessian" else loss_gradient(subject.network, x, y)
+            probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, target) for probe in range(k)]
+            pieces.append(torch.stack(probes, 1).detach().double().cpu())
+        return torch.cat(pieces)
+
+    return sample_mean(draw, len(subject.inputs), budget, generator)
+
+
+@torch.no_grad()
+def loss_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """(N, C) p - e_y, the gradient of the cross-entropy with respect to the logits."""
+    logits = network(x)
+    return logits.softmax(1) - F.one_hot(y, logits.shape[1])
+
+
+def rademacher(keep: dict[str, Tensor], seeds: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """{parameter name: (n, *shape)} independent signs on the active coordinates, 0 elsewhere, from n seeds."""
+    sizes = [k.numel() for k in keep.values()]
+    flat = [signs((sum(sizes),), torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    columns = torch.stack(flat).split(sizes, 1)
+    found = {}
+    for (name, k), column in zip(keep.items(), columns, strict=True):
+        found[name] = column.to(k.device, dtype).view(-1, *k.shape) * k
+    return found
+
+
+# --------------------------------------------------------------------------------------- libraries, batch by batch
+
+
+def library_mean(subject: Subject, labels: Tensor, library: str, budget: Budget, generator: torch.Generator) -> Sampled:
+    """A library's trace estimator on random batches; two-stage errors over batches, from the spread of its probes."""
+    population = len(subject.inputs)
+    limit = budget.limit(population)
+    n_products = max(6 if library == "eigenthings" else 2, budget.n_probes or LIBRARY_PRODUCTS[library])
+    for name, parameter in subject.network.named_parameters():
+        parameter.requires_grad_(any(name in ps for ps in subject.layers.values()))
+    groups = sample_groups(population, limit, subject.batch_size or BATCH, generator)
+    rows = []
+    for group in groups:
+        y = labels[group.to(labels.device)].to(subject.device)
+        rows.append(LIBRARIES[library](subject, subject.rows(group), y, n_products, generator))
+    values = finite(torch.stack(rows))
+    sizes = torch.tensor([len(group) for group in groups])
+    means, errors = two_stage_mean(values, sizes, population)
+    scheme = "every example" if limit == population else "random batches"
+    return Sampled(means, errors, limit, f"{scheme}, {n_products} products")
+
+
+def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, generator: torch.Generator) -> Tensor:
+    """(probes, 1 + layers) draws of v_l . (H v)_l on one batch, with PyHessian's products; the graph is built once."""
     from pyhessian import hessian
     from pyhessian.utils import hessian_vector_product
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-        operator = hessian(network, F.cross_entropy, data=(inputs, labels), cuda=inputs.is_cuda)
-    network.zero_grad(set_to_none=True)  # its gradients hold their own graph: a cycle that would never be freed
-    return lambda vector: list(hessian_vector_product(operator.gradsH, operator.params, vector))
+        operator = hessian(subject.network, F.cross_entropy, data=(x, y), cuda=x.is_cuda)
+    subject.network.zero_grad(set_to_none=True)  # its gradients hold their own graph: a cycle that would never be freed
+    owners = {name: index for index, ps in enumerate(subject.layers.values()) for name in ps}
+    counted = {name: p for name, p in subject.network.named_parameters() if name in owners}
+    keep = {name: active(p, name, subject.mask) for name, p in counted.items()}
+    columns = torch.tensor([owners[name] for name in counted])
+    values = torch.zeros(n_products, len(subject.layers), dtype=torch.float64)
+    for row in values:
+        v = {name: signs(k.shape, generator).to(x.device, x.dtype) * k for name, k in keep.items()}
+        products = hessian_vector_product(operator.gradsH, operator.params, list(v.values()))
+        shares = torch.stack([(a * b).sum() for a, b in zip(v.values(), products, strict=True)])
+        row.index_add_(0, columns, shares.detach().double().cpu())
+    return with_total(values)
 
 
-def eigenthings_product(network: nn.Module, inputs: Tensor, labels: Tensor) -> Product:
-    """v -> Hv by hessian-eigenthings, on one batch, over the parameters that require gradients."""
-    from hessian_eigenthings.operators.hessian import HessianOperator
+def eigenthings_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, generator: torch.Generator) -> Tensor:
+    """(probes, 1) draws of Hutch++ by hessian-eigenthings on one batch, over the active coordinates.
 
-    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    operator = HessianOperator(
-        network,
-        [(inputs, labels)],
-        lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
-        param_filter=lambda name, parameter: parameter.requires_grad,
-    )
-
-    def product(vector: list[Tensor]) -> list[Tensor]:
-        flat = operator.matvec(torch.cat([v.flatten() for v in vector]))
-        return [p.view_as(w) for p, w in zip(flat.split([w.numel() for w in wanted]), wanted, strict=True)]
-
-    return product
-
-
-HESSIAN_METHODS = {"pyhessian": pyhessian_product, "eigenthings": eigenthings_product}
-
-
-def hessian_trace(
-    network: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    mask=None,
-    *,
-    method: str = "pyhessian",
-    max_samples: int = 1000,
-    n_probes: int = 5,
-    batch_size: int = 100,
-    params: str = "layers",
-    population: int | None = None,
-    generator: torch.Generator,
-) -> Estimate:
-    """Trace of the Hessian of the mean cross-entropy over the active parameters, by Hutchinson's estimator.
-
-    Every batch has Rademacher probes v of its own that are zero on pruned coordinates; v_l.(Hv)_l over the parameters of
-    layer l is an unbiased draw of that layer's share of the trace.
-
-    Args:
-        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
-        inputs, labels: (N, ...) examples and (N,) classes that the mean is about, on the network's device.
-        mask: weight name -> bool tensor of the weight's shape; pruned coordinates do not count.
-        method: the library whose Hessian-vector products are used.
-        max_samples: examples that are measured, drawn without replacement.
-        n_probes: probes for each batch.
-        params: `layers` (Linear and Conv2d), `weights` (without their biases) or `all` (with BatchNorm).
-        population: size of the population that the inputs are a random sample of; default: they are all of it.
-    Returns:
-        Estimate in nats per squared parameter unit; its by_layer traces sum to the value.
-    Raises:
-        ValueError: fewer than 2 examples, or values that are not finite.
-    Source: Ye et al. 2022, eq. 2.1; Hutchinson 1989.
+    Its sketch is shared by its probes, so their spread is what is left beside the sketch.
     """
-    duplicate = measurable_copy(network)
-    layers = counted_parameters(duplicate, params)
-    owners = {name: layer for layer, parameters in layers.items() for name in parameters}
-    for name, parameter in duplicate.named_parameters():
-        parameter.requires_grad_(name in owners)
-    counted = {name: p for name, p in duplicate.named_parameters() if name in owners}
-    columns = [list(layers).index(owners[name]) for name in counted]
-    groups = sample_groups(len(inputs), max_samples, batch_size, generator)
-    values = torch.zeros(len(groups), n_probes, len(layers), dtype=torch.float64)
-    with full_precision(inputs.device):
-        for row, group in enumerate(groups):
-            group = group.to(inputs.device)
-            product = HESSIAN_METHODS[method](duplicate, inputs[group], labels[group])
-            for probe in range(n_probes):
-                vector = [rademacher(p, generator) * active(p, name, mask) for name, p in counted.items()]
-                draws = [(v * hv).sum() for v, hv in zip(vector, product(vector), strict=True)]
-                values[row, probe].index_add_(0, torch.tensor(columns), torch.stack(draws).detach().double().cpu())
-    sizes = torch.tensor([len(group) for group in groups])
-    return grouped_estimate(values, sizes, population or len(inputs), list(layers), f"{method}:hutchinson")
+    from hessian_eigenthings.algorithms.trace import hutch_plus_plus
+
+    from helper.metrics.spectrum import active_operator
+
+    operator = active_operator(subject, [(x, y)], "hessian")
+    seed = int(torch.randint(2**31, (), generator=generator))
+    result = hutch_plus_plus(operator, num_matvecs=n_products, seed=seed)
+    samples = result.samples.double().cpu()
+    return (samples - samples.mean() + result.estimate)[:, None]
 
 
-def rademacher(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent signs of a parameter's shape, drawn on the CPU."""
-    signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
-    return signs.to(parameter.device, parameter.dtype)
+LIBRARIES: dict[str, Callable[..., Tensor]] = {"pyhessian": pyhessian_draws, "eigenthings": eigenthings_draws}

@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
 
-from helper.config import Config, flag
+from helper.config import Config, FlagError, flag
 from helper.metrics.estimate import Estimate
-from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace
+from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, usual_metric
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
+from helper.metrics.jacobian import JACOBIAN_METHODS, JACOBIAN_OUTPUTS, jacobian_norm
 from helper.metrics.parameters import PARAMS
+from helper.metrics.spectrum import MATRICES, Spectrum, spectrum
+from helper.metrics.subject import Examples
+
+SNR_MODES = ("fixed", "online")
+PUBLISHED_SAMPLES = 1000  # examples of the estimators that no precision stops, where --monte_carlo_samples does not say
 
 
 @dataclass(frozen=True)
@@ -19,25 +25,68 @@ class MetricConfig(Config):
     """Measurements: which quantities, how often, with which estimators; they do not change the run."""
 
     save_snr: bool = flag(True, "signal-to-noise ratio of the gradients after every epoch", short="-ss", identity=False)
+    snr_mode: str = flag(
+        "fixed", "gradients of a pass at fixed weights, or of the training steps themselves, which costs nothing",
+        choices=SNR_MODES, identity=False,
+    )  # fmt: skip
     save_fisher: bool = flag(True, "trace of the Fisher information", short="-sf", identity=False)
     save_hessian: bool = flag(False, "trace of the Hessian", identity=False)
+    save_hessian_residual: bool = flag(False, "trace of what the Hessian has beside its Gauss-Newton part", identity=False)
+    save_jacobian: bool = flag(False, "squared norm of the input-output Jacobian", identity=False)
+    save_jacobian_top: bool = flag(False, "largest singular value of the input-output Jacobian", identity=False)
+    save_spectrum: bool = flag(
+        False, "top eigenvalues and spectral density of the selected weights, in spectrum.npz", identity=False
+    )
     metric_every: int = flag(0, "measure every K epochs; 0: initial and selected weights", low=0, identity=False)
     metric_params: str = flag(
         "layers", "parameters counted: Linear and Conv2d, their weights only, or all with BatchNorm",
         choices=PARAMS, identity=False,
     )  # fmt: skip
     metric_split: str = flag("train", "examples that measurements are about", choices=("train", "test"), identity=False)
+    metric_rtol: float = flag(
+        0.05, "relative standard error asked for, where an estimator can promise one; 0: measure every example",
+        low=0, identity=False,
+    )  # fmt: skip
+    metric_memory_mb: int = flag(1000, "most MiB of a chunk of examples", low=1, identity=False)
     fisher_method: str = flag(
-        "nngeometry", "estimator of the Fisher trace", short="-fd", choices=FISHER_METHODS, identity=False
-    )
-    fisher_metric: str = flag(
-        "fim_monte_carlo", "labels drawn from the prediction, or all of them",
+        "spectral", "estimator of the Fisher trace: eigenvectors with random signs, all labels, or sampled labels",
+        short="-fd", choices=FISHER_METHODS, identity=False,
+    )  # fmt: skip
+    fisher_metric: str | None = flag(
+        None, "expectation over labels, sampled labels, or the data's own (another quantity); default: what the method is for",
         short="-fm", choices=FISHER_METRICS, identity=False,
     )  # fmt: skip
-    hessian_method: str = flag("pyhessian", "estimator of the Hessian trace", choices=HESSIAN_METHODS, identity=False)
-    monte_carlo_samples: int = flag(1000, "examples measured", short="-ms", low=2, identity=False)
-    monte_carlo_trials: int = flag(5, "label draws or probe vectors for each of them", short="-mt", low=2, identity=False)
-    batch_size_fisher: int = flag(100, "examples in a measured batch", short="-bf", low=1, identity=False)
+    hessian_method: str = flag(
+        "auto", "estimator of the Hessian trace; auto: Gauss-Newton where that is exact, else hutchinson",
+        choices=HESSIAN_METHODS, identity=False,
+    )  # fmt: skip
+    jacobian_method: str = flag("projection", "random projections, or every output", choices=JACOBIAN_METHODS, identity=False)
+    jacobian_output: str = flag("logits", "outputs that are differentiated", choices=JACOBIAN_OUTPUTS, identity=False)
+    spectrum_matrix: str = flag("hessian", "matrix whose spectrum is measured", choices=MATRICES, identity=False)
+    spectrum_k: int = flag(10, "eigenvalues of largest magnitude", low=1, identity=False)
+    spectrum_steps: int = flag(40, "Lanczos steps", low=1, identity=False)
+    spectrum_runs: int = flag(4, "starting vectors of the spectral density", low=1, identity=False)
+    monte_carlo_samples: int | None = flag(
+        None, "most examples measured; default: as many as --metric_rtol needs, 1000 where it does not act",
+        short="-ms", low=2, identity=False,
+    )  # fmt: skip
+    monte_carlo_trials: int | None = flag(
+        None, "label draws or probe vectors for each of them; default: as few as an error needs, 5 labels",
+        short="-mt", low=1, identity=False,
+    )  # fmt: skip
+    batch_size_fisher: int | None = flag(
+        None, "most examples in a chunk; default: what fits --metric_memory_mb, 100 for the libraries' batches",
+        short="-bf", low=1, identity=False,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spectrum_steps < self.spectrum_k:
+            raise FlagError(f"--spectrum_steps {self.spectrum_steps}: must be at least --spectrum_k {self.spectrum_k}")
+        try:
+            usual_metric(self.fisher_method, self.fisher_metric)
+        except ValueError as error:
+            raise FlagError(f"--fisher_metric {self.fisher_metric}: {error}") from None
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch is one to measure on the way."""
@@ -47,32 +96,94 @@ class MetricConfig(Config):
         """Names in METRICS that are switched on."""
         return [name for name in METRICS if getattr(self, f"save_{name}")]
 
+    def budget(self, *, stops: bool = True) -> dict[str, Any]:
+        """The arguments that say how much is measured, of an estimator that stops at a precision or one that does not."""
+        samples = self.monte_carlo_samples or (None if stops else PUBLISHED_SAMPLES)
+        bounds = {"batch_size": self.batch_size_fisher, "memory_mb": self.metric_memory_mb, "progress": True}
+        return {"rtol": self.metric_rtol, "max_samples": samples, "n_probes": self.monte_carlo_trials, **bounds}
 
-def measure_fisher(network: nn.Module, inputs: Tensor, labels: Tensor, mask, config: MetricConfig, **common: Any) -> Estimate:
+
+def measure_fisher(network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any) -> Estimate:
+    stops = config.fisher_method == "spectral" and config.fisher_metric != "empirical"
     return fisher_trace(
-        network, inputs, mask, method=config.fisher_method, metric=config.fisher_metric, **_options(config), **common
+        network, inputs, mask, method=config.fisher_method, metric=config.fisher_metric, labels=labels,
+        params=config.metric_params, **config.budget(stops=stops), **common,
+    )  # fmt: skip
+
+
+def measure_hessian(
+    network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
+) -> Estimate:
+    return hessian_trace(
+        network, inputs, labels, mask, method=config.hessian_method, params=config.metric_params,
+        **config.budget(stops=config.hessian_method not in ("pyhessian", "eigenthings")), **common,
+    )  # fmt: skip
+
+
+def measure_residual(
+    network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
+) -> Estimate:
+    return hessian_trace(
+        network, inputs, labels, mask, term="residual", params=config.metric_params, **config.budget(stops=False), **common
     )
 
 
-def measure_hessian(network: nn.Module, inputs: Tensor, labels: Tensor, mask, config: MetricConfig, **common: Any) -> Estimate:
-    return hessian_trace(network, inputs, labels, mask, method=config.hessian_method, **_options(config), **common)
+def measure_jacobian(
+    network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
+) -> Estimate:
+    return jacobian_norm(
+        network, inputs, method=config.jacobian_method, output=config.jacobian_output, **config.budget(), **common
+    )
 
 
-# (network, inputs, labels, mask, config, population=, generator=) -> Estimate
-METRICS: dict[str, Callable[..., Estimate]] = {"fisher": measure_fisher, "hessian": measure_hessian}
-OWN_SETTINGS = {"fisher": ("fisher_method", "fisher_metric"), "hessian": ("hessian_method",)}
-SETTINGS = ("monte_carlo_samples", "monte_carlo_trials", "batch_size_fisher")
+def measure_jacobian_top(
+    network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
+) -> Estimate:
+    return jacobian_norm(
+        network, inputs, method="exact", norm="spectral", output=config.jacobian_output, **config.budget(), **common
+    )
+
+
+def measure_spectrum(
+    network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
+) -> Spectrum:
+    budget = {key: value for key, value in config.budget(stops=False).items() if key not in ("rtol", "n_probes")}
+    return spectrum(
+        network, inputs, labels, mask, matrix=config.spectrum_matrix, k=config.spectrum_k, steps=config.spectrum_steps,
+        runs=config.spectrum_runs, params=config.metric_params, **budget, **common,
+    )  # fmt: skip
+
+
+# (network, inputs, labels, mask, config, generator=) -> Estimate
+METRICS: dict[str, Callable[..., Estimate]] = {
+    "fisher": measure_fisher,
+    "hessian": measure_hessian,
+    "hessian_residual": measure_residual,
+    "jacobian": measure_jacobian,
+    "jacobian_top": measure_jacobian_top,
+}
+OWN_SETTINGS = {
+    "fisher": ("fisher_method", "fisher_metric"),
+    "hessian": ("hessian_method",),
+    "hessian_residual": (),
+    "jacobian": ("jacobian_method", "jacobian_output"),
+    "jacobian_top": ("jacobian_output",),
+    "spectrum": ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs"),
+}
+SETTINGS = ("metric_rtol", "monte_carlo_samples", "monte_carlo_trials")  # what bounds a chunk does not change a result
+LIBRARIES = ("nngeometry", "pyhessian", "eigenthings")  # whose result depends on the batch
 
 
 def settings(name: str, config: MetricConfig) -> str:
-    """The options that a measurement depends on, as the JSON text of the `settings` column."""
-    return json.dumps({key: getattr(config, key) for key in (*OWN_SETTINGS[name], *SETTINGS)}, sort_keys=True)
+    """The options that a measurement depends on, as the JSON text of the `settings` column; those not given are left out."""
+    names = [*OWN_SETTINGS[name], *SETTINGS]
+    if not {getattr(config, own) for own in OWN_SETTINGS[name]}.isdisjoint(LIBRARIES) or name == "spectrum":
+        names.append("batch_size_fisher")
+    given = {key: getattr(config, key) for key in names if getattr(config, key) is not None}
+    return json.dumps(given, sort_keys=True)
 
 
-def _options(config: MetricConfig) -> dict[str, Any]:
-    return {
-        "max_samples": config.monte_carlo_samples,
-        "n_probes": config.monte_carlo_trials,
-        "batch_size": config.batch_size_fisher,
-        "params": config.metric_params,
-    }
+def tensors_of(found: Spectrum) -> dict[str, Any]:
+    """{name: array or number} of a spectrum, as spectrum.npz holds them."""
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}

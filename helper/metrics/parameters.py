@@ -8,19 +8,25 @@ import torch
 from torch import Tensor, nn
 
 PARAMS = ("layers", "weights", "all")
+Layers = dict[str, dict[str, nn.Parameter]]  # layer -> parameter name -> parameter
 
 
-def counted_parameters(network: nn.Module, params: str) -> dict[str, dict[str, nn.Parameter]]:
-    """{layer: {parameter name: parameter}} that count.
+def counted_parameters(network: nn.Module, params: str) -> Layers:
+    """{layer: {parameter name: parameter}} that count; one that modules share counts once, for the first of them.
 
-    layers: weights and biases of Linear and Conv2d; weights: without the biases; all: with BatchNorm.
+    layers: weights and biases of Linear and Conv2d; weights: without the biases; all: every parameter, BatchNorm's too.
+
+    Raises:
+        ValueError: nothing counts.
     """
-    kinds = (nn.Linear, nn.Conv2d) + ((nn.BatchNorm1d, nn.BatchNorm2d) if params == "all" else ())
-    counted = {}
-    for layer, module in network.named_modules():
-        if isinstance(module, kinds):
-            own = dict(module.named_parameters(recurse=False))
-            counted[layer] = {f"{layer}.{k}": p for k, p in own.items() if k == "weight" or params != "weights"}
+    counted: Layers = {}
+    for name, parameter in network.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        linear = isinstance(network.get_submodule(layer), (nn.Linear, nn.Conv2d))
+        if params == "all" or (linear and (kind == "weight" or params == "layers")):
+            counted.setdefault(layer, {})[name] = parameter
+    if not counted:
+        raise ValueError(f"the network has no parameters to count as {params!r}; choose params='all'")
     return counted
 
 
@@ -28,7 +34,7 @@ def active(parameter: Tensor, name: str, mask) -> Tensor:
     """Bool tensor of a parameter's active coordinates: its mask, or all of it."""
     if mask is None or name not in mask:
         return torch.ones_like(parameter, dtype=torch.bool)
-    return mask[name].to(parameter.device)
+    return mask[name].to(parameter.device, torch.bool)
 
 
 @contextlib.contextmanager
@@ -69,7 +75,21 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def measurable_copy(network: nn.Module) -> nn.Module:
-    """A copy in eval mode for libraries that leave hooks, gradients or modes behind."""
+    """A copy in eval mode, at least in float32, for estimators that leave hooks or gradients behind.
+
+    Raises:
+        ValueError: per-example gradients are not defined, or weights are computed from other parameters.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(f"{name} has no running statistics: its batch mixes the examples, so no example has a gradient")
+        if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters:
+            raise ValueError(
+                f"{name}.weight is computed from other parameters (pruning or another parametrisation); make it permanent, "
+                "for torch.nn.utils.prune by prune.remove, and give a mask"
+            )
     duplicate = copy.deepcopy(network).eval()
     duplicate.zero_grad(set_to_none=True)
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in duplicate.parameters()):
+        duplicate.float()
     return duplicate.requires_grad_(True)

@@ -32,6 +32,15 @@ class GradientMoments:
         after = torch._foreach_sub(gradients, self.mean)
         torch._foreach_addcmul_(self.squares, before, after)
 
+    def state(self) -> dict[str, int | list[Tensor]]:
+        """What `load_state` goes on from."""
+        return {"n_batches": self.n_batches, "mean": self.mean, "squares": self.squares}
+
+    def load_state(self, state: dict[str, int | list[Tensor]]) -> None:
+        self.n_batches = state["n_batches"]
+        self.mean = [t.to(w) for t, w in zip(state["mean"], self.weights, strict=True)]
+        self.squares = [t.to(w) for t, w in zip(state["squares"], self.weights, strict=True)]
+
     @torch.no_grad()
     def table(self) -> list[dict[str, str | float | int]]:
         """A row for each layer: ||W||, ||mean gradient||, ||std of the gradient|| (ddof 1), their ratio, batches.

@@ -1,0 +1,127 @@
+"""What one forward pass of a network executes: is it piecewise linear in every parameter, and how often is each used?"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+COPIES = {"clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "to_mkldnn"}
+LINEAR = COPIES | {
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "squeeze", "unsqueeze", "select", "slice",
+    "as_strided", "split", "split_with_sizes", "unbind", "cat", "stack", "copy", "add", "sub", "rsub", "neg", "sum", "mean",
+    "cumsum", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_bilinear2d", "roll", "flip", "index", "index_select", "gather", "repeat", "pixel_shuffle",
+    "pixel_unshuffle", "im2col", "unfold", "diagonal", "masked_fill", "tril", "triu", "channel_shuffle",
+}  # fmt: skip
+PIECEWISE_LINEAR = {
+    "relu", "threshold", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "abs", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "mkldnn_max_pool2d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max", "min", "amax",
+    "amin", "maximum", "minimum", "where", "sort", "topk", "median",
+}  # fmt: skip
+CONSTANT = {
+    "sign", "floor", "ceil", "round", "trunc", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
+    "new_empty",
+}  # fmt: skip
+BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")  # their argument 5 asks for batch statistics
+# operation -> positions of the arguments that it multiplies with each other
+PRODUCTS = {
+    "mul": (0, 1), "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "dot": (0, 1), "linear": (0, 1), "embedding": (0, 1),
+    "addmm": (1, 2), "baddbmm": (1, 2), "addbmm": (1, 2), "addmv": (1, 2), "addcmul": (1, 2), "_prelu_kernel": (0, 1),
+    "convolution": (0, 1), "_convolution": (0, 1), "mkldnn_convolution": (0, 1), "cudnn_convolution": (0, 1),
+    **dict.fromkeys(BATCH_NORMS, (0, 1)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What a forward pass was seen to do."""
+
+    curved: str | None  # why the logits are not piecewise linear in every single parameter; None: they are
+    uses: dict[str, int]  # parameter name -> operations that took it in
+    bytes_per_example: float  # of all tensors that the operations made
+    output: tuple[int, ...]  # shape
+
+
+@torch.no_grad()
+def observe(network: nn.Module, inputs: Tensor) -> ForwardPass:
+    """Run a network in its present mode on a few examples and watch the operations below autograd.
+
+    The logits are piecewise linear in each single parameter (and the loss's Hessian has the diagonal of its Gauss-Newton
+    part, Schraudolph 2002) if every operation is piecewise linear in what depends on parameters, no two such tensors are
+    multiplied, and every parameter is taken in once. Operations are admitted by name: an unknown one counts as curved.
+    """
+    recorder = Recorder(dict(network.named_parameters()))
+    with recorder:
+        output = network(inputs)
+    repeated = [f"parameter {name} used {n} times" for name, n in recorder.uses.items() if n > 1]
+    curved = recorder.curved or (repeated[0] if repeated else None)
+    return ForwardPass(curved, dict(recorder.uses), recorder.n_bytes / len(inputs), tuple(output.shape))
+
+
+class Recorder(TorchDispatchMode):
+    """Follows what depends on parameters from operation to operation; storages tell tensors and their views."""
+
+    def __init__(self, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.uses: Counter[str] = Counter()
+        self.curved: str | None = None
+        self.n_bytes = 0
+        self.parameters = {storage(p): name for name, p in parameters.items() if p.numel()}  # and plain copies of them
+        self.activations: set[int] = set()
+        self.alive: list[Tensor] = []  # so that no storage's address is given out twice
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function._schema.name.split("::")[-1]
+        self.record(name.rstrip("_") or name, args, list(tensors((args, kwargs))), list(tensors(result)))
+        return result
+
+    def record(self, name: str, args: tuple, taken: list[Tensor], made: list[Tensor]) -> None:
+        known = {storage(t) for t in taken}
+        new = [t for t in made if storage(t) not in known]
+        self.alive += made
+        self.n_bytes += sum(t.nbytes for t in new)
+        parameters = [self.parameters[s] for s in known if s in self.parameters]
+        depends = bool(parameters) or not known.isdisjoint(self.activations)
+        if not depends or name in CONSTANT or not any(t.is_floating_point() for t in made):
+            return
+        if parameters and name in COPIES:
+            self.parameters |= {storage(t): parameters[0] for t in new}
+            return
+        if len(new) == 0 and parameters and name in LINEAR and name not in ("add", "sub", "copy"):
+            return  # a view of a parameter
+        self.uses.update(parameters)
+        self.activations |= {storage(t) for t in made}
+        self.curved = self.curved or self.why_curved(name, args)
+
+    def why_curved(self, name: str, args: tuple) -> str | None:
+        if name in BATCH_NORMS and args[5]:
+            return "BatchNorm with batch statistics"
+        if name == "div":
+            return "division by an activation" if self.dependent(args[1]) else None
+        if name in PRODUCTS:
+            first, second = (args[position] for position in PRODUCTS[name])
+            if not (self.dependent(first) and self.dependent(second)):
+                return None
+            if storage(first) == storage(second):
+                return f"{name} of a tensor with itself"
+            both = {storage(first), storage(second)} <= self.activations
+            return f"{name} of two activations" if both else None
+        return None if name in LINEAR | PIECEWISE_LINEAR else f"operation {name}"
+
+    def dependent(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and (storage(value) in self.activations or storage(value) in self.parameters)
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,273 @@
+"""Squared norms of per-example gradients over the active parameters of every layer.
+
+An engine maps a batch and a rule that turns its logits into cotangents z, (k, N, C), to the (k, N, layers) values
+||d(z . f(x)) / d theta_l||^2. `HookedNorms` does it at little more than the cost of a plain backward pass, `VmapNorms` for
+whatever `torch.func` can differentiate, `LoopNorms` with one plain backward pass for each example.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from helper.metrics.parameters import Layers, active
+
+Cotangents = Callable[[Tensor], Tensor]  # (N, C) logits -> (k, N, C)
+
+
+class Engine(Protocol):
+    copies: tuple[float, float]  # of an example's activations and of all counted parameters that one example takes
+
+    def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        """(k, N, layers) squared gradient norms."""
+
+
+def choose_engine(network: nn.Module, layers: Layers, mask, example: Tensor, uses: dict[str, int]) -> Engine:
+    """`HookedNorms` where it is right: each counted parameter used once, inside its own Linear, Conv2d or BatchNorm.
+
+    Args:
+        network: a private copy in eval mode.
+        example: (2, ...) inputs to try it on.
+        uses: operations that take in each parameter, as `operations.observe` counted them.
+    """
+    once = all(uses.get(name) == 1 for parameters in layers.values() for name in parameters)
+    if once and example.is_floating_point():
+        engine = HookedNorms(network, layers, mask)
+        if engine.fits(example):
+            return engine
+        engine.remove()
+    return VmapNorms(network, layers, mask)
+
+
+# ------------------------------------------------------------------------------------------------------- by hooks
+
+
+class HookedNorms:
+    """Forms each layer's per-example gradient from its input and its output's gradient, in a backward pass of the batch.
+
+    No parameter's batch gradient is computed. Per-example gradients live for one layer at a time.
+    """
+
+    copies = (2.0, 0.2)
+
+    def __init__(self, network: nn.Module, layers: Layers, mask) -> None:
+        self.network, self.layers = network, list(layers)
+        network.requires_grad_(False)  # the inputs alone do: the parameters' own gradients are not needed
+        self.calls = dict.fromkeys(layers, 0)
+        self.found: dict[str, Tensor] = {}
+        self.handles, self.supported = [], True
+        for layer, parameters in layers.items():
+            module = network.get_submodule(layer)
+            keep = {name.rpartition(".")[2]: kept(p, name, mask) for name, p in parameters.items()}
+            rule = RULES.get(type(module))
+            if rule is None or (isinstance(module, nn.Conv2d) and module.groups != 1):
+                self.supported = False
+                return
+            self.handles.append(module.register_forward_hook(partial(self.watch, layer, rule(module, keep))))
+
+    def watch(self, layer: str, rule: Callable, module: nn.Module, args: tuple, output: Tensor) -> None:
+        if not output.requires_grad:
+            return  # a pass without gradients, or a layer that the inputs do not reach, which `fits` will miss
+        inputs = args[0].detach()
+        version = inputs._version
+        self.calls[layer] += 1
+        self.supported &= args[0].shape[0] == output.shape[0] == self.n_examples
+
+        def record(gradient: Tensor) -> None:
+            if inputs._version != version:
+                raise ValueError(f"the input of {layer} is changed in place after its use; use inplace=False")
+            self.found[layer] = rule(inputs, gradient.detach())
+
+        output.register_hook(record)
+
+    def fits(self, example: Tensor) -> bool:
+        """Whether every layer is called once, on the batch as it is."""
+        if self.supported:
+            self.squares(example, lambda logits: torch.ones_like(logits)[None])
+        return self.supported and all(n == 1 for n in self.calls.values())
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        inputs = inputs.detach().requires_grad_()
+        self.n_examples = len(inputs)
+        with torch.enable_grad():
+            logits = self.network(inputs)
+        rows: list[Tensor] = []
+        z = cotangents(logits.detach())
+        for probe, cotangent in enumerate(z):
+            self.found = {}
+            torch.autograd.grad(logits, inputs, cotangent, retain_graph=probe < len(z) - 1)
+            self.supported &= len(self.found) == len(self.layers)
+            if not self.supported:  # only while trying whether the engine fits
+                break
+            rows.append(torch.stack([self.found[layer] for layer in self.layers], 1))
+        return torch.stack(rows) if rows else torch.empty(0)
+
+
+def kept(parameter: Tensor, name: str, mask) -> Tensor | None:
+    """Active coordinates as 0 and 1 in the parameter's type; None where all are."""
+    keep = active(parameter, name, mask)
+    return None if keep.all() else keep.to(parameter.dtype)
+
+
+def linear_squares(module: nn.Linear, keep: dict[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rule (inputs (N, ..., in), output gradients (N, ..., out)) -> (N,): for one position ||a||^2 ||g||^2 (Goodfellow 2015).
+
+    A mask enters as sum_ij m_ij g_i^2 a_j^2, so that no gradient is formed; several positions need it elementwise.
+    """
+
+    def rule(a: Tensor, g: Tensor) -> Tensor:
+        total = g.new_zeros(len(g))
+        if "weight" in keep:
+            mask = keep["weight"]
+            if a.ndim == 2:
+                rows = g.square().sum(1, keepdim=True) if mask is None else g.square() @ mask
+                total = total + (rows * a.square()).sum(1)
+            else:
+                total = total + masked_sum(g.flatten(1, -2).transpose(1, 2) @ a.flatten(1, -2), mask)
+        if "bias" in keep:
+            total = total + masked_sum(g.flatten(1, -2).sum(1) if g.ndim > 2 else g, keep["bias"])
+        return total
+
+    return rule
+
+
+def conv_squares(module: nn.Conv2d, keep: dict[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rule (inputs (N, in, H, W), output gradients (N, out, H', W')) -> (N,).
+
+    The gradient of kernel row y is G_y = g (a shifted by y, for each column of the kernel): one batched product a row, on
+    a copy of the input for the columns only (a third of im2col for 3x3). Without a mask, where pixels are fewer than
+    channels, ||G||^2 = sum_pq (g_p . g_q) (patch_p . patch_q) needs no gradient.
+    """
+    height, width = module.kernel_size
+    (down, right), (dy, dx) = module.stride, module.dilation
+    mask = keep.get("weight")
+    by_row = None if mask is None else mask.permute(2, 0, 3, 1).flatten(2)  # (kernel rows, out, kernel columns * in)
+
+    def rule(a: Tensor, g: Tensor) -> Tensor:
+        total = g.new_zeros(len(g))
+        if "weight" in keep:
+            a = padded(module, a).permute(0, 2, 3, 1)  # (N, H, W, in), contiguous for channels-last networks
+            rows, columns = g.shape[2:]
+            pixels, patch = rows * columns, height * width * a.shape[3]
+            direct = pixels * patch * g.shape[1]
+            gram = (a.shape[1] * a.shape[2]) ** 2 * a.shape[3] + pixels**2 * (g.shape[1] + height * width)
+            if by_row is None and gram < direct:
+                total = total + gram_squares(a, g, module)
+            else:
+                taps = [a[:, :, x * dx : x * dx + right * (columns - 1) + 1 : right] for x in range(width)]
+                taps = torch.cat(taps, 3)  # (N, H, columns, kernel columns * in)
+                flat = g.flatten(2)
+                for y in range(height):
+                    shifted = taps[:, y * dy : y * dy + down * (rows - 1) + 1 : down].flatten(1, 2)
+                    total = total + masked_sum(torch.bmm(flat, shifted), None if by_row is None else by_row[y])
+        if "bias" in keep:
+            total = total + masked_sum(g.sum((2, 3)), keep["bias"])
+        return total
+
+    return rule
+
+
+def gram_squares(a: Tensor, g: Tensor, module: nn.Conv2d) -> Tensor:
+    """(N,) squared norms of the kernel's gradients from the Gram matrices of pixels (Rochette et al. 2019)."""
+    (down, right), (dy, dx) = module.stride, module.dilation
+    pixels = a.flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)
+    rows, columns = (torch.arange(n, device=a.device) for n in g.shape[2:])
+    patches = 0
+    for y in range(module.kernel_size[0]):
+        for x in range(module.kernel_size[1]):
+            at = ((y * dy + down * rows)[:, None] * a.shape[2] + x * dx + right * columns).flatten()
+            patches = patches + pixels[:, at[:, None], at]
+    outputs = g.flatten(2).transpose(1, 2) @ g.flatten(2)
+    return (patches * outputs).sum((1, 2))
+
+
+def padded(module: nn.Conv2d, a: Tensor) -> Tensor:
+    """Inputs with the convolution's padding put on, in whatever mode it pads."""
+    pads = module._reversed_padding_repeated_twice  # also for padding="same"
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(a, pads, mode=mode) if any(pads) else a
+
+
+def batch_norm_squares(module: nn.modules.batchnorm._BatchNorm, keep: dict[str, Tensor | None]) -> Callable:
+    """Rule for BatchNorm in eval mode, where it scales and shifts: (N, channels, ...) inputs and gradients -> (N,)."""
+
+    def rule(a: Tensor, g: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (a.ndim - 2)
+        scaled = (a - module.running_mean.view(shape)) * (module.running_var.view(shape) + module.eps).rsqrt()
+        total = g.new_zeros(len(g))
+        for name, product in (("weight", g * scaled), ("bias", g)):
+            if name in keep:
+                total = total + masked_sum(product.flatten(2).sum(2) if g.ndim > 2 else product, keep[name])
+        return total
+
+    return rule
+
+
+def masked_sum(gradients: Tensor, mask: Tensor | None) -> Tensor:
+    """(N,) sums of squares of (N, ...) gradients over the coordinates where `mask` is 1."""
+    squares = gradients.square().flatten(1)
+    return squares.sum(1) if mask is None else squares @ mask.flatten()
+
+
+RULES = {
+    nn.Linear: linear_squares,
+    nn.Conv2d: conv_squares,
+    nn.BatchNorm1d: batch_norm_squares,
+    nn.BatchNorm2d: batch_norm_squares,
+}
+
+
+# ------------------------------------------------------------------------------------------- by whole gradients
+
+
+class VmapNorms:
+    """Whole per-example gradients by `torch.func.vmap`: any layer, also one used several times; N copies in memory."""
+
+    copies = (4.0, 3.0)
+
+    def __init__(self, network: nn.Module, layers: Layers, mask) -> None:
+        self.network, self.layers, self.mask = network, layers, mask
+        network.requires_grad_(False)
+        self.parameters = {name: p for parameters in layers.values() for name, p in parameters.items()}
+
+    def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        def product(parameters: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+            return (functional_call(self.network, parameters, (x[None],))[0] * z).sum()
+
+        with torch.no_grad():
+            logits = self.network(inputs)
+        gradients = vmap(grad(product), in_dims=(None, 0, 0))
+        return torch.stack([self.by_layer(gradients(self.parameters, inputs, z)) for z in cotangents(logits)])
+
+    def by_layer(self, gradients: dict[str, Tensor]) -> Tensor:
+        """(N, layers) from whole gradients (N, *shape) of every parameter."""
+        return torch.stack(
+            [
+                sum(masked_sum(gradients[name].flatten(1), kept(p, name, self.mask)) for name, p in parameters.items())
+                for parameters in self.layers.values()
+            ],
+            1,
+        )
+
+
+class LoopNorms(VmapNorms):
+    """One plain backward pass for each example and cotangent, as the published code does it: the slow reference."""
+
+    def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        self.network.requires_grad_(True)
+        weights = list(self.parameters.values())
+        outputs = [self.network(x[None]) for x in inputs]
+        z = cotangents(torch.cat(outputs).detach())
+        examples = []
+        for output, of_one in zip(outputs, z.transpose(0, 1), strict=True):
+            found = [torch.autograd.grad(output, weights, v[None], retain_graph=True) for v in of_one]
+            examples.append(self.by_layer(dict(zip(self.parameters, map(torch.stack, zip(*found, strict=True)), strict=True))))
+        return torch.stack(examples, 1)

@@ -1,0 +1,113 @@
+"""What is measured: a private copy of a network, its counted parameters and mask, and its examples in chunks."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from helper.mask import Mask
+from helper.metrics.operations import observe
+from helper.metrics.parameters import counted_parameters, full_precision, measurable_copy
+
+LARGEST_CHUNK = 64  # more examples at once are no faster: activations fall out of the cache
+SCORED_AT_ONCE = 4  # chunks of a pass without gradients, which keeps no activations
+
+
+class Examples(Protocol):
+    """A tensor of (N, ...) examples, or anything that gives rows of one, such as inputs normalised on demand."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Tensor: ...
+
+
+class Subject:
+    """A network as an estimator sees it: in eval mode, in float32 or float64, the caller's own left untouched.
+
+    Args:
+        mask: parameter name -> bool tensor; pruned coordinates do not count.
+        params: which parameters count, see `counted_parameters`.
+        batch_size: most examples at once; None: what is fast.
+        memory_mb: most MiB that a chunk may take, as far as that can be told from its activations.
+        progress: show a bar on a terminal.
+    Raises:
+        ValueError: fewer than 2 examples, a mask of another network, outputs that are not (N, C), batch statistics.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Examples,
+        mask=None,
+        *,
+        params: str = "layers",
+        batch_size: int | None = None,
+        memory_mb: float = 1000,
+        progress: bool = False,
+    ) -> None:
+        if len(inputs) < 2:
+            raise ValueError(f"a measurement needs at least 2 examples, not {len(inputs)}")
+        self.network, self.inputs = measurable_copy(network), inputs
+        Mask(mask).parameters_of(self.network)  # refuses one that does not fit
+        self.mask = mask
+        self.layers = counted_parameters(self.network, params)
+        first = next(self.network.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.batch_size, self.memory_mb, self.progress = batch_size, memory_mb, progress
+        with full_precision(self.device):
+            self.seen = observe(self.network, self.example)
+        if len(self.seen.output) != 2 or self.seen.output[0] != 2:
+            raise ValueError(f"the network must map (N, ...) inputs to (N, C) logits; 2 examples give {self.seen.output}")
+
+    @property
+    def n_classes(self) -> int:
+        return self.seen.output[1]
+
+    @property
+    def example(self) -> Tensor:
+        """(2, ...) inputs to try things on."""
+        return self.rows(torch.arange(2))
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """(n, ...) inputs on the network's device, floating-point ones in its type."""
+        if isinstance(self.inputs, Tensor):
+            rows = rows.to(self.inputs.device)
+        found = self.inputs[rows].to(self.device)
+        return found.to(self.dtype) if found.is_floating_point() else found
+
+    def chunk_size(self, activations: float, parameters: float = 0, other: float = 0) -> int:
+        """Examples at once within the memory bound, where each takes so many copies of its activations and parameters.
+
+        Args:
+            other: further bytes that each takes.
+        """
+        n_parameters = sum(p.numel() for ps in self.layers.values() for p in ps.values())
+        each = activations * self.seen.bytes_per_example + parameters * n_parameters * self.dtype.itemsize + other
+        fits = int(self.memory_mb * 2**20 / each)
+        return max(1, min(fits, self.batch_size or LARGEST_CHUNK))
+
+    def chunks(self, rows: Tensor, size: int, steps: int, what: str) -> Iterator[tuple[slice, Tensor]]:
+        """(positions in `rows`, inputs) of one chunk after the other; a bar counts `steps` for each example."""
+        hidden = None if self.progress else True  # None: hidden unless on a terminal
+        with tqdm(total=len(rows) * steps, desc=what, unit="draw", disable=hidden, leave=False) as bar:
+            for start in range(0, len(rows), size):
+                part = slice(start, min(start + size, len(rows)))
+                yield part, self.rows(rows[part])
+                bar.update((part.stop - part.start) * steps)
+
+    @torch.no_grad()
+    def map_logits(self, rows: Tensor, function: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """A function of the logits, (n, C) -> (n, ...), of many examples, without gradients."""
+        found = [function(self.network(inputs)) for _, inputs in self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")]
+        return torch.cat(found)
+
+
+def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Independent +1 and -1, int8, on the CPU."""
+    n = math.prod(shape)
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-n // 64),), generator=generator)
+    bits = words.view(torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+    return (bits.flatten()[:n].to(torch.int8) * 2 - 1).view(shape)

@@ -1,0 +1,204 @@
+"""Hessian traces, their residual term and spectra against brute force in float64 on tiny networks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
+from helper.metrics.spectrum import spectrum
+from helper.utils import stream
+from tests.exact import (
+    NETWORKS,
+    batch,
+    exact_fisher,
+    exact_gauss_newton,
+    exact_hessian,
+    fitted,
+    hessian_matrix,
+    jacobians,
+    pruned,
+    tiny,
+)
+from tests.test_operations import CURVED, STRAIGHT
+
+GIVEN = [(name, density) for name in NETWORKS for density in (1, 0.5, 0.05)]
+
+
+def hessian(network, inputs, labels, mask=None, seed=0, **options):
+    return hessian_trace(network, inputs, labels, mask, generator=stream(seed, "hessian trace"), **options)
+
+
+@pytest.mark.parametrize(("name", "density"), GIVEN)
+@pytest.mark.parametrize(("n_classes", "bias"), [(2, True), (3, False), (10, True)])
+def test_every_estimator_agrees_with_brute_force(name, density, n_classes, bias):
+    network, mask = pruned(name, n_classes, bias, density)
+    params = {1: "layers", 0.5: "weights", 0.05: "all"}[density]
+    inputs, labels = batch(n_classes)
+    fitted(network, inputs, labels, mask)
+    exact = exact_hessian(network, inputs, labels, mask, params)
+    options = {"params": params, "rtol": 0}
+    for method, more in {
+        "auto": {"n_probes": 40},
+        "hutchinson": {"n_probes": 40},
+        "pyhessian": {"n_probes": 200, "batch_size": 12},
+        "eigenthings": {"n_probes": 60, "batch_size": 12},
+    }.items():
+        estimate = hessian(network, inputs, labels, mask, method=method, **options, **more)
+        assert abs(estimate.value - exact) < 4 * estimate.standard_error + 1e-9 * exact < 0.8 * exact, method
+        if method != "eigenthings":
+            assert sum(value for value, _ in estimate.by_layer.values()) == pytest.approx(estimate.value)
+    residual = hessian(network, inputs, labels, mask, method="hutchinson", term="residual", n_probes=40, **options)
+    exact_residual = exact - exact_gauss_newton(network, inputs, mask, params)
+    assert abs(residual.value - exact_residual) < 4 * residual.standard_error + 1e-9
+
+
+def test_on_a_piecewise_linear_network_the_hessian_trace_is_the_fisher_trace():
+    network, mask = pruned("conv", 3, True, 0.5)
+    inputs, labels = batch()
+    exact = exact_hessian(network, inputs, labels, mask)
+    assert exact == pytest.approx(exact_fisher(network, inputs, mask), rel=1e-9)
+    estimate = hessian(network, inputs, labels, mask, rtol=0, n_probes=50)
+    assert estimate.estimator == "gauss_newton (piecewise linear); every example, 50 probes"
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.2 * exact
+
+
+def test_auto_says_why_it_takes_the_true_hessian():
+    inputs, labels = batch()
+    network, reason = CURVED["a layer used twice"]
+    estimate = hessian(network.double(), inputs, labels)
+    assert estimate.estimator.startswith("hutchinson (not piecewise linear: parameter c.")
+    assert reason in estimate.estimator
+    assert hessian(STRAIGHT["relu"].double(), inputs, labels).estimator.startswith("gauss_newton (piecewise linear); ")
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_gauss_newton_is_refused_where_it_is_not_the_hessian(name):
+    network, reason = CURVED[name]
+    with pytest.raises(ValueError, match=f"would measure the Gauss-Newton .Fisher. trace.*{reason}"):
+        hessian(network.double(), *batch(), method="gauss_newton")
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_auto_measures_the_hessian_of_what_curves(name):
+    inputs, labels = batch()
+    network = fitted(copy.deepcopy(CURVED[name][0]).double(), inputs, labels)
+    exact = exact_hessian(network, inputs, labels, params="all")
+    estimate = hessian(network, inputs, labels, rtol=0, n_probes=60, params="all")
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.8 * abs(exact)
+
+
+def test_the_residual_is_zero_without_a_draw_where_it_is_known_to_be():
+    inputs, labels = batch()
+    estimate = hessian(tiny("conv"), inputs, labels, term="residual")
+    assert (estimate.value, estimate.standard_error) == (0, 0)
+    assert estimate.estimator == "zero (piecewise linear); no draw needed"
+    with pytest.raises(ValueError, match="does not measure the residual"):
+        hessian(tiny("conv"), inputs, labels, term="residual", method="gauss_newton")
+
+
+def test_chunks_change_nothing_but_rounding():
+    network, mask = pruned("mlp_tanh", 3, True, 0.5)
+    inputs, labels = batch()
+    results = [hessian(network, inputs, labels, mask, batch_size=size, rtol=0, n_probes=3) for size in (1, 7, 24)]
+    for one in results[1:]:
+        assert one.value == pytest.approx(results[0].value, rel=1e-9)
+
+
+def test_hutchinson_reaches_the_precision_asked_for():
+    network, _ = pruned("mlp_tanh", 3, True, 1)
+    inputs, labels = batch(n=400)
+    fitted(network, inputs, labels)
+    exact = exact_hessian(network, inputs, labels)
+    estimate = hessian(network, inputs, labels, rtol=0.05)
+    assert estimate.standard_error < 1.2 * 0.05 * estimate.value
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error
+
+
+@pytest.mark.parametrize("method", HESSIAN_METHODS)
+def test_bad_input_is_refused(method):
+    network = tiny("conv")
+    inputs, labels = batch()
+    with pytest.raises(ValueError, match="at least 2 examples, not 1"):
+        hessian(network, inputs[:1], labels[:1], method=method)
+    network.fc.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        hessian(network, inputs, labels, method=method)
+
+
+# ------------------------------------------------------------------------------------------------------ spectrum
+
+
+def spectrum_of(network, inputs, labels, mask=None, **options):
+    return spectrum(network, inputs, labels, mask, generator=stream(0, "spectrum"), **options)
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("batch_size", [6, 24])
+def test_top_eigenvalues_are_those_of_the_whole_matrix(matrix, batch_size):
+    network, mask = pruned("mlp_tanh", 3, True, 0.5)
+    inputs, labels = batch()
+    whole = hessian_matrix(network, inputs, labels, mask)
+    if matrix == "gauss_newton":
+        j, p = jacobians(network, inputs, mask)
+        s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+        whole = torch.einsum("ncq,ncd,ndr->qr", j, s, j) / len(inputs)
+    values = torch.linalg.eigvalsh(whole)
+    exact = values[values.abs().argsort(descending=True)][:5]
+    found = spectrum_of(network, inputs, labels, mask, matrix=matrix, k=5, steps=60, batch_size=batch_size)
+    torch.testing.assert_close(found.eigenvalues, exact, rtol=1e-6, atol=1e-9)
+    assert found.size == len(whole) < sum(p.numel() for p in network.parameters())
+    assert found.n_samples == 24
+    assert (found.residuals < 1e-5).all()
+
+
+def test_an_eigenvalue_lies_within_each_residual():
+    network, mask = pruned("conv", 3, True, 0.5)
+    inputs, labels = batch()
+    values = torch.linalg.eigvalsh(hessian_matrix(network, inputs, labels, mask))
+    found = spectrum_of(network, inputs, labels, mask, k=5, steps=6)
+    assert found.residuals.max() > 1e-6  # six steps are not enough, and it says so
+    distances = (found.eigenvalues[:, None] - values).abs().min(1).values
+    assert (distances <= found.residuals + 1e-9).all()
+
+
+def test_the_density_has_the_moments_of_the_spectrum():
+    network, mask = pruned("conv", 3, True, 0.5)
+    inputs, labels = batch()
+    whole = hessian_matrix(network, inputs, labels, mask)
+    found = spectrum_of(network, inputs, labels, mask, k=1, steps=40, runs=60)
+    weights = found.weights.nan_to_num()
+    means = (weights * found.nodes.nan_to_num()).sum(1)  # of each run, v^T H v / n
+    error = means.std() / len(means) ** 0.5
+    assert abs(means.mean() - whole.trace() / len(whole)) < 4 * error
+    squares = (weights * found.nodes.nan_to_num().square()).sum(1)
+    assert abs(squares.mean() - whole.square().sum() / len(whole)) < 4 * squares.std() / len(squares) ** 0.5
+    assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1, abs=0.02)
+
+
+def test_batches_are_of_one_size():
+    network, _ = pruned("mlp_relu", 3, True, 1)
+    inputs, labels = batch()
+    assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, batch_size=10).n_samples == 20
+    assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, max_samples=7).n_samples == 7
+
+
+def test_a_spectrum_that_cannot_be_is_refused():
+    network = tiny("conv")
+    inputs, labels = batch()
+    with pytest.raises(ValueError, match="steps >= k"):
+        spectrum_of(network, inputs, labels, k=5, steps=4)
+    nothing = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in network.named_parameters()}
+    with pytest.raises(ValueError, match="no parameter active"):
+        spectrum_of(network, inputs, labels, nothing)
+    network.fc.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        spectrum_of(network, inputs, labels)
+
+
+def test_a_spectrum_needs_no_more_steps_than_parameters():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(25, 2, bias=False)).double()
+    inputs, labels = batch(2)
+    found = spectrum_of(network, inputs, labels, k=10, steps=500, runs=1)
+    assert found.size == 50

@@ -1,0 +1,196 @@
+"""Measurements of a run: what metrics.csv, spectrum.npz and snr.csv hold, and that resuming and repeating change nothing."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from helper.metrics.fisher import fisher_trace
+from helper.utils import stream
+from loader.main import load_dataset
+from optim.model import load_run
+from tests.conftest import shell
+from tests.test_run import interrupt, rows
+
+QUICK = ("--figures", 0, "--n_epochs", 2, "--lr_milestones", 1, "--save_snr", 0)
+EVERYTHING = ("--save_hessian", 1, "--save_hessian_residual", 1, "--save_jacobian", 1, "--save_jacobian_top", 1)
+
+
+def totals(folder, metric: str, **conditions: str) -> list[dict[str, str]]:
+    wanted = {"metric": metric, "layer": "all"} | conditions
+    return [row for row in rows(folder, "metrics") if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_every_quantity_is_measured_with_its_error(train):
+    folder = train("--mode", "sparse-scratch", *QUICK, *EVERYTHING)
+    for metric in ("fisher", "hessian", "jacobian", "jacobian_top"):
+        first, last = totals(folder, metric)
+        assert (first["epoch"], last["epoch"]) == ("0", "2")
+        assert 0 < float(last["standard_error"]) < 1.2 * 0.05 * float(last["value"])
+        assert int(last["n_samples"]) >= 2
+        assert float(last["seconds"]) >= 0
+    (residual,) = totals(folder, "hessian_residual", epoch="2")
+    assert (residual["value"], residual["standard_error"]) == ("0.0", "0.0")
+    (fisher,), (hessian,) = (totals(folder, metric, epoch="2") for metric in ("fisher", "hessian"))
+    apart = abs(float(fisher["value"]) - float(hessian["value"]))
+    assert apart < 4 * (float(fisher["standard_error"]) ** 2 + float(hessian["standard_error"]) ** 2) ** 0.5
+    assert hessian["estimator"].startswith("gauss_newton (piecewise linear)")
+    measured = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert measured["jacobian"]["value"] == float(totals(folder, "jacobian", epoch="2")[0]["value"])
+
+
+def test_what_a_run_measures_is_what_python_measures(train):
+    folder = train("--mode", "sparse-finetune", "--prune_ratio", 0.8, *QUICK, "-fd", "exact", "-ms", 200)
+    network, mask, config = load_run(folder)
+    train_split = load_dataset(config.data).train
+    inputs = load_dataset(config.data).examples(train_split)
+    (row,) = totals(folder, "fisher", epoch="2")
+    same = fisher_trace(network, inputs, mask, method="exact", max_samples=200, generator=stream(42, "metric", "fisher", "all"))
+    assert (float(row["value"]), float(row["standard_error"])) == pytest.approx((same.value, same.standard_error))
+    assert row["n_samples"] == "200"
+    assert mask.sparsity > 0.7
+    unmasked = fisher_trace(network, inputs, method="exact", max_samples=200, generator=stream(42, "metric", "fisher", "all"))
+    assert unmasked.value > 1.02 * same.value  # pruned coordinates have gradients too
+
+
+def test_noisy_runs_measure_clean_and_mislabelled_examples_apart(train):
+    folder = train("--loader_name", "digits_noisy", "--noise_ratio", 0.25, *QUICK, "--save_jacobian", 1)
+    for metric in ("fisher", "jacobian"):
+        found = {row["subset"]: row for row in totals(folder, metric, epoch="2")}
+        assert set(found) == {"all", "clean", "mislabelled"}
+        value, error = ({k: float(row[c]) for k, row in found.items()} for c in ("value", "standard_error"))
+        labels = numpy.load(folder / "labels.npz")
+        share = (labels["true_label"] != labels["given_label"]).mean()
+        assert value["all"] == pytest.approx((1 - share) * value["clean"] + share * value["mislabelled"])
+        assert error["all"] == pytest.approx((((1 - share) * error["clean"]) ** 2 + (share * error["mislabelled"]) ** 2) ** 0.5)
+    layers = {row["subset"] for row in rows(folder, "metrics") if row["layer"] == "layers.0"}
+    assert layers == {"all", "clean", "mislabelled"}
+    clean_test = train("--loader_name", "digits_noisy", "--noise_ratio", 0.25, *QUICK, "--metric_split", "test")
+    assert {row["subset"] for row in totals(clean_test, "fisher", split="test")} == {"all"}
+
+
+def test_other_settings_are_measured_beside_the_old_ones_and_equal_ones_never_twice(train):
+    folder = train(*QUICK)
+    before = rows(folder, "metrics")
+    train(*QUICK, "--metric_memory_mb", 50)  # how much at once is no setting
+    assert rows(folder, "metrics") == before
+    train(*QUICK, "--metric_rtol", 0.02)
+    assert len(totals(folder, "fisher", epoch="2")) == 2
+    train(*QUICK, "-fd", "vmap", "-ms", 50, "-mt", 2)
+    assert [row["estimator"].split(";")[0] for row in totals(folder, "fisher", epoch="2")][2] == "vmap:fim_monte_carlo"
+
+
+def test_the_flags_of_the_published_code_act(train):
+    folder = train(*QUICK, "-fd", "ours", "-ms", 30, "-mt", 3, "-bf", 7)
+    (row,) = totals(folder, "fisher", epoch="2")
+    assert (row["n_samples"], row["estimator"]) == ("30", "ours:fim_monte_carlo; random sample, 3 probes")
+    train(*QUICK, "-fd", "nngeometry", "-fm", "empirical", "-ms", 30, "-bf", 10)
+    assert totals(folder, "fisher", epoch="2")[1]["estimator"] == "nngeometry:empirical; random batches"
+    train(*QUICK, "-fd", "exact")
+    assert totals(folder, "fisher", epoch="2")[2]["n_samples"] == "1000"  # where no precision stops it
+
+
+def test_a_curved_network_has_its_true_hessian_and_refuses_gauss_newton(train):
+    flags = (*QUICK, "--hidden_act", "tanh", "--hidden_dims", "8", "--save_hessian", 1, "-ms", 60, "--save_hessian_residual", 1)
+    folder = train(*flags)
+    (row,) = totals(folder, "hessian", epoch="2")
+    assert row["estimator"].startswith("hutchinson (not piecewise linear: operation tanh)")
+    assert float(totals(folder, "hessian_residual", epoch="2")[0]["standard_error"]) > 0
+    with pytest.raises(ValueError, match="would measure the Gauss-Newton"):
+        train(*flags, "--hessian_method", "gauss_newton")
+
+
+def test_the_spectrum_is_stored_drawn_and_not_measured_twice(train):
+    flags = ("--n_epochs", 2, "--lr_milestones", 1, "--save_snr", 0, "--mode", "sparse-scratch", "--save_spectrum", 1,
+             "--spectrum_k", 3, "--spectrum_steps", 12, "--spectrum_runs", 2, "-ms", 300)  # fmt: skip
+    folder = train(*flags)
+    with numpy.load(folder / "spectrum.npz") as arrays:
+        assert arrays["eigenvalues"].shape == arrays["residuals"].shape == (3,)
+        assert arrays["nodes"].shape == (2, 12)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert arrays["size"] == summary["parameters_active"]
+        assert (str(arrays["matrix"]), int(arrays["n_samples"])) == ("hessian", 256)  # four batches of 64
+        assert arrays["grid"].shape == arrays["density"].shape
+    assert (folder / "figures/spectrum.png").stat().st_size > 10_000
+    before = (folder / "spectrum.npz").read_bytes()
+    train(*flags)
+    assert (folder / "spectrum.npz").read_bytes() == before
+    train(*flags, "--spectrum_matrix", "gauss_newton")
+    with numpy.load(folder / "spectrum.npz") as arrays:
+        assert str(arrays["matrix"]) == "gauss_newton"
+    (folder / "spectrum.npz").write_bytes(before[: len(before) // 2])  # a damaged file is measured anew
+    train(*flags)
+    assert (folder / "spectrum.npz").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------ SNR of the steps
+
+
+def test_online_snr_is_that_of_the_training_gradients(train):
+    """With a learning rate of zero the weights stand still: the steps' moments are those of the same mini-batches."""
+    flags = ("--figures", 0, "--n_epochs", 2, "--lr", 0, "--save_fisher", 0, "--lr_milestones", 1, "--weight_decay", 0)
+    online = {row["layer"]: row for row in rows(train(*flags, "--snr_mode", "online"), "snr") if row["epoch"] == "1"}
+    fixed = train(*flags, "--random_state", 43)
+    first = {row["layer"]: row for row in rows(fixed, "snr") if row["epoch"] == "1"}
+    assert {row["mode"] for row in online.values()} == {"online"}
+    assert {row["mode"] for row in first.values()} == {"fixed"}
+    network, _, config = load_run(train(*flags, "--snr_mode", "online"))
+    data = load_dataset(config.data).train
+    gradients = []
+    for rows_of_batch in torch.randperm(len(data), generator=stream(42, "order", 0)).split(128):
+        if len(rows_of_batch) == 128:
+            loss = torch.nn.functional.cross_entropy(
+                network(load_dataset(config.data).normalise(data.inputs[rows_of_batch])), data.labels[rows_of_batch]
+            )
+            gradients.append(torch.autograd.grad(loss, network.layers[0].weight)[0])
+    stack = torch.stack(gradients).double()
+    row = online["layers.0"]
+    assert int(row["n_batches"]) == len(stack)
+    assert float(row["grad_mean_norm"]) == pytest.approx(stack.mean(0).norm().item(), rel=1e-4)
+    assert float(row["grad_std_norm"]) == pytest.approx(stack.std(0).norm().item(), rel=1e-4)
+
+
+def test_online_snr_has_no_row_before_the_first_step_and_needs_no_pass(train):
+    folder = train("--figures", 0, "--n_epochs", 3, "--snr_mode", "online", "--train_eval", "running", "--save_fisher", 0)
+    assert {row["epoch"] for row in rows(folder, "snr")} == {"1", "2", "3"}
+    train("--n_epochs", 3, "--snr_mode", "online", "--train_eval", "running", "--save_fisher", 0, "--save_hessian", 1)
+    assert (folder / "figures/snr.png").exists()
+
+
+def test_online_snr_survives_an_interruption_in_mid_epoch(tmp_path):
+    flags = ("--figures", 0, "--n_epochs", 30, "--net_name", "mnist_lenet", "--lr", 0.02, "-bs", 16, "--snr_mode", "online",
+             "--train_eval", "running", "--save_fisher", 0, "--mode", "dense")  # fmt: skip
+    whole = shell(*flags, "--results_root", tmp_path / "whole")
+    code, errors = interrupt(tmp_path / "stopped", signal.SIGTERM, 5, flags)
+    assert code == 75
+    assert " 0 steps" not in errors
+    done = shell(*flags, "--results_root", tmp_path / "stopped")
+    assert done.returncode == 0, done.stderr
+    one, other = (Path(run.stdout.strip(), "snr.csv").read_text() for run in (whole, done))
+    assert one == other
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-fd", "spectrall"], ["--fisher_method spectrall", "did you mean spectral?"]),
+        (["-fm", "fim_monte_carlo"], ["--fisher_metric fim_monte_carlo", "vmap, ours or nngeometry"]),
+        (["--metric_rtol", "-0.1"], ["--metric_rtol -0.1", "at least 0"]),
+        (["--metric_rtol", "nan"], ["--metric_rtol nan"]),
+        (["--metric_memory_mb", "0"], ["--metric_memory_mb 0", "at least 1"]),
+        (["-ms", "1"], ["--monte_carlo_samples 1", "at least 2"]),
+        (["--spectrum_steps", "5"], ["--spectrum_steps 5", "at least --spectrum_k 10"]),
+        (["--train_eval", "running"], ["--train_eval running", "--snr_mode online"]),
+        (["--snr_mode", "onlin"], ["did you mean online?"]),
+        (["--metric_every", "2", "-sf", "0"], ["--metric_every needs something to measure"]),
+    ],
+)
+def test_wrong_measurement_flags_are_refused_in_one_line(refuse, flags, words):
+    line = refuse(*flags)
+    assert all(word in line for word in words), line
