@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper.metrics.parameters import active, counted_parameters
+from helper.metrics.parameters import active, counted_parameters, default_dtype
 from network.resnet import BasicBlock, ResNet
 
 
@@ -52,7 +52,7 @@ def backpack_trace(network: nn.Module, inputs: Tensor, labels: Tensor, mask, *, 
     from backpack.extensions import DiagGGNExact, DiagGGNMC
 
     loss = extend(nn.CrossEntropyLoss())
-    with backpack(DiagGGNExact() if exact else DiagGGNMC(mc_samples=1)):
+    with default_dtype(inputs.dtype), backpack(DiagGGNExact() if exact else DiagGGNMC(mc_samples=1)):
         loss(network(inputs), labels).backward()
     masks = iter((mask or {}).values())
     total = torch.zeros((), dtype=torch.float64)
@@ -69,14 +69,15 @@ def backpack_trace(network: nn.Module, inputs: Tensor, labels: Tensor, mask, *, 
 def for_backpack(network: ResNet) -> nn.Module:
     """The same function from modules only, with a copy of the weights: BackPACK sees no functional calls."""
     from backpack import extend
-    from backpack.custom_module.branching import ActiveIdentity, Parallel
+    from backpack.custom_module.branching import Parallel
+    from backpack.custom_module.scale_module import ScaleModule
 
     network = copy.deepcopy(network).requires_grad_(True)
     parts: list[nn.Module] = [network.conv, network.bn, nn.ReLU()]
     for block in network.blocks:
         assert isinstance(block, BasicBlock)
         branch = nn.Sequential(block.conv1, block.bn1, nn.ReLU(), block.conv2, block.bn2)
-        shortcut = ActiveIdentity() if isinstance(block.shortcut, nn.Identity) else block.shortcut
+        shortcut = ScaleModule(1.0) if isinstance(block.shortcut, nn.Identity) else block.shortcut
         parts += [Parallel(branch, shortcut), nn.ReLU()]
     return extend(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.fc)).eval()
 

@@ -17,19 +17,19 @@ from scripts import peers
 
 N = 60
 SETTINGS = {
-    "net_name": "resnet", "depth": 8, "widen_factor": 1, "limit_train": 500, "n_epochs": 8, "lr_milestones": "6", "lr": 0.05,
+    "net_name": "resnet", "depth": 8, "widen_factor": 1, "limit_train": 500, "n_epochs": 3, "lr_milestones": "2", "lr": 0.05,
     "batch_size": 50, "save_snr": 0, "save_fisher": 0, "figures": 0, "prune_ratio": 0.8,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["dense", "sparse-finetune"])
 def trained(request, tmp_path_factory):
-    """(network in float64, mask, inputs, labels) of digits that it has learned."""
+    """(network in float64, mask, inputs, labels) of digits that it begins to know: labels have no heavy tails yet."""
     settings = SETTINGS | {"mode": request.param, "results_root": str(tmp_path_factory.mktemp("peers"))}
     network, mask, config = load_run(train_run(unflatten(RunConfig, settings)))
     train = load_dataset(config.data)
     rows = torch.arange(N)
-    assert (network(train.examples(train.train)[rows]).argmax(1) == train.train.labels[rows]).double().mean() > 0.9
+    assert (network(train.examples(train.train)[rows]).argmax(1) == train.train.labels[rows]).double().mean() > 0.7
     return network.double(), mask, train.examples(train.train)[rows].double(), train.train.labels[rows]
 
 

@@ -295,8 +295,13 @@ LONG = ("--figures", 0, "--n_epochs", 80, "--net_name", "mnist_lenet", "--augmen
         "--save_epochs", "all", "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
 
 
-def interrupt(root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode: str = "dense") -> tuple[int, str]:
-    """Start a long run, send a signal when it has written so many rows; (exit code, what it printed to stderr)."""
+def interrupt(
+    root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode: str = "dense", later: float = 0
+) -> tuple[int, str]:
+    """Start a long run, send a signal when it has written so many rows; (exit code, what it printed to stderr).
+
+    `later` seconds after that, the next epoch is under way.
+    """
     command = [sys.executable, str(ROOT / "run.py"), *map(str, flags), "--results_root", str(root)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -305,6 +310,7 @@ def interrupt(root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode:
         if tables and len(tables[0].read_text().splitlines()) > n_rows:
             break
         time.sleep(0.002)
+    time.sleep(later)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
