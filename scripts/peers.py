@@ -105,6 +105,12 @@ class PyHessianDraws:
         return sum((a * b).sum().item() for a, b in zip(v, products, strict=True))
 
 
+def equal_batches(inputs: Tensor, labels: Tensor, size: int = 64) -> list[tuple[Tensor, Tensor]]:
+    """The batch in parts of one size, which fit in memory; as it is where it cannot be parted equally."""
+    size = size if len(inputs) % size == 0 else len(inputs)
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
 def hutch_plus_plus(network: nn.Module, inputs: Tensor, labels: Tensor, mask, n_products: int, seed: int) -> float:
     """hessian-eigenthings' Hutch++ on one batch, over the active coordinates."""
     from hessian_eigenthings.algorithms.trace import trace
@@ -112,7 +118,7 @@ def hutch_plus_plus(network: nn.Module, inputs: Tensor, labels: Tensor, mask, n_
     from helper.metrics.spectrum import active_operator
     from helper.metrics.subject import Subject
 
-    operator = active_operator(Subject(network, inputs, mask), [(inputs, labels)], "hessian")
+    operator = active_operator(Subject(network, inputs, mask), equal_batches(inputs, labels), "hessian")
     return trace(operator, num_matvecs=n_products, method="hutch++", seed=seed).estimate
 
 
@@ -132,7 +138,8 @@ def curvlinops_trace(
 
     operators = {"hessian": HessianLinearOperator, "gauss_newton": GGNLinearOperator}
     parameters = [p.requires_grad_(True) for p in counted(network).values()]
-    operator = operators[matrix](network, nn.CrossEntropyLoss(), parameters, [(inputs, labels)], check_deterministic=False)
+    batches = equal_batches(inputs, labels)
+    operator = operators[matrix](network, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False)
     keep = keep_vector(network, mask)
     if not keep.all():
         rows = keep.nonzero().flatten().tolist()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from helper.metrics import per_example
 from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, sampled_labels, spectral_cotangents
 from helper.metrics.parameters import counted_parameters
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
@@ -86,8 +87,8 @@ LAYERS = {
     "oblong kernel": convolutional(nn.Conv2d(1, 3, (1, 3), padding=(0, 1)), nn.Conv2d(3, 4, (3, 2), stride=(1, 2))),
     "circular padding": convolutional(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")),
     "same padding, even kernel": convolutional(nn.Conv2d(1, 4, 2, padding="same")),
-    "many channels on few pixels": convolutional(nn.Conv2d(1, 40, 3, stride=2), nn.Conv2d(40, 40, 3, padding=1, dilation=1)),
-    "Gram with a stride": convolutional(nn.Conv2d(1, 30, 1), nn.Conv2d(30, 30, 3, stride=2, padding=1)),
+    "many channels on few pixels": convolutional(nn.Conv2d(1, 90, 3, stride=2), nn.Conv2d(90, 90, 3, padding=2, dilation=2)),
+    "many channels with a stride": convolutional(nn.Conv2d(1, 90, 1), nn.Conv2d(90, 90, 3, stride=2, padding=1)),
     "normalised vectors": nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
     "positions": Positions(),
 }  # fmt: skip
@@ -123,6 +124,15 @@ def test_hooks_give_the_norms_of_whole_gradients(name, masked):
     for params in ("all", "weights"):
         exact = exact_fisher(network, inputs, mask, params)
         assert fisher(network, inputs, mask, method="exact", params=params).value == pytest.approx(exact, rel=1e-9)
+
+
+def test_norms_of_many_channels_are_taken_from_gram_matrices(monkeypatch):
+    used = []
+    monkeypatch.setattr(per_example, "gram_squares", lambda *args: used.append(1) or torch.ones(len(args[1])))
+    for name in ("many channels on few pixels", "many channels with a stride", "oblong kernel"):
+        fisher(prepared(LAYERS[name]), batch()[0], method="exact")
+        assert bool(used) == name.startswith("many")
+        used.clear()
 
 
 @pytest.mark.parametrize("name", NOT_FOR_HOOKS)

@@ -164,7 +164,7 @@ def test_online_snr_has_no_row_before_the_first_step_and_needs_no_pass(train):
 
 def test_online_snr_survives_an_interruption_in_mid_epoch(tmp_path):
     flags = (
-        "--figures", 0, "--n_epochs", 6, "--net_name", "mnist_lenet", "--lr", 0.002, "-bs", 2, "--limit_train", 201,
+        "--figures", 0, "--n_epochs", 5, "--net_name", "mnist_lenet", "--lr", 0.002, "-bs", 2, "--limit_train", 801,
         "--limit_test", 50, "--snr_mode", "online", "--train_eval", "running", "--save_fisher", 0, "--mode", "dense",
     )  # fmt: skip
     whole = shell(*flags, "--results_root", tmp_path / "whole")

@@ -16,6 +16,8 @@ from torch.func import functional_call, grad, vmap
 
 from helper.metrics.parameters import Layers, active
 
+GATHER = 64  # multiplications in the time that picking one element takes
+CACHE = 3 << 19  # bytes of a core's cache to work in
 Cotangents = Callable[[Tensor], Tensor]  # (N, C) logits -> (k, N, C)
 
 
@@ -142,32 +144,21 @@ def linear_squares(module: nn.Linear, keep: dict[str, Tensor | None]) -> Callabl
 def conv_squares(module: nn.Conv2d, keep: dict[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
     """Rule (inputs (N, in, H, W), output gradients (N, out, H', W')) -> (N,).
 
-    The gradient of kernel row y is G_y = g (a shifted by y, for each column of the kernel): one batched product a row, on
-    a copy of the input for the columns only (a third of im2col for 3x3). Without a mask, where pixels are fewer than
-    channels, ||G||^2 = sum_pq (g_p . g_q) (patch_p . patch_q) needs no gradient.
+    Without a mask, where pixels are few beside channels, ||G||^2 = sum_pq (g_p . g_q) (patch_p . patch_q) needs no gradient.
     """
-    height, width = module.kernel_size
-    (down, right), (dy, dx) = module.stride, module.dilation
     mask = keep.get("weight")
-    by_row = None if mask is None else mask.permute(2, 0, 3, 1).flatten(2)  # (kernel rows, out, kernel columns * in)
+    by_row = None if mask is None else mask.permute(2, 0, 3, 1).flatten(1)  # (kernel rows, out * kernel columns * in)
 
     def rule(a: Tensor, g: Tensor) -> Tensor:
         total = g.new_zeros(len(g))
         if "weight" in keep:
             a = padded(module, a).permute(0, 2, 3, 1)  # (N, H, W, in), contiguous for channels-last networks
-            rows, columns = g.shape[2:]
-            pixels, patch = rows * columns, height * width * a.shape[3]
-            direct = pixels * patch * g.shape[1]
-            gram = (a.shape[1] * a.shape[2]) ** 2 * a.shape[3] + pixels**2 * (g.shape[1] + height * width)
-            if by_row is None and gram < direct:
-                total = total + gram_squares(a, g, module)
+            if by_row is None and gram_is_cheaper(module, a, g):
+                total = total + gram_squares(module, a, g)
             else:
-                taps = [a[:, :, x * dx : x * dx + right * (columns - 1) + 1 : right] for x in range(width)]
-                taps = torch.cat(taps, 3)  # (N, H, columns, kernel columns * in)
-                flat = g.flatten(2)
-                for y in range(height):
-                    shifted = taps[:, y * dy : y * dy + down * (rows - 1) + 1 : down].flatten(1, 2)
-                    total = total + masked_sum(torch.bmm(flat, shifted), None if by_row is None else by_row[y])
+                size = cached_examples(module, a, g)
+                parts = [kernel_squares(module, *pair, by_row) for pair in zip(a.split(size), g.split(size), strict=True)]
+                total = total + torch.cat(parts)
         if "bias" in keep:
             total = total + masked_sum(g.sum((2, 3)), keep["bias"])
         return total
@@ -175,7 +166,42 @@ def conv_squares(module: nn.Conv2d, keep: dict[str, Tensor | None]) -> Callable[
     return rule
 
 
-def gram_squares(a: Tensor, g: Tensor, module: nn.Conv2d) -> Tensor:
+def kernel_squares(module: nn.Conv2d, a: Tensor, g: Tensor, by_row: Tensor | None) -> Tensor:
+    """(N,) squared norms of the kernel's gradients, from padded (N, H, W, in) inputs.
+
+    The gradient of kernel row y is G_y = g (a shifted by y, for each column of the kernel): one batched product a row, on
+    a copy of the input for the columns only, a third of im2col for a 3x3 kernel.
+    """
+    (height, width), (down, right), (dy, dx) = module.kernel_size, module.stride, module.dilation
+    rows, columns = g.shape[2:]
+    taps = torch.cat([a[:, :, x * dx : x * dx + right * (columns - 1) + 1 : right] for x in range(width)], 3)
+    total, flat = g.new_zeros(len(g)), g.flatten(2)
+    for y in range(height):
+        shifted = taps[:, y * dy : y * dy + down * (rows - 1) + 1 : down].flatten(1, 2)
+        squares = torch.bmm(flat, shifted).square_().flatten(1)  # (N, out * kernel columns * in)
+        total = total + (squares.sum(1) if by_row is None else squares @ by_row[y])
+    return total
+
+
+def cached_examples(module: nn.Conv2d, a: Tensor, g: Tensor) -> int:
+    """How many examples `kernel_squares` should take at once: on a CPU as many as its copies leave in the cache.
+
+    On the first stage of a ResNet-20 this halves the time of all steps: copies, products and squares.
+    """
+    if a.device.type != "cpu":
+        return len(a)
+    each = a.shape[1] * g.shape[3] * a.shape[3] * module.kernel_size[1] * a.element_size()
+    return max(4, CACHE // each)
+
+
+def gram_is_cheaper(module: nn.Conv2d, a: Tensor, g: Tensor) -> bool:
+    """Whether products of pixels take fewer multiplications than the gradient of (N, H, W, in) inputs."""
+    taps, pixels = module.kernel_size[0] * module.kernel_size[1], g.shape[2] * g.shape[3]
+    direct = pixels * taps * a.shape[3] * g.shape[1]
+    return (a.shape[1] * a.shape[2]) ** 2 * a.shape[3] + pixels**2 * (g.shape[1] + GATHER * taps) < direct
+
+
+def gram_squares(module: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
     """(N,) squared norms of the kernel's gradients from the Gram matrices of pixels (Rochette et al. 2019)."""
     (down, right), (dy, dx) = module.stride, module.dilation
     pixels = a.flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)

@@ -18,6 +18,7 @@ Draw = Callable[[Tensor, int], Tensor]  # (n,) rows, k -> (n, k, layers) indepen
 Score = Callable[[Tensor], Tensor]  # (n,) rows -> (n,) guesses of what is proportional to their values
 PILOT = 256  # draws that the variances are estimated from
 MARGIN = 1.25  # on the planned size, because those variances are themselves estimates
+FEW = 64  # examples of which each is probed as often as it takes, rather than some more often than others
 LEAST_DRAWS = 1000  # where every example is measured and no precision is asked for
 SCORED_PER_DRAW = 4  # guesses for each draw, until variances are known
 DRAW_COST = 4  # of a draw with its backward pass, in forward passes
@@ -147,7 +148,7 @@ def importance_mean(draw: Draw, score: Score, population: int, budget: Budget, g
     A random part of the population is scored, and of it examples are drawn with probability 0.9 score / sum + 0.1 / m, so
     that no weight exceeds 10. The whole population is measured, without weights, when the budget allows it.
     """
-    if budget.limit(population) == population and (budget.rtol == 0 or population <= 2 * PILOT):
+    if budget.limit(population) == population and (budget.rtol == 0 or population <= FEW):
         return sample_mean(draw, population, budget, generator)
     most = budget.max_samples or sys.maxsize  # draws, which may be more than there are examples
     order = torch.randperm(population, generator=generator)
