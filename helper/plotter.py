@@ -50,9 +50,11 @@ def draw_run(folder: Path) -> list[Path]:
                         axis.xaxis.get_major_locator().set_params(integer=True)
                 figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
                 drawn.append(save(figure, folder / "figures" / name))
-    if (folder / "spectrum.npz").exists():
-        with numpy.load(folder / "spectrum.npz") as arrays:
-            drawn.append(draw_spectrum(arrays, folder / "figures" / "spectrum"))
+    for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
+        if path.exists():
+            name = "spectrum" if path.parent == folder else f"spectrum_{path.stem}"
+            with numpy.load(path) as arrays:
+                drawn.append(draw_spectrum(arrays, folder / "figures" / name))
     return drawn
 
 
@@ -164,7 +166,7 @@ def metrics(table: pandas.DataFrame) -> Figure:
     Under label noise also those of the clean and of the mislabelled training examples (paper, figure 5). A quantity that
     was measured in several ways is a group of lines for each, in lighter tones from the second.
     """
-    totals = table[table["layer"] == "all"].copy()
+    totals = table[table["layer"] == "all"].fillna({"params": ""})
     totals["estimator"] = totals["estimator"].str.split(";").str[0]
     names = list(totals["metric"].unique())
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
@@ -177,7 +179,7 @@ def metrics(table: pandas.DataFrame) -> Figure:
             for subset, (colour, line) in SUBSETS.items():
                 part = way[way["subset"] == subset]
                 which = "" if subset == "all" else f", {subset}"
-                label = f"{estimator}, {params}, {split}{which}"
+                label = ", ".join(filter(None, (estimator, params, split))) + which
                 errors = 1.96 * part["standard_error"].fillna(0)
                 if len(part):
                     axis.errorbar(

@@ -17,7 +17,7 @@ from helper.signals import Signals
 from helper.utils import peak_memory_mb
 from optim.checkpoint import save_state
 from optim.folder import RunFolder
-from optim.measuring import evaluate_training, measure_into
+from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
 from optim.trainer import Trainer
 
@@ -179,6 +179,8 @@ class Measure(Callback):
                 self.folder.metrics(), trainer.network, self.mask, trainer.dataset, self.metrics,
                 epoch=trainer.epoch, seed=self.seed,
             )  # fmt: skip
+            path = self.folder.spectrum(trainer.epoch)
+            measure_spectrum_into(path, trainer.network, self.mask, trainer.dataset, self.metrics, self.seed)
 
 
 class SelectBest(Callback):

@@ -57,9 +57,9 @@ class RunFolder:
     def labels(self) -> Path:
         return self.path / "labels.npz"
 
-    @property
-    def spectrum(self) -> Path:
-        return self.path / "spectrum.npz"
+    def spectrum(self, epoch: int | None = None) -> Path:
+        """Of the selected weights, or of the state after an epoch."""
+        return self.path / ("spectrum.npz" if epoch is None else f"spectra/epoch_{epoch}.npz")
 
     @property
     def figures(self) -> Path:
@@ -81,19 +81,6 @@ class RunFolder:
     def metrics(self) -> Table:
         return Table(self.path / "metrics.csv", METRICS)
 
-    def read_spectrum_key(self) -> dict[str, str] | None:
-        """Which weights spectrum.npz is of, and how it was measured; None where there is none that can be read."""
-        try:
-            with numpy.load(self.spectrum) as arrays:
-                return {name: str(arrays[name]) for name in SPECTRUM_KEY}
-        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-            return None
-
-    def write_spectrum(self, arrays: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        numpy.savez(buffer, **arrays)
-        write_atomic(self.spectrum, buffer.getvalue())
-
     @property
     def finished(self) -> bool:
         """The summary is written last."""
@@ -105,7 +92,8 @@ class RunFolder:
 
     def measured(self) -> tuple:
         """Something that differs once a measurement has been added."""
-        return len(self.snr().rows), len(self.metrics().rows), self.read_spectrum_key()
+        spectra = [self.spectrum(), *self.path.glob("spectra/*.npz")]
+        return len(self.snr().rows), len(self.metrics().rows), *(spectrum_key(path) for path in spectra)
 
     def read_summary(self) -> dict[str, Any]:
         """Raises ValueError when the file is no summary."""
@@ -113,3 +101,19 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def spectrum_key(path: Path) -> dict[str, str] | None:
+    """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
+    try:
+        with numpy.load(path) as arrays:
+            return {name: str(arrays[name]) for name in SPECTRUM_KEY}
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """An .npz file, replaced atomically."""
+    buffer = io.BytesIO()
+    numpy.savez(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())

@@ -30,7 +30,7 @@ from optim import callbacks as hooks
 from optim.checkpoint import content_hash, load_latest
 from optim.folder import RunFolder
 from optim.identity import PATHS, check_stored, run_folder, stored_options
-from optim.measuring import add_snr, measure_into, measure_selected
+from optim.measuring import add_snr, measure_into, measure_selected, measure_spectrum_into
 from optim.model import restore, start
 from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
@@ -101,7 +101,7 @@ class RunConfig(Config):
             raise FlagError(
                 "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
             )
-        if self.metrics.metric_every and not self.metrics.wanted():
+        if self.metrics.metric_every and not self.metrics.anything():
             raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
         if self.mode != "dense":
             self.check_parent()
@@ -239,6 +239,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
             add_snr(folder, config, network, mask, dataset, epoch)
             if config.metrics.due(epoch):
                 measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
+                measure_spectrum_into(folder.spectrum(epoch), network, mask, dataset, config.metrics, config.random_state)
         measure_selected(folder, config, network, dataset)
         if folder.measured() != before:
             summary = folder.read_summary()
@@ -266,6 +267,6 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
 def clear(folder: RunFolder) -> None:
     """Remove what a run wrote, the summary first: from then on it counts as unfinished."""
     folder.summary.unlink()
-    files = [*folder.path.glob("*.pt"), *folder.path.glob("*.csv"), *folder.states.glob("*.pt"), *folder.figures.glob("*")]
-    for file in [*files, folder.log, folder.labels, folder.spectrum]:
+    kinds = ("*.pt", "*.csv", "*.npz", "state_dicts/*.pt", "spectra/*.npz", "figures/*")
+    for file in [*(file for kind in kinds for file in folder.path.glob(kind)), folder.log]:
         file.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """From a network and a data set to rows of metrics.csv and snr.csv."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,20 +10,20 @@ from torch import nn
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
-from helper.metrics.main import METRICS, MetricConfig, measure_spectrum, settings, tensors_of
+from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
 from helper.tables import Table
 from helper.utils import stream
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
-from optim.folder import RunFolder
+from optim.folder import RunFolder, spectrum_key, write_arrays
 from optim.model import restore
 
 if TYPE_CHECKING:
     from optim.main import RunConfig
 
 log = logging.getLogger(__name__)
-KEY = ("metric", "split", "params", "settings", "checkpoint")
+KEY = ("epoch", "metric", "split", "params", "settings", "checkpoint")
 
 
 def evaluate_training(
@@ -51,7 +52,7 @@ def measure_into(
     checkpoint = content_hash(network.state_dict(), mask)
     for name in config.wanted():
         common = {
-            "epoch": epoch, "metric": name, "split": config.metric_split, "params": config.metric_params,
+            "epoch": str(epoch), "metric": name, "split": config.metric_split, "params": counted(name, config),
             "settings": settings(name, config), "checkpoint": checkpoint,
         }  # fmt: skip
         if any(all(row[key] == common[key] for key in KEY) for row in table.rows):
@@ -65,7 +66,7 @@ def measure_into(
         table.write()
         total = found["all"]
         log.info(
-            "epoch %d  %s %.5g ± %.2g (%s, %.1f s)",
+            "epoch %s  %s %.5g ± %.2g (%s, %.1f s)",
             epoch, name, total.value, total.standard_error, total.estimator, total.seconds,
         )  # fmt: skip
 
@@ -88,22 +89,23 @@ def measure_subsets(
     return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
 
 
-def measure_spectrum_of(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset) -> None:
-    """Write spectrum.npz of the weights that `network` has, if it is asked for and not there."""
-    metrics = config.metrics
-    if not metrics.save_spectrum:
+def measure_spectrum_into(
+    path: Path, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
+) -> None:
+    """Write the spectrum of one state of a network, if it is asked for and not there."""
+    if not config.save_spectrum:
         return
     key = {
-        "checkpoint": content_hash(network.state_dict(), mask), "split": metrics.metric_split,
-        "params": metrics.metric_params, "settings": settings("spectrum", metrics),
+        "checkpoint": content_hash(network.state_dict(), mask), "split": config.metric_split, "params": config.metric_params,
+        "settings": settings("spectrum", config),
     }  # fmt: skip
-    if folder.read_spectrum_key() == key:
+    if spectrum_key(path) == key:
         return
-    split = getattr(dataset, metrics.metric_split)
-    generator = stream(config.random_state, "metric", "spectrum")
-    found = measure_spectrum(network, dataset.examples(split), split.labels, mask, metrics, generator=generator)
-    folder.write_spectrum(tensors_of(found) | key)
-    log.info("spectrum: largest eigenvalue %.5g ± %.1g (%.1f s)", found.eigenvalues[0], found.residuals[0], found.seconds)
+    split = getattr(dataset, config.metric_split)
+    generator = stream(seed, "metric", "spectrum")
+    found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
+    write_arrays(path, tensors_of(found) | key)
+    log.info("%s: largest eigenvalue %.5g ± %.1g (%.1f s)", path.stem, found.eigenvalues[0], found.residuals[0], found.seconds)
 
 
 def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
@@ -111,7 +113,7 @@ def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module,
     stored = restore(network, folder.model)
     network.to(dataset.train.inputs.device)
     measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
-    measure_spectrum_of(folder, config, network, stored.mask, dataset)
+    measure_spectrum_into(folder.spectrum(), network, stored.mask, dataset, config.metrics, config.random_state)
 
 
 def add_snr(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:

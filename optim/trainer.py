@@ -217,5 +217,5 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for callback in self.callbacks:
-            if type(callback).__name__ in state["callbacks"]:
+            if type(callback).__name__ in state.get("callbacks", {}):
                 callback.load_state(state["callbacks"][type(callback).__name__])

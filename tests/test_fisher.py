@@ -82,6 +82,55 @@ def convolutional(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3))
 
 
+class Temperature(nn.Module):
+    """A parameter without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.scale = nn.Linear(25, 3), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1)) * self.scale
+
+
+class Turned(nn.Module):
+    """A Linear layer on (2, N, 5): its first dimension is no batch, though of two examples it has the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(10, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x.flatten(1)[:, :20].view(-1, 2, 10).transpose(0, 1))).mean(0))
+
+
+class Blocked(nn.Module):
+    """Nothing that the inputs reach by a derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(25, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((x.flatten(1) > 0).to(x.dtype))
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.spare = nn.Linear(25, 3), nn.Linear(25, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1))
+
+
+def with_hook() -> nn.Module:
+    """Somebody else's hook changes a layer's output."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.Linear(6, 3))
+    network[1].register_forward_hook(lambda module, args, output: 2 * torch.relu(output))
+    return network
+
+
 LAYERS = {
     "stride, dilation, padding": convolutional(nn.Conv2d(1, 4, 3, stride=2, padding=2, dilation=2)),
     "oblong kernel": convolutional(nn.Conv2d(1, 3, (1, 3), padding=(0, 1)), nn.Conv2d(3, 4, (3, 2), stride=(1, 2))),
@@ -89,10 +138,16 @@ LAYERS = {
     "same padding, even kernel": convolutional(nn.Conv2d(1, 4, 2, padding="same")),
     "many channels on few pixels": convolutional(nn.Conv2d(1, 90, 3, stride=2), nn.Conv2d(90, 90, 3, padding=2, dilation=2)),
     "many channels with a stride": convolutional(nn.Conv2d(1, 90, 1), nn.Conv2d(90, 90, 3, stride=2, padding=1)),
+    "inputs changed in place": nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(25, 3)),
+    "a hook of somebody else": with_hook(),
     "normalised vectors": nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
     "positions": Positions(),
 }  # fmt: skip
 NOT_FOR_HOOKS = {
+    "a scalar": Temperature(),
+    "another dimension in front": Turned(),
+    "no derivative by the inputs": Blocked(),
+    "an unused layer": Unused(),
     "groups": convolutional(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)),
     "an unknown kind": nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(5, 4, 3), nn.Flatten(), nn.Linear(12, 3)),
     "rows of all examples together": nn.Sequential(
@@ -142,7 +197,9 @@ def test_what_hooks_cannot_treat_is_left_to_vmap(name):
     subject = Subject(network, inputs, params="all")
     assert isinstance(engine_of(subject), VmapNorms)
     exact = exact_fisher(network, inputs, None, "all")
-    assert fisher(network, inputs, method="exact", params="all").value == pytest.approx(exact, rel=1e-9)
+    for method in ("exact", "vmap", "ours"):
+        found = fisher(network, inputs, method=method, metric="fim", params="all", batch_size=2)
+        assert found.value == pytest.approx(exact, rel=1e-9)
 
 
 def engine_of(subject: Subject):
@@ -306,9 +363,13 @@ def test_contradictions_are_refused():
     network, inputs = tiny("conv"), batch()[0]
     with pytest.raises(ValueError, match="samples no labels"):
         fisher(network, inputs, metric="fim_monte_carlo")
-    with pytest.raises(ValueError, match="needs the labels"):
-        fisher(network, inputs, metric="empirical")
-    for options in ({"rtol": -1}, {"rtol": float("nan")}, {"max_samples": 1}, {"n_probes": 0}):
+    for labels in (None, [0] * N, torch.zeros(N + 1, dtype=torch.long)):
+        with pytest.raises(ValueError, match=f"one class for each of {N} inputs"):
+            fisher(network, inputs, metric="empirical", labels=labels)
+    for options, near in (({"method": "spectrall"}, "spectral"), ({"metric": "fimm"}, "fim"), ({"params": "layer"}, "layers")):
+        with pytest.raises(ValueError, match=f"did you mean {near}?"):
+            fisher(network, inputs, **options)
+    for options in ({"rtol": -1}, {"rtol": float("nan")}, {"max_samples": 1}, {"n_probes": 1}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be at least"):
             fisher(network, inputs, **options)
     assert set(FISHER_METRICS) == {"fim", "fim_monte_carlo", "empirical"}
@@ -345,6 +406,34 @@ def test_networks_without_per_example_gradients_or_logits_are_refused():
         fisher(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(25)).double().eval(), inputs)
 
 
+def test_networks_whose_examples_are_not_their_own_are_refused():
+    class Centred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1) - x.flatten(1).mean(0))
+
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x.flatten(1)))  # whose default is training=True
+
+    for network in (Centred(25, 3), Dropping(25, 3)):
+        with pytest.raises(ValueError, match="change with the others in its batch, or from call to call"):
+            fisher(network.double(), batch()[0])
+    with pytest.raises(ValueError, match="2 examples give no tensor"):
+        fisher(nn.LSTM(5, 3, batch_first=True).double(), batch()[0][:, 0], params="all")
+    cached = tiny("conv")
+    cached.last = cached(batch()[0])
+    with pytest.raises(ValueError, match="cannot be copied"):
+        fisher(cached, batch()[0])
+
+
+def test_gradients_that_the_caller_has_switched_off_are_switched_on():
+    network, inputs = tiny("conv"), batch()[0]
+    expected = fisher(network, inputs, method="exact").value
+    with torch.no_grad():
+        for method in ("exact", "ours", "nngeometry"):
+            assert fisher(network, inputs, method=method, metric="fim").value == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_mask_of_another_network_is_refused():
     with pytest.raises(ValueError, match=r"'fc\.weight' has shape"):
         fisher(tiny("conv"), batch()[0], {"fc.weight": torch.ones(2, 2)})
@@ -354,7 +443,16 @@ def test_a_mask_of_another_network_is_refused():
 
 def test_nngeometry_refuses_what_it_cannot_treat():
     twice = CURVED["a layer used twice"][0].double()
-    with pytest.raises(ValueError, match="nngeometry cannot treat c: its parameters are used more than once"):
+    with pytest.raises(ValueError, match=r"nngeometry cannot treat c \(its parameters are not used exactly once\)"):
         fisher(twice, batch()[0], method="nngeometry")
+    for name, reason in (
+        ("circular padding", "padding .1, 1., circular"),
+        ("same padding, even kernel", "padding same, zeros"),
+        ("positions", "Linear at several positions"),
+    ):
+        with pytest.raises(ValueError, match=f"nngeometry cannot treat .* .{reason}"):
+            fisher(prepared(LAYERS[name]), batch()[0], method="nngeometry")
+    with pytest.raises(ValueError, match=r"Conv2d with groups"):
+        fisher(prepared(NOT_FOR_HOOKS["groups"]), batch()[0], method="nngeometry")
     with pytest.raises(ValueError, match=r"nngeometry cannot treat act \(PReLU\)"):
         fisher(STRAIGHT["prelu"].double(), batch()[0], method="nngeometry", params="all")

@@ -80,12 +80,12 @@ def test_gauss_newton_is_refused_where_it_is_not_the_hessian(name):
         hessian(network.double(), *batch(), method="gauss_newton")
 
 
-@pytest.mark.parametrize("name", CURVED)
+@pytest.mark.parametrize("name", [name for name in CURVED if "straight-through" not in name])
 def test_auto_measures_the_hessian_of_what_curves(name):
     inputs, labels = batch()
     network = fitted(copy.deepcopy(CURVED[name][0]).double(), inputs, labels)
     exact = exact_hessian(network, inputs, labels, params="all")
-    estimate = hessian(network, inputs, labels, rtol=0, n_probes=60, params="all")
+    estimate = hessian(network, inputs, labels, rtol=0, n_probes=100, params="all")
     assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.8 * abs(exact)
 
 
@@ -180,8 +180,24 @@ def test_the_density_has_the_moments_of_the_spectrum():
 def test_batches_are_of_one_size():
     network, _ = pruned("mlp_relu", 3, True, 1)
     inputs, labels = batch()
-    assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, batch_size=10).n_samples == 20
+    for size in (1, 5, 10, 24):
+        assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, batch_size=size).n_samples == 24
     assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, max_samples=7).n_samples == 7
+    a, b = (spectrum_of(network, inputs, labels, k=3, runs=1, max_samples=19, memory_mb=m) for m in (0.01, 1000))
+    assert a.n_samples == b.n_samples == 16
+    torch.testing.assert_close(a.eigenvalues, b.eigenvalues)
+
+
+def test_no_eigenvalue_appears_that_does_not_exist_in_float32():
+    """The Gauss-Newton matrix of 4 examples and 3 classes has rank 8, and 40 steps go far beyond it."""
+    network = tiny("mlp_relu")
+    inputs, labels = batch(n=4)
+    found = spectrum_of(network.float(), inputs.float(), labels, matrix="gauss_newton", k=12, steps=40)
+    j, p = jacobians(network.double(), inputs)
+    s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    exact = torch.linalg.eigvalsh(torch.einsum("ncq,ncd,ndr->qr", j, s, j) / 4).flip(0)[:12]
+    torch.testing.assert_close(found.eigenvalues, exact, rtol=1e-3, atol=1e-5)
+    assert found.residuals.max() < 1e-4
 
 
 def test_a_spectrum_that_cannot_be_is_refused():

@@ -57,10 +57,18 @@ def test_chunks_change_nothing_but_rounding():
     assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-12)
 
 
+def test_a_network_without_parameters_has_a_jacobian():
+    assert jacobian(nn.Flatten(), batch()[0], method="exact").value == pytest.approx(25)
+    assert jacobian(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten()), batch()[0], rtol=0).value > 0
+
+
 def test_bad_input_is_refused():
     network, inputs = tiny("conv"), batch()[0]
     with pytest.raises(ValueError, match="needs the whole Jacobian"):
         jacobian(network, inputs, norm="spectral")
+    for options in ({"norm": "nuclear"}, {"output": "logit"}, {"method": "exat"}):
+        with pytest.raises(ValueError, match="not one of"):
+            jacobian(network, inputs, **options)
     with pytest.raises(ValueError, match="at least 2 examples"):
         jacobian(network, inputs[:1])
     tokens = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3))

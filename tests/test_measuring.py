@@ -77,6 +77,7 @@ def test_other_settings_are_measured_beside_the_old_ones_and_equal_ones_never_tw
     folder = train(*QUICK)
     before = rows(folder, "metrics")
     train(*QUICK, "--metric_memory_mb", 50)  # how much at once is no setting
+    train(*QUICK, "--fisher_metric", "fim")  # what it is by default
     assert rows(folder, "metrics") == before
     train(*QUICK, "--metric_rtol", 0.02)
     assert len(totals(folder, "fisher", epoch="2")) == 2
@@ -92,6 +93,14 @@ def test_the_flags_of_the_published_code_act(train):
     assert totals(folder, "fisher", epoch="2")[1]["estimator"] == "nngeometry:empirical; random batches"
     train(*QUICK, "-fd", "exact")
     assert totals(folder, "fisher", epoch="2")[2]["n_samples"] == "1000"  # where no precision stops it
+    train(*QUICK, "-fd", "exact", "--metric_rtol", 0.01)
+    assert len(totals(folder, "fisher", epoch="2")) == 3
+
+
+def test_weights_that_stand_still_have_rows_for_each_epoch(train):
+    folder = train(*QUICK, "--lr", 0, "--weight_decay", 0)
+    assert [row["epoch"] for row in totals(folder, "fisher")] == ["0", "2"]
+    assert "fisher" in json.loads((folder / "summary.json").read_text())["metrics"]
 
 
 def test_a_curved_network_has_its_true_hessian_and_refuses_gauss_newton(train):
@@ -113,11 +122,13 @@ def test_the_spectrum_is_stored_drawn_and_not_measured_twice(train):
         assert arrays["nodes"].shape == (2, 12)
         summary = json.loads((folder / "summary.json").read_text())
         assert arrays["size"] == summary["parameters_active"]
-        assert (str(arrays["matrix"]), int(arrays["n_samples"])) == ("hessian", 256)  # four batches of 64
+        assert (str(arrays["matrix"]), int(arrays["n_samples"])) == ("hessian", 296)  # of 300, in batches of one size
         assert arrays["grid"].shape == arrays["density"].shape
     assert (folder / "figures/spectrum.png").stat().st_size > 10_000
     before = (folder / "spectrum.npz").read_bytes()
-    train(*flags)
+    with numpy.load(folder / "spectra/epoch_0.npz") as initial, numpy.load(folder / "spectrum.npz") as final:
+        assert str(initial["checkpoint"]) != str(final["checkpoint"])
+    train(*flags, "--metric_memory_mb", 30)
     assert (folder / "spectrum.npz").read_bytes() == before
     train(*flags, "--spectrum_matrix", "gauss_newton")
     with numpy.load(folder / "spectrum.npz") as arrays:
@@ -188,6 +199,7 @@ def test_online_snr_survives_an_interruption_in_mid_epoch(tmp_path):
         (["--metric_rtol", "-0.1"], ["--metric_rtol -0.1", "at least 0"]),
         (["--metric_rtol", "nan"], ["--metric_rtol nan"]),
         (["--metric_memory_mb", "0"], ["--metric_memory_mb 0", "at least 1"]),
+        (["-mt", "1"], ["--monte_carlo_trials 1", "at least 2"]),
         (["-ms", "1"], ["--monte_carlo_samples 1", "at least 2"]),
         (["--spectrum_steps", "5"], ["--spectrum_steps 5", "at least --spectrum_k 10"]),
         (["--train_eval", "running"], ["--train_eval running", "--snr_mode online"]),

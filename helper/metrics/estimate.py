@@ -9,7 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured mean over a population of examples, with its standard error."""
+    """A measured mean over a population of examples, with its standard error.
+
+    n_samples: examples measured; draws, among which an example may be more than once, where they are drawn by importance.
+    estimator: method; after a semicolon how the examples were drawn.
+    """
 
     value: float
     standard_error: float
@@ -22,11 +26,7 @@ class Estimate:
 def estimate_of(
     means: Tensor, errors: Tensor, n_samples: int, layers: Sequence[str], estimator: str, seconds: float
 ) -> Estimate:
-    """An `Estimate` from (1 + layers,) means and standard errors, the total first.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """An `Estimate` from (1 + layers,) means and standard errors, the total first."""
     values, spreads = means.tolist(), errors.tolist()
     by_layer = dict(zip(layers, zip(values[1:], spreads[1:], strict=True), strict=True))
     return Estimate(values[0], spreads[0], n_samples, estimator, by_layer, round(seconds, 3))
@@ -98,4 +98,6 @@ def stratified(estimates: Sequence[Estimate], sizes: Sequence[int]) -> Estimate:
     by_layer = {layer: combine([e.by_layer[layer] for e in estimates]) for layer in estimates[0].by_layer}
     value, error = combine([(e.value, e.standard_error) for e in estimates])
     seconds = round(sum(e.seconds for e in estimates), 3)
-    return Estimate(value, error, sum(e.n_samples for e in estimates), estimates[0].estimator, by_layer, seconds)
+    methods, schemes = zip(*(e.estimator.split("; ") for e in estimates), strict=True)
+    estimator = f"{methods[0]}; {' and '.join(dict.fromkeys(schemes))}"
+    return Estimate(value, error, sum(e.n_samples for e in estimates), estimator, by_layer, seconds)

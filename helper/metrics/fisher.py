@@ -1,7 +1,9 @@
 """Trace of the Fisher information matrix over the active parameters."""
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
-from helper.metrics.parameters import active, default_dtype, full_precision
-from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine
-from helper.metrics.sampling import Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
-from helper.metrics.subject import Examples, Subject, signs
+from helper.metrics.parameters import active, default_dtype, measuring, one_of
+from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine, supported
+from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
+from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
 from helper.utils import global_seed
 
 FISHER_METHODS = ("spectral", "exact", "vmap", "ours", "nngeometry")
@@ -67,10 +69,10 @@ def fisher_trace(
     """
     started = time.perf_counter()
     metric = usual_metric(method, metric)
-    if metric == "empirical" and labels is None:
-        raise ValueError("metric 'empirical' needs the labels")
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
-    with full_precision(subject.device):
+    if metric == "empirical":
+        subject.check_labels(labels)
+    with measuring(subject.device):
         if method == "nngeometry":
             with global_seed(generator):  # its data loader draws from the global generator
                 sampled = nngeometry_mean(subject, metric, labels, Budget(0, max_samples, n_probes), generator)
@@ -91,8 +93,10 @@ def usual_metric(method: str, metric: str | None) -> str:
     Raises:
         ValueError: the method does not do it.
     """
+    one_of("fisher_method", method, FISHER_METHODS)
     if metric is None:
         return "fim" if method in PROBING else "fim_monte_carlo"
+    one_of("fisher_metric", metric, FISHER_METRICS)
     if metric == "fim_monte_carlo" and method in PROBING:
         raise ValueError(f"fisher_method {method} samples no labels; for fisher_metric {metric} use vmap, ours or nngeometry")
     return metric
@@ -169,6 +173,9 @@ def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) 
     size = subject.chunk_size(*engine.copies)
 
     def draw(rows: Tensor, k: int) -> Tensor:
+        return torch.cat([draw_some(some, k) for some in rows.split(AT_ONCE)])
+
+    def draw_some(rows: Tensor, k: int) -> Tensor:
         e = signs((len(rows), k, subject.n_classes + 1), generator)
 
         def cotangents(logits: Tensor, part: slice) -> Tensor:
@@ -189,7 +196,7 @@ def label_mean(
     engines = {"vmap": VmapNorms, "ours": LoopNorms}
     parts = (subject.network, subject.layers, subject.mask)
     engine = engines[method](*parts) if method in engines else choose_engine(*parts, subject.example, subject.seen.uses)
-    each = subject.n_classes**2 * subject.dtype.itemsize if metric == "fim" else 0
+    each = 5 * 8 * subject.n_classes**2 if metric == "fim" else 0  # the columns of every label, in float64 on the way
     size = subject.chunk_size(*engine.copies, other=each)
 
     def draw(rows: Tensor, k: int) -> Tensor:
@@ -199,7 +206,7 @@ def label_mean(
             if metric == "fim":
                 return every_label(logits)
             if metric == "empirical":
-                given = labels[rows[part].to(labels.device)][:, None].to(logits.device)
+                given = subject.labels_of(labels, rows[part])[:, None]
             else:
                 given = sampled_labels(logits, uniform[part].to(logits.device))
             return of_labels(logits, given)
@@ -207,9 +214,14 @@ def label_mean(
         values = draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
         return values.sum(1, keepdim=True) if metric == "fim" else values
 
-    sampling = metric == "fim_monte_carlo"
-    n_probes = (budget.n_probes or LABEL_DRAWS) if sampling else 1
-    return sample_mean(draw, len(subject.inputs), Budget(0, budget.max_samples, n_probes), generator, exact=not sampling)
+    population, sampling = len(subject.inputs), metric == "fim_monte_carlo"
+    n_probes = label_draws(budget, population) if sampling else None
+    return sample_mean(draw, population, Budget(0, budget.max_samples, n_probes), generator, exact=not sampling)
+
+
+def label_draws(budget: Budget, population: int) -> int:
+    """Labels sampled for each example: as asked for, or five, or so many that there are a thousand draws."""
+    return budget.n_probes or max(LABEL_DRAWS, math.ceil(LEAST_DRAWS / budget.limit(population)))
 
 
 def nngeometry_mean(
@@ -218,12 +230,13 @@ def nngeometry_mean(
     """By nngeometry's diagonal of batches; two-stage errors over batches."""
     refuse_for_nngeometry(subject)
     population = len(subject.inputs)
-    draws = (budget.n_probes or LABEL_DRAWS) if metric == "fim_monte_carlo" else 1
-    groups = sample_groups(population, budget.limit(population), subject.batch_size or 100, generator)
+    draws = label_draws(budget, population) if metric == "fim_monte_carlo" else 1
+    limit = budget.limit(population)
+    groups = sample_groups(population, limit, subject.library_batch(limit), generator)
     rows = []
     for group in groups:
         inputs = subject.rows(group)
-        given = labels[group.to(labels.device)].to(inputs.device) if metric == "empirical" else None
+        given = subject.labels_of(labels, group) if metric == "empirical" else None
         values = [nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in range(draws)]
         rows.append(torch.stack(values).detach().double().cpu())
     values = with_total(finite(torch.stack(rows)))
@@ -235,12 +248,31 @@ def nngeometry_mean(
 
 
 def refuse_for_nngeometry(subject: Subject) -> None:
+    """Raise ValueError for a layer of which nngeometry 0.4 gives no or a wrong diagonal."""
+
+    def refuse(layer: str, why: str) -> None:
+        raise ValueError(f"nngeometry cannot treat {layer} ({why}); use fisher_method spectral")
+
+    vectors: dict[str, bool] = {}
+    handles = []
     for layer, parameters in subject.layers.items():
-        kind = type(subject.network.get_submodule(layer))
-        if kind not in RULES:
-            raise ValueError(f"nngeometry cannot treat {layer} ({kind.__name__}); use fisher_method spectral")
+        module = subject.network.get_submodule(layer)
+        if not supported(module):
+            refuse(layer, f"{type(module).__name__}{' with groups' if type(module) in RULES else ''}")
         if any(subject.seen.uses.get(name) != 1 for name in parameters):
-            raise ValueError(f"nngeometry cannot treat {layer}: its parameters are used more than once; use spectral")
+            refuse(layer, "its parameters are not used exactly once")
+        if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+            refuse(layer, f"padding {module.padding}, {module.padding_mode}")
+        if isinstance(module, nn.Linear):
+            watch = partial(lambda layer, module, args, output: vectors.update({layer: output.ndim == 2}), layer)
+            handles.append(module.register_forward_hook(watch))
+    with torch.no_grad():
+        subject.network(subject.example)
+    for handle in handles:
+        handle.remove()
+    for layer, is_vector in vectors.items():
+        if not is_vector:
+            refuse(layer, "Linear at several positions")
 
 
 def label_values(metric: str, labels: Tensor | None, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

@@ -11,14 +11,13 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
-from helper.metrics.parameters import active, full_precision
+from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
 from helper.metrics.subject import Examples, Subject, signs
 
 HESSIAN_METHODS = ("auto", "gauss_newton", "hutchinson", "pyhessian", "eigenthings")
 TERMS = ("hessian", "residual")
 PRODUCT_COPIES = (10.0, 8.0)  # of activations and parameters that an example takes in a forward-over-reverse product
-BATCH = 100  # examples that share a probe in the libraries' estimators
 LIBRARY_PRODUCTS = {"pyhessian": 5, "eigenthings": 15}  # Hessian-vector products for each batch; Hutch++ takes thirds
 
 
@@ -66,9 +65,10 @@ def hessian_trace(
     """
     started = time.perf_counter()
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
+    subject.check_labels(labels)
     chosen, why = choose_method(method, term, subject.seen.curved)
     layers = list(subject.layers)
-    with full_precision(subject.device):
+    with measuring(subject.device):
         if chosen == "zero":
             nothing = torch.zeros(1 + len(layers), dtype=torch.float64)
             sampled = Sampled(nothing, nothing, len(inputs), "no draw needed")
@@ -91,6 +91,8 @@ def choose_method(method: str, term: str, curved: str | None) -> tuple[str, str]
     Raises:
         ValueError: the method does not measure what is asked for.
     """
+    one_of("hessian_method", method, HESSIAN_METHODS)
+    one_of("term", term, TERMS)
     if term == "residual" and method not in ("auto", "hutchinson"):
         raise ValueError(f"hessian_method {method} does not measure the residual term; use auto or hutchinson")
     if method == "gauss_newton" and curved:
@@ -132,7 +134,7 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
         seeds = torch.randint(2**62, (len(rows), k), generator=generator)  # a stream for each probe, whatever the chunks
         pieces = []
         for part, x in subject.chunks(rows, size, k, "Hessian"):
-            y = labels[rows[part].to(labels.device)].to(subject.device)
+            y = subject.labels_of(labels, rows[part])
             target = y if term == "hessian" else loss_gradient(subject.network, x, y)
             probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, target) for probe in range(k)]
             pieces.append(torch.stack(probes, 1).detach().double().cpu())
@@ -168,11 +170,11 @@ def library_mean(subject: Subject, labels: Tensor, library: str, budget: Budget,
     limit = budget.limit(population)
     n_products = max(6 if library == "eigenthings" else 2, budget.n_probes or LIBRARY_PRODUCTS[library])
     for name, parameter in subject.network.named_parameters():
-        parameter.requires_grad_(any(name in ps for ps in subject.layers.values()))
-    groups = sample_groups(population, limit, subject.batch_size or BATCH, generator)
+        parameter.requires_grad_(name in subject.used)
+    groups = sample_groups(population, limit, subject.library_batch(limit), generator)
     rows = []
     for group in groups:
-        y = labels[group.to(labels.device)].to(subject.device)
+        y = subject.labels_of(labels, group)
         rows.append(LIBRARIES[library](subject, subject.rows(group), y, n_products, generator))
     values = finite(torch.stack(rows))
     sizes = torch.tensor([len(group) for group in groups])
@@ -191,7 +193,7 @@ def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, gen
         operator = hessian(subject.network, F.cross_entropy, data=(x, y), cuda=x.is_cuda)
     subject.network.zero_grad(set_to_none=True)  # its gradients hold their own graph: a cycle that would never be freed
     owners = {name: index for index, ps in enumerate(subject.layers.values()) for name in ps}
-    counted = {name: p for name, p in subject.network.named_parameters() if name in owners}
+    counted = {name: p for name, p in subject.network.named_parameters() if p.requires_grad}
     keep = {name: active(p, name, subject.mask) for name, p in counted.items()}
     columns = torch.tensor([owners[name] for name in counted])
     values = torch.zeros(n_products, len(subject.layers), dtype=torch.float64)

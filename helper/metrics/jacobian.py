@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from helper.metrics.estimate import Estimate, estimate_of
-from helper.metrics.parameters import full_precision
+from helper.metrics.parameters import measuring, one_of
 from helper.metrics.sampling import Budget, sample_mean
-from helper.metrics.subject import Examples, Subject, signs
+from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
 
 JACOBIAN_METHODS = ("projection", "exact")
 JACOBIAN_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,17 +54,23 @@ def jacobian_norm(
     Source: Ye et al. 2022, footnote 3; Novak et al. 2018; projections: Hoffman et al. 2019.
     """
     started = time.perf_counter()
+    one_of("jacobian_output", output, JACOBIAN_OUTPUTS)
+    one_of("jacobian_method", method, JACOBIAN_METHODS)
+    one_of("norm", norm, NORMS)
     if norm == "spectral" and method != "exact":
         raise ValueError("the largest singular value needs the whole Jacobian: use jacobian_method exact")
-    subject = Subject(network, inputs, batch_size=batch_size, memory_mb=memory_mb, progress=progress, params="all")
+    subject = Subject(network, inputs, batch_size=batch_size, memory_mb=memory_mb, progress=progress, params=None)
     if not subject.example.is_floating_point():
         raise ValueError("the Jacobian is with respect to the inputs, which must be floating-point numbers")
     subject.network.requires_grad_(False)
     function = JACOBIAN_OUTPUTS[output]
-    whole = subject.n_classes * subject.example[0].nbytes if norm == "spectral" else 0
+    whole = 4 * subject.n_classes * subject.example[0].nbytes if norm == "spectral" else 0  # list, stack, float64
     size = subject.chunk_size(activations=2, other=whole)
 
     def draw(rows: Tensor, k: int) -> Tensor:
+        return torch.cat([draw_some(some, k) for some in rows.split(AT_ONCE)])
+
+    def draw_some(rows: Tensor, k: int) -> Tensor:
         v = signs((len(rows), k, subject.n_classes), generator) if method == "projection" else None
         pieces = []
         for part, x in subject.chunks(rows, size, k if v is not None else subject.n_classes, "Jacobian"):
@@ -82,7 +88,7 @@ def jacobian_norm(
             pieces.append(value[..., None].double().cpu())
         return torch.cat(pieces)
 
-    with full_precision(subject.device):
+    with measuring(subject.device):
         budget = Budget(rtol, max_samples, n_probes)
         sampled = sample_mean(draw, len(inputs), budget, generator, exact=method == "exact")
     name = f"{method}:{output}" if norm == "frobenius" else f"{method}:{output}:sigma_max"
@@ -93,8 +99,7 @@ def jacobian_norm(
 def vector_products(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor, cotangents: Tensor):
     """(N, ...) gradients of v . function(f(x)) with respect to x, one after the other for each of (k, N, C) cotangents v."""
     x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = function(network(x))
+    outputs = function(network(x.clone()))  # which may be changed in place
     for index, v in enumerate(cotangents):
         yield torch.autograd.grad(outputs, x, v, retain_graph=index < len(cotangents) - 1)[0]
 

@@ -34,9 +34,7 @@ class MetricConfig(Config):
     save_hessian_residual: bool = flag(False, "trace of what the Hessian has beside its Gauss-Newton part", identity=False)
     save_jacobian: bool = flag(False, "squared norm of the input-output Jacobian", identity=False)
     save_jacobian_top: bool = flag(False, "largest singular value of the input-output Jacobian", identity=False)
-    save_spectrum: bool = flag(
-        False, "top eigenvalues and spectral density of the selected weights, in spectrum.npz", identity=False
-    )
+    save_spectrum: bool = flag(False, "top eigenvalues and spectral density of the curvature", identity=False)
     metric_every: int = flag(0, "measure every K epochs; 0: initial and selected weights", low=0, identity=False)
     metric_params: str = flag(
         "layers", "parameters counted: Linear and Conv2d, their weights only, or all with BatchNorm",
@@ -72,10 +70,10 @@ class MetricConfig(Config):
     )  # fmt: skip
     monte_carlo_trials: int | None = flag(
         None, "label draws or probe vectors for each of them; default: as few as an error needs, 5 labels",
-        short="-mt", low=1, identity=False,
+        short="-mt", low=2, identity=False,
     )  # fmt: skip
     batch_size_fisher: int | None = flag(
-        None, "most examples in a chunk; default: what fits --metric_memory_mb, 100 for the libraries' batches",
+        None, "most examples in a chunk; default: what fits --metric_memory_mb, a thirtieth of -ms for the libraries",
         short="-bf", low=1, identity=False,
     )  # fmt: skip
 
@@ -87,6 +85,10 @@ class MetricConfig(Config):
             usual_metric(self.fisher_method, self.fisher_metric)
         except ValueError as error:
             raise FlagError(f"--fisher_metric {self.fisher_metric}: {error}") from None
+
+    def anything(self) -> bool:
+        """Whether any quantity but the SNR is to be measured."""
+        return bool(self.wanted()) or self.save_spectrum
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch is one to measure on the way."""
@@ -154,7 +156,7 @@ def measure_spectrum(
     )  # fmt: skip
 
 
-# (network, inputs, labels, mask, config, generator=) -> Estimate
+# (network, inputs, labels, mask, config, generator=) -> Estimate; the spectrum, which is no single number, is apart
 METRICS: dict[str, Callable[..., Estimate]] = {
     "fisher": measure_fisher,
     "hessian": measure_hessian,
@@ -162,25 +164,42 @@ METRICS: dict[str, Callable[..., Estimate]] = {
     "jacobian": measure_jacobian,
     "jacobian_top": measure_jacobian_top,
 }
-OWN_SETTINGS = {
-    "fisher": ("fisher_method", "fisher_metric"),
-    "hessian": ("hessian_method",),
-    "hessian_residual": (),
-    "jacobian": ("jacobian_method", "jacobian_output"),
-    "jacobian_top": ("jacobian_output",),
-    "spectrum": ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs"),
-}
-SETTINGS = ("metric_rtol", "monte_carlo_samples", "monte_carlo_trials")  # what bounds a chunk does not change a result
+BY_INPUTS = ("jacobian", "jacobian_top")  # derivatives by the inputs: no parameters are counted
 LIBRARIES = ("nngeometry", "pyhessian", "eigenthings")  # whose result depends on the batch
 
 
 def settings(name: str, config: MetricConfig) -> str:
-    """The options that a measurement depends on, as the JSON text of the `settings` column; those not given are left out."""
-    names = [*OWN_SETTINGS[name], *SETTINGS]
-    if not {getattr(config, own) for own in OWN_SETTINGS[name]}.isdisjoint(LIBRARIES) or name == "spectrum":
-        names.append("batch_size_fisher")
-    given = {key: getattr(config, key) for key in names if getattr(config, key) is not None}
-    return json.dumps(given, sort_keys=True)
+    """The options that a measurement depends on, as the JSON text of the `settings` column.
+
+    One that does not act on it is left out, as one that has no value: what only bounds a chunk, a precision that the
+    estimator does not stop at.
+    """
+    own: dict[str, Any] = {}
+    stops, batches = name != "hessian_residual", False
+    if name == "fisher":
+        metric = usual_metric(config.fisher_method, config.fisher_metric)
+        own = {"fisher_method": config.fisher_method, "fisher_metric": metric}
+        stops, batches = config.fisher_method == "spectral" and metric == "fim", config.fisher_method in LIBRARIES
+    elif name == "hessian":
+        own = {"hessian_method": config.hessian_method}
+        stops, batches = config.hessian_method not in LIBRARIES, config.hessian_method in LIBRARIES
+    elif name == "jacobian":
+        own = {"jacobian_method": config.jacobian_method, "jacobian_output": config.jacobian_output}
+    elif name == "jacobian_top":
+        own = {"jacobian_output": config.jacobian_output}
+    elif name == "spectrum":
+        own = {key: getattr(config, key) for key in ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs")}
+    budget = config.budget(stops=stops and name != "spectrum")
+    own |= {"samples": budget["max_samples"]}
+    own |= {"rtol": config.metric_rtol} if stops and name != "spectrum" else {}
+    own |= {"trials": config.monte_carlo_trials} if name not in ("jacobian_top", "spectrum") else {}
+    own |= {"batch_size": config.batch_size_fisher} if batches else {}
+    return json.dumps({key: value for key, value in own.items() if value is not None}, sort_keys=True)
+
+
+def counted(name: str, config: MetricConfig) -> str:
+    """The `params` column: which parameters a measurement counts; empty where it is not about parameters."""
+    return "" if name in BY_INPUTS else config.metric_params
 
 
 def tensors_of(found: Spectrum) -> dict[str, Any]:

@@ -22,12 +22,9 @@ LINEAR = COPIES | {
 PIECEWISE_LINEAR = {
     "relu", "threshold", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "abs", "max_pool2d_with_indices",
     "max_pool3d_with_indices", "mkldnn_max_pool2d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max", "min", "amax",
-    "amin", "maximum", "minimum", "where", "sort", "topk", "median",
+    "amin", "maximum", "minimum", "where", "sort", "topk", "median", "sign", "floor", "ceil", "round", "trunc",
 }  # fmt: skip
-CONSTANT = {
-    "sign", "floor", "ceil", "round", "trunc", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
-    "new_empty",
-}  # fmt: skip
+CONSTANT = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty"}
 BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")  # their argument 5 asks for batch statistics
 # operation -> positions of the arguments that it multiplies with each other
 PRODUCTS = {
@@ -43,25 +40,45 @@ class ForwardPass:
     """What a forward pass was seen to do."""
 
     curved: str | None  # why the logits are not piecewise linear in every single parameter; None: they are
-    uses: dict[str, int]  # parameter name -> operations that took it in
+    uses: dict[str, int]  # parameter name -> operations that took it in; empty where that could not be followed
     bytes_per_example: float  # of all tensors that the operations made
-    output: tuple[int, ...]  # shape
+    output: tuple[int, ...]  # shape; () for what is no tensor
 
 
-@torch.no_grad()
 def observe(network: nn.Module, inputs: Tensor) -> ForwardPass:
     """Run a network in its present mode on a few examples and watch the operations below autograd.
 
     The logits are piecewise linear in each single parameter (and the loss's Hessian has the diagonal of its Gauss-Newton
     part, Schraudolph 2002) if every operation is piecewise linear in what depends on parameters, no two such tensors are
-    multiplied, and every parameter is taken in once. Operations are admitted by name: an unknown one counts as curved.
+    multiplied, and every parameter is taken in once. Operations are admitted by name: an unknown one counts as curved, and
+    so does an `autograd.Function`, whose gradient need not be that of its operations.
     """
     recorder = Recorder(dict(network.named_parameters()))
-    with recorder:
+    try:
+        with torch.no_grad(), recorder:
+            network(inputs)
+    except NotImplementedError:  # a sparse or other tensor without a storage to follow
+        recorder.curved, recorder.uses = "a tensor that cannot be followed", Counter()
+    with torch.enable_grad():
         output = network(inputs)
     repeated = [f"parameter {name} used {n} times" for name, n in recorder.uses.items() if n > 1]
-    curved = recorder.curved or (repeated[0] if repeated else None)
-    return ForwardPass(curved, dict(recorder.uses), recorder.n_bytes / len(inputs), tuple(output.shape))
+    curved = recorder.curved or own_function(output) or (repeated[0] if repeated else None)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    return ForwardPass(curved, dict(recorder.uses), max(recorder.n_bytes, 1) / len(inputs), shape)
+
+
+def own_function(output: Any) -> str | None:
+    """The first `autograd.Function` in the graph of an output, in words."""
+    waiting, seen = [getattr(output, "grad_fn", None)], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return f"autograd.Function {type(node).__name__.removesuffix('Backward')}"
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return None
 
 
 class Recorder(TorchDispatchMode):
@@ -79,22 +96,23 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.split("::")[-1]
-        self.record(name.rstrip("_") or name, args, list(tensors((args, kwargs))), list(tensors(result)))
+        in_place = function._schema.is_mutable
+        self.record(name.rstrip("_") or name, in_place, args, list(tensors((args, kwargs))), list(tensors(result)))
         return result
 
-    def record(self, name: str, args: tuple, taken: list[Tensor], made: list[Tensor]) -> None:
+    def record(self, name: str, in_place: bool, args: tuple, taken: list[Tensor], made: list[Tensor]) -> None:
         known = {storage(t) for t in taken}
         new = [t for t in made if storage(t) not in known]
         self.alive += made
         self.n_bytes += sum(t.nbytes for t in new)
         parameters = [self.parameters[s] for s in known if s in self.parameters]
         depends = bool(parameters) or not known.isdisjoint(self.activations)
-        if not depends or name in CONSTANT or not any(t.is_floating_point() for t in made):
+        if not depends or name in CONSTANT or not any(t.is_floating_point() or t.is_complex() for t in made):
             return
         if parameters and name in COPIES:
             self.parameters |= {storage(t): parameters[0] for t in new}
             return
-        if len(new) == 0 and parameters and name in LINEAR and name not in ("add", "sub", "copy"):
+        if parameters and name in LINEAR and not new and not in_place:
             return  # a view of a parameter
         self.uses.update(parameters)
         self.activations |= {storage(t) for t in made}

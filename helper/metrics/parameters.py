@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from helper.config import near_match
 
 PARAMS = ("layers", "weights", "all")
 Layers = dict[str, dict[str, nn.Parameter]]  # layer -> parameter name -> parameter
@@ -19,6 +21,7 @@ def counted_parameters(network: nn.Module, params: str) -> Layers:
     Raises:
         ValueError: nothing counts.
     """
+    one_of("params", params, PARAMS)
     counted: Layers = {}
     for name, parameter in network.named_parameters():
         layer, _, kind = name.rpartition(".")
@@ -28,6 +31,12 @@ def counted_parameters(network: nn.Module, params: str) -> Layers:
     if not counted:
         raise ValueError(f"the network has no parameters to count as {params!r}; choose params='all'")
     return counted
+
+
+def one_of(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise ValueError when an option is none of its choices, with the nearest one."""
+    if value not in choices:
+        raise ValueError(f"{name} {value!r}: not one of {', '.join(choices)}{near_match(value, choices)}")
 
 
 def active(parameter: Tensor, name: str, mask) -> Tensor:
@@ -64,6 +73,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def measuring(device: torch.device) -> Iterator[None]:
+    """Full precision, and gradients whatever the caller has switched off."""
+    with full_precision(device), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """The type of newly made floating-point tensors inside, for libraries that do not follow their inputs."""
     former = torch.get_default_dtype()
@@ -88,7 +104,10 @@ def measurable_copy(network: nn.Module) -> nn.Module:
                 f"{name}.weight is computed from other parameters (pruning or another parametrisation); make it permanent, "
                 "for torch.nn.utils.prune by prune.remove, and give a mask"
             )
-    duplicate = copy.deepcopy(network).eval()
+    try:
+        duplicate = copy.deepcopy(network).eval()
+    except RuntimeError as error:
+        raise ValueError(f"the network cannot be copied ({error}); does it keep activations or computed weights?") from None
     duplicate.zero_grad(set_to_none=True)
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in duplicate.parameters()):
         duplicate.float()

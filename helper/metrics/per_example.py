@@ -7,7 +7,7 @@ whatever `torch.func` can differentiate, `LoopNorms` with one plain backward pas
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,16 +33,17 @@ def choose_engine(network: nn.Module, layers: Layers, mask, example: Tensor, use
 
     Args:
         network: a private copy in eval mode.
-        example: (2, ...) inputs to try it on.
+        example: (n, ...) inputs to try it on, against `VmapNorms`.
         uses: operations that take in each parameter, as `operations.observe` counted them.
     """
+    general = VmapNorms(network, layers, mask)
     once = all(uses.get(name) == 1 for parameters in layers.values() for name in parameters)
     if once and example.is_floating_point():
         engine = HookedNorms(network, layers, mask)
-        if engine.fits(example):
+        if engine.agrees(general, example):
             return engine
         engine.remove()
-    return VmapNorms(network, layers, mask)
+    return general
 
 
 # ------------------------------------------------------------------------------------------------------- by hooks
@@ -59,25 +60,20 @@ class HookedNorms:
     def __init__(self, network: nn.Module, layers: Layers, mask) -> None:
         self.network, self.layers = network, list(layers)
         network.requires_grad_(False)  # the inputs alone do: the parameters' own gradients are not needed
-        self.calls = dict.fromkeys(layers, 0)
         self.found: dict[str, Tensor] = {}
-        self.handles, self.supported = [], True
-        for layer, parameters in layers.items():
+        self.handles: list[Any] = []
+        self.supported = all(supported(network.get_submodule(layer)) for layer in layers)
+        for layer, parameters in layers.items() if self.supported else ():
             module = network.get_submodule(layer)
             keep = {name.rpartition(".")[2]: kept(p, name, mask) for name, p in parameters.items()}
-            rule = RULES.get(type(module))
-            if rule is None or (isinstance(module, nn.Conv2d) and module.groups != 1):
-                self.supported = False
-                return
-            self.handles.append(module.register_forward_hook(partial(self.watch, layer, rule(module, keep))))
+            watch = partial(self.watch, layer, RULES[type(module)](module, keep))
+            self.handles.append(module.register_forward_hook(watch, prepend=True, with_kwargs=True))
 
-    def watch(self, layer: str, rule: Callable, module: nn.Module, args: tuple, output: Tensor) -> None:
+    def watch(self, layer: str, rule: Callable, module: nn.Module, args: tuple, named: dict, output: Tensor) -> None:
         if not output.requires_grad:
-            return  # a pass without gradients, or a layer that the inputs do not reach, which `fits` will miss
-        inputs = args[0].detach()
+            return  # a pass without gradients
+        inputs = next(iter((*args, *named.values()))).detach()
         version = inputs._version
-        self.calls[layer] += 1
-        self.supported &= args[0].shape[0] == output.shape[0] == self.n_examples
 
         def record(gradient: Tensor) -> None:
             if inputs._version != version:
@@ -86,31 +82,42 @@ class HookedNorms:
 
         output.register_hook(record)
 
-    def fits(self, example: Tensor) -> bool:
-        """Whether every layer is called once, on the batch as it is."""
-        if self.supported:
-            self.squares(example, lambda logits: torch.ones_like(logits)[None])
-        return self.supported and all(n == 1 for n in self.calls.values())
+    def agrees(self, general: "VmapNorms", example: Tensor) -> bool:
+        """Whether it can treat the network, and gives what whole gradients give."""
+        if not self.supported:
+            return False
+
+        def cotangents(logits: Tensor) -> Tensor:  # of no particular direction
+            return torch.linspace(-1, 2, logits.numel(), device=logits.device, dtype=logits.dtype).view(1, *logits.shape)
+
+        try:
+            found = self.squares(example, cotangents)
+        except (RuntimeError, IndexError):  # no graph from the inputs to the logits, or a rule's shapes do not fit
+            return False
+        whole = general.squares(example, cotangents)
+        return torch.allclose(found, whole, rtol=1e-2, atol=1e-6 * whole.nan_to_num().max().item(), equal_nan=True)
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
 
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
-        inputs = inputs.detach().requires_grad_()
-        self.n_examples = len(inputs)
+        leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self.network(inputs)
-        rows: list[Tensor] = []
+            logits = self.network(leaf.clone())  # which may be changed in place
+        rows = []
         z = cotangents(logits.detach())
         for probe, cotangent in enumerate(z):
             self.found = {}
-            torch.autograd.grad(logits, inputs, cotangent, retain_graph=probe < len(z) - 1)
-            self.supported &= len(self.found) == len(self.layers)
-            if not self.supported:  # only while trying whether the engine fits
-                break
+            torch.autograd.grad(logits, leaf, cotangent, retain_graph=probe < len(z) - 1)
+            if len(self.found) < len(self.layers):
+                raise RuntimeError("a layer's output does not depend on the inputs, or is not used")
             rows.append(torch.stack([self.found[layer] for layer in self.layers], 1))
-        return torch.stack(rows) if rows else torch.empty(0)
+        return torch.stack(rows)
+
+
+def supported(module: nn.Module) -> bool:
+    return type(module) in RULES and getattr(module, "groups", 1) == 1
 
 
 def kept(parameter: Tensor, name: str, mask) -> Tensor | None:
@@ -239,7 +246,7 @@ def batch_norm_squares(module: nn.modules.batchnorm._BatchNorm, keep: dict[str, 
 
 def masked_sum(gradients: Tensor, mask: Tensor | None) -> Tensor:
     """(N,) sums of squares of (N, ...) gradients over the coordinates where `mask` is 1."""
-    squares = gradients.square().flatten(1)
+    squares = gradients.square().reshape(len(gradients), -1)
     return squares.sum(1) if mask is None else squares @ mask.flatten()
 
 
@@ -277,7 +284,7 @@ class VmapNorms:
         """(N, layers) from whole gradients (N, *shape) of every parameter."""
         return torch.stack(
             [
-                sum(masked_sum(gradients[name].flatten(1), kept(p, name, self.mask)) for name, p in parameters.items())
+                sum(masked_sum(gradients[name], kept(p, name, self.mask)) for name, p in parameters.items())
                 for parameters in self.layers.values()
             ],
             1,
@@ -290,10 +297,12 @@ class LoopNorms(VmapNorms):
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         self.network.requires_grad_(True)
         weights = list(self.parameters.values())
-        outputs = [self.network(x[None]) for x in inputs]
+        with torch.enable_grad():
+            outputs = [self.network(x[None]) for x in inputs]
         z = cotangents(torch.cat(outputs).detach())
         examples = []
         for output, of_one in zip(outputs, z.transpose(0, 1), strict=True):
-            found = [torch.autograd.grad(output, weights, v[None], retain_graph=True) for v in of_one]
+            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            found = [torch.autograd.grad(output, weights, v[None], **options) for v in of_one]
             examples.append(self.by_layer(dict(zip(self.parameters, map(torch.stack, zip(*found, strict=True)), strict=True))))
         return torch.stack(examples, 1)

@@ -1,11 +1,10 @@
 """Which examples are drawn and how often each is probed: for a given precision, within a given budget.
 
-A pilot estimates the variances and fixes the sample; nothing is stopped on running values, which with heavy tails ends
-early and low. The pilot's own draws are thrown away unless they already suffice.
+A pilot estimates the variances and fixes the sample, which is then drawn afresh; nothing is stopped on the values that it
+returns, which with heavy tails ends early and low.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,9 @@ Draw = Callable[[Tensor, int], Tensor]  # (n,) rows, k -> (n, k, layers) indepen
 Score = Callable[[Tensor], Tensor]  # (n,) rows -> (n,) guesses of what is proportional to their values
 PILOT = 256  # draws that the variances are estimated from
 MARGIN = 1.25  # on the planned size, because those variances are themselves estimates
+FEWEST = 64  # draws or examples: of fewer the spread is not known well enough
 FEW = 64  # examples of which each is probed as often as it takes, rather than some more often than others
+MOST_DRAWS = 10**6  # that are planned by themselves: a mean near zero can have no small relative error
 LEAST_DRAWS = 1000  # where every example is measured and no precision is asked for
 SCORED_PER_DRAW = 4  # guesses for each draw, until variances are known
 DRAW_COST = 4  # of a draw with its backward pass, in forward passes
@@ -45,8 +46,8 @@ class Budget:
             raise ValueError(f"rtol must be at least 0, not {self.rtol}")
         if self.max_samples is not None and self.max_samples < 2:
             raise ValueError(f"max_samples must be at least 2, not {self.max_samples}")
-        if self.n_probes is not None and self.n_probes < 1:
-            raise ValueError(f"n_probes must be at least 1, not {self.n_probes}")
+        if self.n_probes is not None and self.n_probes < 2:
+            raise ValueError(f"n_probes must be at least 2, not {self.n_probes}: one draw shows no spread")
 
     def limit(self, population: int) -> int:
         """Examples that may be measured of `population`.
@@ -67,9 +68,6 @@ class Sampled:
     errors: Tensor
     n_samples: int
     scheme: str
-
-    def precise(self, rtol: float) -> bool:
-        return self.errors[0] <= rtol * self.means[0].abs()
 
 
 def finite(values: Tensor) -> Tensor:
@@ -102,26 +100,26 @@ def sample_mean(draw: Draw, population: int, budget: Budget, generator: torch.Ge
         exact: a draw has no noise of its own, so one of each example is enough.
     """
     limit = budget.limit(population)
-    probes = 1 if exact else max(2, budget.n_probes or 2)
+    probes = 1 if exact else budget.n_probes or 2
 
-    def measure(n: int, k: int) -> tuple[Sampled, Tensor]:
+    def values_of(n: int, k: int) -> Tensor:
         values = with_total(finite(draw(torch.randperm(population, generator=generator)[:n], k)))
-        twice = values.expand(-1, 2, -1) if exact else values  # two equal draws: no noise within an example
-        means, errors = two_stage_mean(twice, torch.ones(n), population)
+        return values.expand(-1, 2, -1) if exact else values  # two equal draws: no noise within an example
+
+    def measure(n: int, k: int) -> Sampled:
+        means, errors = two_stage_mean(values_of(n, k), torch.ones(n), population)
         scheme = "every example" if n == population else "random sample"
-        return Sampled(means, errors, n, f"{scheme}, {k} probes" if not exact else scheme), twice[..., 0]
+        return Sampled(means, errors, n, scheme if exact else f"{scheme}, {k} probes")
 
     if budget.rtol == 0 or (exact and limit <= PILOT):
         needed = math.ceil(LEAST_DRAWS / population) if limit == population and budget.n_probes is None and not exact else 0
-        return measure(limit, max(probes, needed))[0]
+        return measure(limit, max(probes, needed))
     n = min(limit, PILOT)
-    pilot, values = measure(n, probes if exact or budget.n_probes else max(probes, math.ceil(PILOT / n)))
-    if pilot.precise(budget.rtol):
-        return pilot
+    values = values_of(n, probes if exact or budget.n_probes else max(probes, math.ceil(PILOT / n)))[..., 0]
     within = values.var(1).mean().item()
     across = max(0.0, values.mean(1).var().item() - within / values.shape[1])
-    target = (budget.rtol * pilot.means[0].item()) ** 2 / MARGIN
-    return measure(*planned(across, within, target, population, limit, probes, fixed=exact or bool(budget.n_probes)))[0]
+    target = (budget.rtol * values.mean().item()) ** 2 / MARGIN
+    return measure(*planned(across, within, target, population, limit, probes, fixed=exact or bool(budget.n_probes)))
 
 
 def planned(
@@ -133,10 +131,12 @@ def planned(
         across: variance between examples; within: of the probes of one.
         fixed: the number of probes may not grow.
     """
-    n = math.ceil((across + within / probes) / (target + across / population)) if target > 0 else limit
+    if target == 0:
+        return limit, probes
+    n = math.ceil((across + within / probes) / (target + across / population))
     if n <= limit or limit < population or fixed:
-        return max(2, min(n, limit)), probes
-    return population, max(probes, math.ceil(within / (population * target)))
+        return min(max(FEWEST, n), limit), probes
+    return population, max(probes, math.ceil(min(within / target, MOST_DRAWS) / population))
 
 
 # ----------------------------------------------------------------------------------------- unequal probabilities
@@ -150,32 +150,35 @@ def importance_mean(draw: Draw, score: Score, population: int, budget: Budget, g
     """
     if budget.limit(population) == population and (budget.rtol == 0 or population <= FEW):
         return sample_mean(draw, population, budget, generator)
-    most = budget.max_samples or sys.maxsize  # draws, which may be more than there are examples
-    order = torch.randperm(population, generator=generator)
+    most = budget.max_samples or MOST_DRAWS  # draws, which may be more than there are examples
     probes = budget.n_probes or 1
-    scores = torch.empty(0, dtype=torch.float64)
+    known = torch.full((population,), torch.nan, dtype=torch.float64)
 
-    def measure(n: int, scored: int) -> tuple[Sampled, Tensor, Tensor]:
-        nonlocal scores
-        if scored > len(scores):
-            scores = torch.cat([scores, finite(score(order[len(scores) : scored])).double().cpu()])
-        guess = scores[:scored]
+    def sample(n: int, scored: int) -> tuple[Tensor, Tensor]:
+        """(n, 1 + layers) values of draws from a random part of the population, and their weights."""
+        part = torch.randperm(population, generator=generator)[:scored]
+        new = part[known[part].isnan()]
+        if len(new):
+            known[new] = finite(score(new)).double().cpu()
+        guess = known[part]
         chances = 0.9 * guess / guess.sum() + 0.1 / scored if guess.sum() > 0 else torch.full_like(guess, 1 / scored)
         picked = torch.multinomial(chances, n, replacement=True, generator=generator)
-        values = with_total(finite(draw(order[picked], probes)).mean(1))
-        weights = 1 / (scored * chances[picked])
-        means, errors = weighted_mean(values, weights, scored, population)
-        return Sampled(means, errors, n, f"importance sampling from {scored}"), values[:, 0], weights
+        return with_total(finite(draw(part[picked], probes)).mean(1)), 1 / (scored * chances[picked])
 
     if budget.rtol == 0:
-        return measure(most, min(population, SCORED_PER_DRAW * most))[0]
-    n = min(most, PILOT)
-    pilot, values, weights = measure(n, min(population, SCORED_PER_DRAW * n))
-    if pilot.precise(budget.rtol) or pilot.means[0] == 0:
-        return pilot
-    spread = ((weights * values.square()).mean() / pilot.means[0].square() - 1).clamp(min=0).item()
-    noise = (weights * values).var().item() / pilot.means[0].item() ** 2
-    return measure(*planned_draws(spread, noise, population, most, budget.rtol))[0]
+        n, scored = most, min(population, SCORED_PER_DRAW * most)
+    else:
+        n = min(most, PILOT)
+        values, weights = sample(n, min(population, SCORED_PER_DRAW * n))
+        mean = (weights * values[:, 0]).mean().item()
+        if mean == 0:
+            spread, noise = 0.0, 0.0
+        else:
+            spread = max(0.0, (weights * values[:, 0].square()).mean().item() / mean**2 - 1)
+            noise = (weights * values[:, 0]).var().item() / mean**2
+        n, scored = planned_draws(spread, noise, population, most, budget.rtol)
+    means, errors = weighted_mean(*sample(n, scored), scored, population)
+    return Sampled(means, errors, n, f"importance sampling from {scored}")
 
 
 def planned_draws(spread: float, noise: float, population: int, most: int, rtol: float) -> tuple[int, int]:
@@ -187,9 +190,9 @@ def planned_draws(spread: float, noise: float, population: int, most: int, rtol:
         spread: variance of the values over the population, relative to the squared mean; noise: of one weighted draw.
     """
     target = rtol**2 / MARGIN
-    ratio = min(max(1.0, (spread * DRAW_COST / noise) ** 0.5), 50.0)
+    ratio = min(max(1.0, (spread * DRAW_COST / noise) ** 0.5), 50.0) if noise > 0 else 50.0
     n = (spread / ratio + noise) / (target + spread / population)
     if ratio * n >= population:
-        return min(math.ceil(noise / target), most), population
-    n = min(math.ceil(n), most)
+        return min(max(FEWEST, math.ceil(noise / target)), most), population
+    n = min(max(FEWEST, math.ceil(n)), most)
     return n, min(math.ceil(ratio * n), population)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from helper.metrics.parameters import active, full_precision
+from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, finite
 from helper.metrics.subject import Examples, Subject
 
@@ -58,8 +58,9 @@ def spectrum(
 ) -> Spectrum:
     """Top eigenvalues by Lanczos and spectral density by stochastic Lanczos quadrature, over the active parameters.
 
-    The matrix is that of the mean loss over a fixed random sample of the examples in batches of one size; up to
-    batch_size - 1 examples are left out to make them so.
+    The matrix is that of the mean loss over a fixed random sample of the examples in batches of one size; up to 7 examples
+    are left out to make them so. Products are in the network's precision, vectors in float64: in float32 they lose their
+    orthogonality, and eigenvalues appear that do not exist.
 
     Args:
         network, inputs, labels, mask, params, batch_size, memory_mb, progress, generator: as in `hessian_trace`.
@@ -75,17 +76,20 @@ def spectrum(
     from hessian_eigenthings.algorithms.lanczos import lanczos
     from hessian_eigenthings.algorithms.spectral_density import spectral_density
 
+    one_of("matrix", matrix, MATRICES)
     started = time.perf_counter()
     if not 1 <= k <= steps or runs < 1:
         raise ValueError(f"the spectrum needs runs >= 1 and steps >= k >= 1, not runs {runs}, steps {steps}, k {k}")
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
+    subject.check_labels(labels)
     n = Budget(0, max_samples).limit(len(inputs))
-    size = min(subject.chunk_size(ACTIVATIONS), n)
-    rows = torch.randperm(len(inputs), generator=generator)[: n // size * size]
+    n -= n % 8 if n > 8 else 0  # so that it has divisors: which examples are measured does not depend on the memory
+    size = max(d for d in range(1, subject.chunk_size(ACTIVATIONS) + 1) if n % d == 0)
+    rows = torch.randperm(len(inputs), generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
     hidden = None if progress else True  # None: hidden unless on a terminal
     with (
-        full_precision(subject.device),
+        measuring(subject.device),
         tqdm(total=(1 + runs) * steps + k, desc="spectrum", unit="product", disable=hidden, leave=False) as bar,
     ):
         operator = active_operator(subject, Batches(subject, labels, rows, size, bar), matrix)
@@ -110,7 +114,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.rows.split(self.size):
-            yield self.subject.rows(part), self.labels[part.to(self.labels.device)].to(self.subject.device)
+            yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
         self.bar.update()
 
 
@@ -126,7 +130,7 @@ def active_operator(subject: Subject, batches: Iterable[tuple[Tensor, Tensor]], 
     from hessian_eigenthings.operators.ggn import GGNOperator
     from hessian_eigenthings.operators.hessian import HessianOperator
 
-    counted = {name for parameters in subject.layers.values() for name in parameters}
+    counted = subject.used
     keep = [active(p, name, subject.mask).flatten() for name, p in subject.network.named_parameters() if name in counted]
     keep = torch.cat(keep)
     n_active = int(keep.sum())
@@ -151,8 +155,8 @@ def active_operator(subject: Subject, batches: Iterable[tuple[Tensor, Tensor]], 
         whole = GGNOperator(subject.network, batches, logits, loss_of_logits, param_filter=chosen)
 
     def product(v: Tensor) -> Tensor:
-        full = v.new_zeros(len(keep))
-        full[keep] = v
-        return finite(whole.matvec(full)[keep])
+        full = torch.zeros(len(keep), device=v.device, dtype=subject.dtype)
+        full[keep] = v.to(subject.dtype)
+        return finite(whole.matvec(full)[keep]).to(v.dtype)
 
-    return LambdaOperator(product, n_active, device=subject.device, dtype=subject.dtype)
+    return LambdaOperator(product, n_active, device=subject.device, dtype=torch.float64)

@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 from helper.mask import Mask
 from helper.metrics.operations import observe
-from helper.metrics.parameters import counted_parameters, full_precision, measurable_copy
+from helper.metrics.parameters import counted_parameters, measurable_copy, measuring
 
+AT_ONCE = 8192  # examples whose random numbers are drawn together: the same ones whatever the chunks
 LARGEST_CHUNK = 64  # more examples at once are no faster: activations fall out of the cache
+LIBRARY_COPIES = 6  # of an example's activations and parameters that the libraries take, about
 SCORED_AT_ONCE = 4  # chunks of a pass without gradients, which keeps no activations
 
 
@@ -29,12 +31,13 @@ class Subject:
 
     Args:
         mask: parameter name -> bool tensor; pruned coordinates do not count.
-        params: which parameters count, see `counted_parameters`.
+        params: which parameters count, see `counted_parameters`; None: no derivative by parameters is wanted.
         batch_size: most examples at once; None: what is fast.
         memory_mb: most MiB that a chunk may take, as far as that can be told from its activations.
         progress: show a bar on a terminal.
     Raises:
-        ValueError: fewer than 2 examples, a mask of another network, outputs that are not (N, C), batch statistics.
+        ValueError: fewer than 2 examples, a mask of another network, outputs that are not finite, not (N, C), or not each
+            example's own.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Subject:
         inputs: Examples,
         mask=None,
         *,
-        params: str = "layers",
+        params: str | None = "layers",
         batch_size: int | None = None,
         memory_mb: float = 1000,
         progress: bool = False,
@@ -53,14 +56,27 @@ class Subject:
         self.network, self.inputs = measurable_copy(network), inputs
         Mask(mask).parameters_of(self.network)  # refuses one that does not fit
         self.mask = mask
-        self.layers = counted_parameters(self.network, params)
-        first = next(self.network.parameters())
+        self.layers = counted_parameters(self.network, params) if params else {}
+        first = next(self.network.parameters(), None)
+        first = inputs[torch.arange(2)] if first is None else first
         self.device, self.dtype = first.device, first.dtype
         self.batch_size, self.memory_mb, self.progress = batch_size, memory_mb, progress
-        with full_precision(self.device):
-            self.seen = observe(self.network, self.example)
+        with measuring(self.device):
+            self.seen = observe(self.network, self.rows(torch.arange(2)))
+            self.refuse_outputs()
+
+    def refuse_outputs(self) -> None:
+        """Raise ValueError when outputs are no logits, or an example's depend on the others or on chance."""
         if len(self.seen.output) != 2 or self.seen.output[0] != 2:
-            raise ValueError(f"the network must map (N, ...) inputs to (N, C) logits; 2 examples give {self.seen.output}")
+            shape = self.seen.output or "no tensor"
+            raise ValueError(f"the network must map (N, ...) inputs to (N, C) logits; 2 examples give {shape}")
+        with torch.no_grad():
+            together = self.network(self.example)
+            alone = torch.cat([self.network(self.rows(torch.tensor([row]))) for row in range(len(together))])
+        if not torch.isfinite(together).all():
+            raise ValueError("the network gives values that are not finite; has its training diverged?")
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * together.abs().max().item()):
+            raise ValueError("the logits of an example change with the others in its batch, or from call to call")
 
     @property
     def n_classes(self) -> int:
@@ -68,8 +84,24 @@ class Subject:
 
     @property
     def example(self) -> Tensor:
-        """(2, ...) inputs to try things on."""
-        return self.rows(torch.arange(2))
+        """(3, ...) inputs to try things on, or 2 where there are no more."""
+        return self.rows(torch.arange(min(3, len(self.inputs))))
+
+    @property
+    def used(self) -> set[str]:
+        """Names of the counted parameters that the logits depend on; all where that is not known."""
+        counted = {name for parameters in self.layers.values() for name in parameters}
+        return counted & set(self.seen.uses) if self.seen.uses else counted
+
+    def labels_of(self, labels: Tensor, rows: Tensor) -> Tensor:
+        """(n,) classes on the network's device."""
+        return labels[rows.to(labels.device)].to(self.device)
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Raise ValueError when there is not one class for each input."""
+        if not isinstance(labels, Tensor) or labels.shape != (len(self.inputs),):
+            found = f"shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels must be a tensor with one class for each of {len(self.inputs)} inputs, not {found}")
 
     def rows(self, rows: Tensor) -> Tensor:
         """(n, ...) inputs on the network's device, floating-point ones in its type."""
@@ -88,6 +120,10 @@ class Subject:
         each = activations * self.seen.bytes_per_example + parameters * n_parameters * self.dtype.itemsize + other
         fits = int(self.memory_mb * 2**20 / each)
         return max(1, min(fits, self.batch_size or LARGEST_CHUNK))
+
+    def library_batch(self, n: int) -> int:
+        """Examples in a batch of a library: at least 30 batches where -bf does not say, for the spread between them."""
+        return self.batch_size or max(1, min(100, n // 30, self.chunk_size(LIBRARY_COPIES, LIBRARY_COPIES)))
 
     def chunks(self, rows: Tensor, size: int, steps: int, what: str) -> Iterator[tuple[slice, Tensor]]:
         """(positions in `rows`, inputs) of one chunk after the other; a bar counts `steps` for each example."""
