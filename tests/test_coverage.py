@@ -28,14 +28,14 @@ FISHER = {
     "empirical, subset": (200, {"metric": "empirical", "max_samples": 100}),
     "vmap, every example": (60, {**LABELS, "n_probes": 4}),
     "vmap, subset": (200, {**LABELS, "max_samples": 100}),
-    "ours, every example": (24, {"method": "ours", "n_probes": 3}),
-    "ours, subset": (60, {"method": "ours", "n_probes": 2, "max_samples": 30}),
+    "ours, every example": (40, {"method": "ours", "n_probes": 6}),
+    "ours, subset": (200, {"method": "ours", "n_probes": 2, "max_samples": 80}),
     "nngeometry, every example": (32, {**NNGEOMETRY, "batch_size": 4, "n_probes": 4}),
-    "nngeometry, subset": (200, {**NNGEOMETRY, "batch_size": 4, "max_samples": 100}),
+    "nngeometry, subset": (300, {**NNGEOMETRY, "batch_size": 4, "max_samples": 160}),
 }
 HESSIAN = {
     "auto (Gauss-Newton), importance": ("mlp_relu", 300, {"max_samples": 100}),
-    "hutchinson, every example": ("mlp_tanh", 40, {"method": "hutchinson", "n_probes": 3}),
+    "hutchinson, every example": ("mlp_tanh", 40, {"method": "hutchinson", "n_probes": 6}),
     "hutchinson, subset": ("mlp_tanh", 200, {"method": "hutchinson", "n_probes": 2, "max_samples": 80}),
     "residual, every example": ("mlp_tanh", 40, {"method": "hutchinson", "term": "residual", "n_probes": 3}),
     "pyhessian, every example": ("mlp_tanh", 24, {"method": "pyhessian", "batch_size": 6, "n_probes": 10}),
