@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a trace to 1 % costs: this project's estimators against other libraries', on a ResNet-20 that memorised CIFAR-100.
 
-    python scripts/benchmark_metrics.py --root DATA [--rounds 3] [--examples 512]
+    python scripts/benchmark_metrics.py --root DATA [--rounds 3] [--examples 256]
 
 The network has width 1 and is trained on 5,000 images until its training accuracy is above 0.99 (once; the run is kept
 under --results_root, where scripts/table2.sh puts the same one). Rows: dense, and 90 % pruned and finetuned.
@@ -148,8 +148,8 @@ def sketches(network: nn.Module, mask, x: Tensor, y: Tensor) -> list[tuple[str, 
     """(name, draw, products, repetitions)"""
     seeds = iter(range(10**6))
     return [
-        ("hessian-eigenthings Hutch++", lambda: peers.hutch_plus_plus(network, x, y, mask, 15, next(seeds)), 15, 3),
-        ("curvlinops XTrace", lambda: peers.curvlinops_trace(network, x, y, mask, 16, method="xtrace"), 16, 3),
+        ("hessian-eigenthings Hutch++", lambda: peers.hutch_plus_plus(network, x, y, mask, 15, next(seeds)), 15, 2),
+        ("curvlinops XTrace", lambda: peers.curvlinops_trace(network, x, y, mask, 16, method="xtrace"), 16, 2),
     ]
 
 
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of cifar-100-python")
     parser.add_argument("--results_root", default="results/table2", help="where the trained networks are kept")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=512, help="in the batch of Hessian traces")
+    parser.add_argument("--examples", type=int, default=256, help="in the batch of Hessian traces")
     parser.add_argument("--probes", type=int, default=16, help="of PyHessian")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     flags = parser.parse_args()

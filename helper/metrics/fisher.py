@@ -47,16 +47,16 @@ def fisher_trace(
         network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
         inputs: (N, ...) examples that the mean is about.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
-        method: `spectral` draws ||J^T z||^2 with z = sum_i e_i sqrt(l_i) u_i over the eigenpairs of S = diag(p) - p p^T and
-            independent signs e_i; `exact` sums over the C labels; `vmap`, `ours` (one example at a time) and `nngeometry`
-            (batch diagonals) sample labels.
+        method: `spectral` draws ||J^T z||^2 with E z z^T = S = diag(p) - p p^T by random signs on the eigenvectors of S, of
+            examples drawn by importance where not all are measured; `exact` sums over the C labels; `vmap`, `ours` (one
+            example at a time) and `nngeometry` (batch diagonals) sample labels.
         metric: `fim` the expectation over labels (`vmap`, `ours`, `nngeometry` then sum over all of them),
             `fim_monte_carlo` with sampled labels, `empirical` with the data's labels, which is another quantity. Default:
             `fim` for `spectral` and `exact`, `fim_monte_carlo` for the others.
         labels: (N,) classes, for `empirical`.
         rtol: relative standard error asked for, of `spectral` only: the others' tails are too heavy to stop on.
         max_samples: most examples (or draws, where they are drawn by importance); default: all.
-        n_probes: draws for each example; default: as few as an error needs, 5 of labels.
+        n_probes: draws for each example, at least 2; default: as few as an error needs, of labels 5 or a thousand in all.
         params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
         progress: show a bar on a terminal.
