@@ -162,8 +162,15 @@ def importance_mean(draw: Draw, score: Score, population: int, budget: Budget, g
             known[new] = finite(score(new)).double().cpu()
         guess = known[part]
         chances = 0.9 * guess / guess.sum() + 0.1 / scored if guess.sum() > 0 else torch.full_like(guess, 1 / scored)
-        picked = torch.multinomial(chances, n, replacement=True, generator=generator)
-        return with_total(finite(draw(part[picked], probes)).mean(1)), 1 / (scored * chances[picked])
+        picked, times = torch.multinomial(chances, n, replacement=True, generator=generator).unique(return_counts=True)
+        values, weights = [], []
+        for power in range(int(times.max()).bit_length()):  # one forward pass for 1, 2, 4, ... draws of an example
+            rows, repeats = picked[times >> power & 1 == 1], 1 << power
+            if len(rows):
+                drawn = finite(draw(part[rows], repeats * probes)).unflatten(1, (repeats, probes))
+                values.append(with_total(drawn.mean(2).flatten(0, 1)))
+                weights.append((1 / (scored * chances[rows])).repeat_interleave(repeats))
+        return torch.cat(values), torch.cat(weights)
 
     if budget.rtol == 0:
         n, scored = most, min(population, SCORED_PER_DRAW * most)
