@@ -151,11 +151,11 @@ def gradients(table: pandas.DataFrame) -> Figure:
 
 
 QUANTITIES = {
-    "fisher": "Fisher trace (nats per squared parameter)",
-    "hessian": "Hessian trace (nats per squared parameter)",
-    "hessian_residual": "residual trace (nats per squared parameter)",
-    "jacobian": "squared Jacobian norm (per squared normalised input)",
-    "jacobian_top": "largest singular value of the Jacobian",
+    "fisher": "Fisher trace\n(nats per squared parameter)",
+    "hessian": "Hessian trace\n(nats per squared parameter)",
+    "hessian_residual": "trace of Hessian - Gauss-Newton\n(nats per squared parameter)",
+    "jacobian": "squared Jacobian norm\n(per squared normalised input)",
+    "jacobian_top": "largest singular value of the Jacobian\n(per normalised input)",
 }
 SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}
 

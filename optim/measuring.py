@@ -13,7 +13,7 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
 from helper.tables import Table
-from helper.utils import stream
+from helper.utils import stream, write_atomic
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder, spectrum_key, write_arrays
@@ -101,6 +101,10 @@ def measure_spectrum_into(
     }  # fmt: skip
     if spectrum_key(path) == key:
         return
+    for other in path.parent.glob("spectra/*.npz"):
+        if spectrum_key(other) == key:  # the selected weights are those of a measured epoch
+            write_atomic(path, other.read_bytes())
+            return
     split = getattr(dataset, config.metric_split)
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)

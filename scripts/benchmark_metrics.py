@@ -116,7 +116,7 @@ def label_draws(network: nn.Module, inputs, mask, method: str, n: int, generator
     return fisher_trace(network, inputs, mask, method=method, max_samples=n, n_probes=2, generator=generator)
 
 
-def hessian_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int, probes: int) -> None:
+def hessian_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int, probes: int, repeats: int) -> None:
     """Time to 1 % of Tr H over one batch (x, y)."""
     generator = stream(0, "benchmark")
     truth = hessian_trace(network, x, y, mask, rtol=0.003, generator=generator)
@@ -132,7 +132,7 @@ def hessian_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int, pr
     mean = statistics.mean(values)
     print(f"  PyHessian: one probe {spread:.1%} in {statistics.median(taken):.2f} s, mean of {probes} {mean:.4g}")
     other = {"PyHessian": [one * (spread / TARGET) ** 2 for one in taken]}
-    for name, draw, n_products, repeats in sketches(network, mask, x, y):
+    for name, draw, n_products in sketches(network, mask, x, y) if repeats else ():
         values, taken = timed_draws(draw, repeats)
         spread = (sum((value / truth.value - 1) ** 2 for value in values) / repeats) ** 0.5
         best = statistics.median(taken) * spread / TARGET
@@ -144,12 +144,12 @@ def hessian_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int, pr
     table(f"Tr H over {len(x)} images", own, other)
 
 
-def sketches(network: nn.Module, mask, x: Tensor, y: Tensor) -> list[tuple[str, Callable[[], float], int, int]]:
-    """(name, draw, products, repetitions)"""
+def sketches(network: nn.Module, mask, x: Tensor, y: Tensor) -> list[tuple[str, Callable[[], float], int]]:
+    """(name, draw, products)"""
     seeds = iter(range(10**6))
     return [
-        ("hessian-eigenthings Hutch++", lambda: peers.hutch_plus_plus(network, x, y, mask, 15, next(seeds)), 15, 2),
-        ("curvlinops XTrace", lambda: peers.curvlinops_trace(network, x, y, mask, 16, method="xtrace"), 16, 2),
+        ("hessian-eigenthings Hutch++", lambda: peers.hutch_plus_plus(network, x, y, mask, 15, next(seeds)), 15),
+        ("curvlinops XTrace", lambda: peers.curvlinops_trace(network, x, y, mask, 16, method="xtrace"), 16),
     ]
 
 
@@ -233,6 +233,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=256, help="in the batch of Hessian traces")
     parser.add_argument("--probes", type=int, default=16, help="of PyHessian")
+    parser.add_argument(
+        "--sketches", type=int, default=2, help="repetitions of Hutch++ and XTrace, half a minute each; 0: none"
+    )
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.memory:
@@ -254,7 +257,7 @@ def main() -> None:
         speed_rows(network, mask, x, y, flags.rounds)
         memory_rows(settings)
         fisher_rows(network, mask, inputs, x, y, flags.rounds)
-        hessian_rows(network, mask, x, y, flags.rounds, flags.probes)
+        hessian_rows(network, mask, x, y, flags.rounds, flags.probes, flags.sketches)
         everything = load_dataset(DataConfig(loader_name="cifar100", root=flags.root, verify_data=False))
         estimate = fisher_trace(network, everything.examples(everything.train), mask, rtol=TARGET, generator=stream(0, "all"))
         found = f"{estimate.value:.5g} ± {estimate.standard_error:.2g} in {estimate.seconds:.1f} s"
