@@ -350,6 +350,13 @@ def test_label_sampling_never_stops_early():
     assert (estimate.n_samples, estimate.estimator) == (300, "vmap:fim_monte_carlo; every example, 5 probes")
 
 
+def test_label_sampling_without_a_budget_makes_a_thousand_draws_and_with_one_what_it_says():
+    network, inputs = tiny("mlp_relu"), batch()[0]
+    for method in ("vmap", "nngeometry"):
+        assert fisher(network, inputs, method=method).estimator.endswith("every example, 42 probes")
+        assert fisher(network, inputs, method=method, max_samples=10).estimator.endswith(", 5 probes")
+
+
 def test_seconds_and_estimator_are_stated():
     estimate = fisher(tiny("conv"), batch()[0])
     assert estimate.seconds > 0

@@ -220,8 +220,9 @@ def label_mean(
 
 
 def label_draws(budget: Budget, population: int) -> int:
-    """Labels sampled for each example: as asked for, or five, or so many that there are a thousand draws."""
-    return budget.n_probes or max(LABEL_DRAWS, math.ceil(LEAST_DRAWS / budget.limit(population)))
+    """Labels sampled for each example: as asked for, else five, or without any budget so many that there are a thousand."""
+    least = 0 if budget.max_samples else math.ceil(LEAST_DRAWS / population)
+    return budget.n_probes or max(LABEL_DRAWS, least)
 
 
 def nngeometry_mean(
