@@ -106,10 +106,9 @@ class MetricConfig(Config):
 
 
 def measure_fisher(network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any) -> Estimate:
-    stops = config.fisher_method == "spectral" and config.fisher_metric != "empirical"
     return fisher_trace(
         network, inputs, mask, method=config.fisher_method, metric=config.fisher_metric, labels=labels,
-        params=config.metric_params, **config.budget(stops=stops), **common,
+        params=config.metric_params, **config.budget(stops=stops("fisher", config)), **common,
     )  # fmt: skip
 
 
@@ -118,7 +117,7 @@ def measure_hessian(
 ) -> Estimate:
     return hessian_trace(
         network, inputs, labels, mask, method=config.hessian_method, params=config.metric_params,
-        **config.budget(stops=config.hessian_method not in ("pyhessian", "eigenthings")), **common,
+        **config.budget(stops=stops("hessian", config)), **common,
     )  # fmt: skip
 
 
@@ -168,6 +167,15 @@ BY_INPUTS = ("jacobian", "jacobian_top")  # derivatives by the inputs: no parame
 LIBRARIES = ("nngeometry", "pyhessian", "eigenthings")  # whose result depends on the batch
 
 
+def stops(name: str, config: MetricConfig) -> bool:
+    """Whether the estimator of a metric stops at --metric_rtol."""
+    if name == "fisher":
+        return config.fisher_method == "spectral" and config.fisher_metric != "empirical"
+    if name == "hessian":
+        return config.hessian_method not in LIBRARIES
+    return name in BY_INPUTS
+
+
 def settings(name: str, config: MetricConfig) -> str:
     """The options that a measurement depends on, as the JSON text of the `settings` column.
 
@@ -175,25 +183,21 @@ def settings(name: str, config: MetricConfig) -> str:
     estimator does not stop at.
     """
     own: dict[str, Any] = {}
-    stops, batches = name != "hessian_residual", False
     if name == "fisher":
         metric = usual_metric(config.fisher_method, config.fisher_metric)
         own = {"fisher_method": config.fisher_method, "fisher_metric": metric}
-        stops, batches = config.fisher_method == "spectral" and metric == "fim", config.fisher_method in LIBRARIES
     elif name == "hessian":
         own = {"hessian_method": config.hessian_method}
-        stops, batches = config.hessian_method not in LIBRARIES, config.hessian_method in LIBRARIES
     elif name == "jacobian":
         own = {"jacobian_method": config.jacobian_method, "jacobian_output": config.jacobian_output}
     elif name == "jacobian_top":
         own = {"jacobian_output": config.jacobian_output}
     elif name == "spectrum":
         own = {key: getattr(config, key) for key in ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs")}
-    budget = config.budget(stops=stops and name != "spectrum")
-    own |= {"samples": budget["max_samples"]}
-    own |= {"rtol": config.metric_rtol} if stops and name != "spectrum" else {}
+    own |= {"samples": config.budget(stops=stops(name, config))["max_samples"]}
+    own |= {"rtol": config.metric_rtol} if stops(name, config) else {}
     own |= {"trials": config.monte_carlo_trials} if name not in ("jacobian_top", "spectrum") else {}
-    own |= {"batch_size": config.batch_size_fisher} if batches else {}
+    own |= {"batch_size": config.batch_size_fisher} if not set(own.values()).isdisjoint(LIBRARIES) else {}
     return json.dumps({key: value for key, value in own.items() if value is not None}, sort_keys=True)
 
 
