@@ -127,7 +127,9 @@ def test_unpickle_reads_both_pickles_of_python_2_and_numpy_2(files):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03"), gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc")]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03"), gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc")],
+    ids=["empty", "no gzip", "short header", "short content"],  # gzip writes the time: ids must not follow the content
 )
 def test_damaged_idx_files_are_refused(files, tmp_path, content):
     root = shutil.copytree(files, tmp_path / "data")
