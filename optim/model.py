@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from helper.config import unflatten
+from helper.config import FlagError, replace, unflatten
 from helper.mask import Mask
 from helper.pruner import prune
 from helper.utils import stream
@@ -117,20 +117,34 @@ def lottery_file(config: "RunConfig", parent: Path) -> Path:
     return RunFolder(parent if parent.is_dir() else parent.parent).epoch_state(0)
 
 
-def load_run(path: Path | str) -> "tuple[nn.Module, Mask, RunConfig]":
+def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> "tuple[nn.Module, Mask, RunConfig]":
     """(network with the selected weights, on the CPU and in eval mode; mask; configuration) of a finished run.
 
+    Args:
+        changes: flags that take another value than the stored one, such as where the data files are now.
     Raises:
         RuntimeError: no such run, or a damaged one.
     """
-    from optim.main import RunConfig
-
     folder = RunFolder(Path(path))
-    if not folder.config.exists():
-        raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
-    config = unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
+    config = replace(stored_config(folder), **(changes or {}))
     dataset = load_dataset(config.data)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     stored = restore(network, folder.model)
     stored.mask.parameters_of(network)
     return network.eval(), stored.mask, config
+
+
+def stored_config(folder: RunFolder) -> "RunConfig":
+    """The configuration in a run folder.
+
+    Raises:
+        RuntimeError: there is none, or it is damaged.
+    """
+    from optim.main import RunConfig
+
+    if not folder.config.exists():
+        raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
+    try:
+        return unflatten(RunConfig, yaml.safe_load(folder.config.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, FlagError) as error:
+        raise RuntimeError(f"{folder.config} is damaged: {error}") from None

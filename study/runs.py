@@ -1,0 +1,85 @@
+"""Finished runs as objects: what the commands of experiment.py open and set side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from helper.config import flatten
+from helper.mask import Mask
+from helper.utils import choose_device
+from loader.dataset import Dataset
+from loader.main import load_dataset
+from optim.folder import RunFolder
+from optim.main import RunConfig
+from optim.model import load_run
+
+COMPARISONS = "comparisons"  # folder under a results root, beside the data sets' folders
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run with its selected weights, in eval mode, and its data set, all on one device."""
+
+    folder: RunFolder
+    config: RunConfig
+    network: nn.Module
+    mask: Mask
+    dataset: Dataset
+
+    @property
+    def name(self) -> str:
+        """`mode sparsity` for titles and legends."""
+        return self.config.mode + ("" if self.config.mode == "dense" else f" {self.config.prune.prune_ratio:g}")
+
+    @property
+    def results_root(self) -> Path:
+        return self.folder.path.resolve().parents[3]
+
+    @property
+    def hash8(self) -> str:
+        return self.folder.path.resolve().name.rpartition("-")[2]
+
+
+def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None) -> Run:
+    """A finished run.
+
+    Args:
+        data: data flags that say where the files are now (root, filename, verify_data, download), instead of the stored ones.
+    Raises:
+        RuntimeError: no run folder, unfinished, damaged. DataError: its data are not there.
+    """
+    folder = RunFolder(Path(path))
+    if folder.config.exists() and not folder.finished:
+        raise RuntimeError(f"{folder.path} is not finished; run it to its end first")
+    network, mask, config = load_run(folder.path, data)
+    where = choose_device(device)
+    dataset = load_dataset(config.data).to(where)
+    network.to(where, memory_format=torch.channels_last)
+    return Run(folder, config, network, mask.to(where), dataset)
+
+
+def check_comparable(runs: Sequence[Run], parts: Sequence[str]) -> None:
+    """Raise RuntimeError, naming the flag, where runs differ in a part of the configuration that has to be the same.
+
+    Args:
+        parts: of RunConfig, such as "network" and "data".
+    """
+    first, *others = runs
+    for other in others:
+        for part in parts:
+            mine, theirs = (flatten(getattr(run.config, part)) for run in (first, other))
+            for name in mine:
+                if mine[name] != theirs[name] and name not in ("root", "filename", "verify_data", "download"):
+                    raise RuntimeError(
+                        f"{first.folder.path} has --{name} {mine[name]} and {other.folder.path} --{name} {theirs[name]}: "
+                        f"they have no {part} in common"
+                    )
+
+
+def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
+    """`<results_root>/comparisons/<kind>_<hash8>_<hash8>` of the first run's results root."""
+    return runs[0].results_root / COMPARISONS / "_".join([kind, *(run.hash8 for run in runs)])
