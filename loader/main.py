@@ -47,6 +47,7 @@ class DataConfig(Config):
         0.2, "share held out for testing", short="-ts", low=0.01, below=1,
         when={"loader_name": ("toy", "toy_noisy", "digits", "digits_noisy")},
     )  # fmt: skip
+    limit_classes: int | None = flag(None, "use only this many classes, the first of the data set's list", low=2)
     limit_train: int | None = flag(None, "use only this many training examples, class-balanced", low=1)
     limit_test: int | None = flag(None, "use only this many test examples, class-balanced", low=1)
     val_size: float = flag(0.0, "share of the training examples held out for validation, class-balanced", low=0, below=1)
@@ -73,6 +74,8 @@ class DataConfig(Config):
             self._set("augment", "auto")
         if self.augment == "crop_flip" and clean == "toy":
             raise FlagError("--augment crop_flip: the toy set has no images to crop")
+        if noisy and self.limit_classes and clean in NOISY_DATASETS and self.noise_method in ("asymmetric", "human"):
+            raise FlagError(f"--limit_classes: {self.noise_method} noise may give a label outside of the chosen classes")
 
     @property
     def augmented(self) -> bool:
@@ -87,8 +90,8 @@ class DataConfig(Config):
 def load_dataset(config: DataConfig) -> Dataset:
     """The data set of a configuration, on the CPU.
 
-    Subset, then validation split, then label noise: train and validation labels each carry the exact share of noise; test
-    labels are clean.
+    Classes, then subset, then validation split, then label noise: train and validation labels each carry the exact share of
+    noise; test labels are clean.
 
     Raises:
         DataError: files missing or damaged, fewer examples than asked for.
@@ -97,6 +100,11 @@ def load_dataset(config: DataConfig) -> Dataset:
     source = loaders[config.clean_name](config)
     train = _split(source.train_inputs, source.train_labels)
     test = _split(source.test_inputs, source.test_labels)
+    names = source.class_names[: config.limit_classes]
+    if config.limit_classes:
+        if config.limit_classes > len(names):
+            raise DataError(f"--limit_classes {config.limit_classes}: the data set has only {len(names)} classes")
+        train, test = (split[split.labels < len(names)] for split in (train, test))
     train = _limit(train, config.limit_train, "train", config.split_seed)
     test = _limit(test, config.limit_test, "test", config.split_seed)
     generator = stream(config.split_seed, "val")
@@ -105,9 +113,9 @@ def load_dataset(config: DataConfig) -> Dataset:
     if len(train) == 0 or (config.val_size and len(val) == 0):
         raise DataError(f"--val_size {config.val_size} leaves {len(train)} training and {len(val)} validation examples")
     if config.train_noisy:
-        train, val = (_with_noise(s, source, config, name) for s, name in ((train, "train"), (val, "val")))
+        train, val = (_with_noise(s, source, config, name, len(names)) for s, name in ((train, "train"), (val, "val")))
     return Dataset(
-        config.loader_name, train, val, test, source.class_names, source.scale, source.mean, source.std,
+        config.loader_name, train, val, test, names, source.scale, source.mean, source.std,
         augmented=config.augmented, fingerprint=source.fingerprint, noisy=config.train_noisy,
     )  # fmt: skip
 
@@ -124,10 +132,10 @@ def _limit(split: Split, limit: int | None, role: str, seed: int) -> Split:
     return split[balanced_rows(split.labels, limit, stream(seed, "limit", role))[0]]
 
 
-def _with_noise(split: Split, source: Source, config: DataConfig, role: str) -> Split:
+def _with_noise(split: Split, source: Source, config: DataConfig, role: str, n_classes: int) -> Split:
     human = None if source.human_labels is None else source.human_labels[split.indices]
     noisy = corrupt(
-        split.true_labels, config.noise_method, config.noise_ratio, len(source.class_names),
+        split.true_labels, config.noise_method, config.noise_ratio, n_classes,
         stream(config.noise_seed, "noise", role), next_class=source.next_class, human_labels=human,
     )  # fmt: skip
     return Split(split.inputs, noisy, split.true_labels, split.indices)

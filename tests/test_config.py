@@ -116,9 +116,9 @@ def test_options_without_effect_on_the_weights_do_not_count(flags):
     "flags",
     [
         {"lr": 0.2}, {"momentum": 0.5}, {"hidden_dims": "5"}, {"prune_ratio": 0.5}, {"prune_last": 1}, {"random_state": 1},
-        {"val_size": 0.1}, {"limit_train": 100}, {"split_seed": 1}, {"precision": "bf16"}, {"select": "test"},
-        {"optimizer_name": "adam"}, {"init_method": "xavier"}, {"reg_type": "jacobian"}, {"lr_pretrain": 0.3},
-        {"random_state_pretrain": 5}, {"train_noisy": 1},
+        {"val_size": 0.1}, {"limit_classes": 5}, {"limit_train": 100}, {"split_seed": 1}, {"precision": "bf16"},
+        {"select": "test"}, {"optimizer_name": "adam"}, {"init_method": "xavier"}, {"reg_type": "jacobian"},
+        {"lr_pretrain": 0.3}, {"random_state_pretrain": 5}, {"train_noisy": 1},
     ],
 )  # fmt: skip
 def test_options_that_change_the_weights_count(flags):

@@ -10,6 +10,7 @@ import tarfile
 import pytest
 import torch
 
+from helper.config import FlagError
 from loader import loader_cifar100
 from loader.archives import DataError, unpickle
 from loader.loader_toy import generate
@@ -78,9 +79,22 @@ def test_split_subset_and_noise_do_not_depend_on_each_other(files):
     assert not set(plain.train.indices.tolist()) & set(plain.val.indices.tolist())
 
 
+def test_a_limit_on_classes_leaves_whole_classes_their_names_and_noise_among_them(files):
+    data = load(files, "cifar100_noisy", limit_classes=20, limit_train=40, noise_ratio=0.5)
+    assert data.class_names == tuple(f"class{i}" for i in range(20))
+    assert data.train.true_labels.bincount().tolist() == [2] * 20
+    assert torch.equal(data.train.indices % 100, data.train.true_labels)  # positions in the whole file
+    assert data.train.labels.max() < 20
+    assert data.train.noisy.sum() == 20
+    assert len(data.test) == 20 * made_up.N_TEST // 100
+    with pytest.raises(FlagError, match="human noise may give a label outside"):
+        load(files, "cifar100_noisy", limit_classes=20, noise_method="human")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ({"limit_classes": 101}, "--limit_classes 101: the data set has only 100 classes"),
         ({"limit_train": 401}, "--limit_train 401: the data set has only 400"),
         ({"limit_test": 999}, "--limit_test 999"),
         ({"val_size": 0.001}, "0 validation examples"),
