@@ -2,8 +2,9 @@
 """Everything over finished runs. `compare`: one table and one figure over all runs under a results folder."""
 
 import json
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,21 @@ from typing import Any
 import pandas
 import yaml
 
-from helper.config import Config, flag, near_match, parse, unflatten
+from helper.config import Config, FlagError, flag, near_match, parse_line, unflatten
 from helper.plotter import draw_comparison
 from optim.folder import RunFolder
 from optim.main import RunConfig
+from study.sweep import SweepConfig, sweep
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.config.parse_line`."""
+
+    config: type
+    action: Callable[..., int | None]
+    words: str = ""
+    lists: type | None = None
 
 
 @dataclass(frozen=True)
@@ -118,20 +130,32 @@ def differing(options: list[dict[str, Any]], rows: Iterable[int]) -> set[str]:
     return {key for key in set().union(*chosen) - {"prune_ratio"} if len({json.dumps(o.get(key)) for o in chosen}) > 1}
 
 
-COMMANDS: dict[str, tuple[type, Any]] = {"compare": (CompareConfig, compare)}
+COMMANDS: dict[str, Command] = {
+    "sweep": Command(SweepConfig, sweep, words="FILE", lists=RunConfig),
+    "compare": Command(CompareConfig, compare),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
-    command = words[0] if words else "--help"
-    if command in ("-h", "--help"):
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
         print(f"usage: experiment.py {{{','.join(COMMANDS)}}} [flags]\n\n{__doc__}")
         return
-    if command not in COMMANDS:
-        print(f"experiment.py: error: {command}: no such command{near_match(command, COMMANDS)}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"experiment.py: error: {name}: no such command{near_match(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    kind, action = COMMANDS[command]
-    action(parse(kind, words[1:], prog=f"experiment.py {command}", description=action.__doc__, retired={}))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    command = COMMANDS[name]
+    line = parse_line(
+        command.config, words[1:], prog=f"experiment.py {name}", description=command.action.__doc__, retired={},
+        words=command.words, lists=command.lists,
+    )  # fmt: skip
+    try:
+        sys.exit(command.action(line.config, *line.words, **line.lists))
+    except FlagError as error:
+        print(f"experiment.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ that decides which weights come out of a run.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -172,7 +173,7 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
 
 def value_type(cls: type, field: dataclasses.Field) -> tuple[type, bool]:
     """(type, whether None is allowed) of an annotation such as `int` or `int | None`."""
-    hint = typing.get_type_hints(cls)[field.name]
+    hint = hints_of(cls)[field.name]
     members = typing.get_args(hint)
     if type(None) in members:
         return next(m for m in members if m is not type(None)), True
@@ -182,13 +183,20 @@ def value_type(cls: type, field: dataclasses.Field) -> tuple[type, bool]:
 # ----------------------------------------------------------------------------------------- nested configs <-> flat
 
 
+@functools.cache  # a sweep makes thousands of configs of a few classes
+def hints_of(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
 def flag_fields(cls: type) -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(cls) if "flag" in f.metadata]
 
 
+@functools.cache
 def parts(cls: type) -> dict[str, type]:
     """{field name: Config subclass} of the parts nested in a config class."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     return {
         f.name: hints[f.name]
         for f in dataclasses.fields(cls)
@@ -196,6 +204,7 @@ def parts(cls: type) -> dict[str, type]:
     }
 
 
+@functools.cache
 def all_flags(cls: type) -> dict[str, dataclasses.Field]:
     """{flag name: field} of a config class and its parts."""
     found = {f.name: f for f in flag_fields(cls)}
@@ -274,9 +283,20 @@ class Parser(ArgumentParser):
         name = word.lstrip("-")
         if name in self.retired:
             return f"{word}: {self.retired[name]}"
+        if not word.startswith("-"):
+            return f"{word}: one word too many"
         short = word.startswith("-") and not word.startswith("--")
         options = [o for action in self._actions for o in action.option_strings if o.startswith("--") != short]
         return f"{word}: no such flag{near_match(word if short else f'--{name}', options)}"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What `parse_line` reads: the config, the words beside the flags, and the flags that were given as lists."""
+
+    config: Any
+    words: list[str]
+    lists: dict[str, list[str]]
 
 
 def parse(cls: type, argv: list[str] | None = None, *, prog: str, description: str, retired: dict[str, str]) -> Any:
@@ -285,16 +305,47 @@ def parse(cls: type, argv: list[str] | None = None, *, prog: str, description: s
     Args:
         retired: {former flag, without dashes: what to do instead}.
     """
-    parser = Parser(prog=prog, description=description, retired=retired)
+    return parse_line(cls, argv, prog=prog, description=description, retired=retired).config
+
+
+def parse_line(
+    cls: type,
+    argv: list[str] | None = None,
+    *,
+    prog: str,
+    description: str,
+    retired: dict[str, str],
+    words: str = "",
+    lists: type | None = None,
+) -> CommandLine:
+    """`parse` for a command that takes words as well, or flags of another config with several values each.
+
+    Args:
+        words: what stands beside the flags: space-separated names, of which the last may end in `...` for one or more.
+        lists: Config class whose flags may be given too, as comma-separated values; they are not checked here.
+    """
+    usage = f"{prog} {words} [flags]" if words else None
+    parser = Parser(prog=prog, description=description, retired=retired, usage=usage)
+    names = words.split()
+    for name in names:
+        parser.add_argument(name.removesuffix("..."), nargs="+" if name.endswith("...") else None)
     parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it")
     add_flags(parser.add_argument_group(cls.__name__), cls)
     for part in parts(cls).values():
         add_flags(parser.add_argument_group((part.__doc__ or part.__name__).splitlines()[0]), part)
+    if lists is not None:
+        group = parser.add_argument_group("Flags of a run, each one value or several with commas between")
+        for name, field in all_flags(lists).items():
+            short = [field.metadata["flag"].short] if field.metadata["flag"].short else []
+            group.add_argument(*short, f"--{name}", type=str, metavar="X[,X...]", help=field.metadata["flag"].help)
     given = vars(parser.parse_args(argv))
     try:
-        return unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
+        config = unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
     except FlagError as error:
         parser.error(str(error))
+    beside = [given[name.removesuffix("...")] for name in names]
+    several = {name: given[name].split(",") for name in (all_flags(lists) if lists else {}) if given[name] is not None}
+    return CommandLine(config, [w for word in beside for w in ([word] if isinstance(word, str) else word)], several)
 
 
 def add_flags(group: Any, cls: type) -> None:
@@ -303,6 +354,7 @@ def add_flags(group: Any, cls: type) -> None:
         names = [spec.short] if spec.short else []
         only = "".join(f"; with {k} {'/'.join(map(str, v))}" for k, v in spec.when.items() if k != "mode")
         choices = f" {{{', '.join(spec.choices)}}}" if spec.choices else ""
+        bare = {"nargs": "?", "const": True} if value_type(cls, field)[0] is bool else {}  # --retry means --retry 1
         group.add_argument(
             *names,
             f"--{field.name}",
@@ -310,6 +362,7 @@ def add_flags(group: Any, cls: type) -> None:
             default=field.default,
             metavar=_metavar(cls, field),
             help=f"{spec.help}{choices}{only} (default: {_shown(field.default)})".replace("%", "%%"),
+            **bare,
         )
 
 

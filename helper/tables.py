@@ -33,6 +33,14 @@ class Table:
         write_atomic(self.path, buffer.getvalue())
 
 
+def last_row(path: Path) -> dict[str, str]:
+    """The last row of a table that another process writes; empty where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        return next(reversed(list(csv.DictReader(file))), {})
+
+
 def text(value: Any) -> str:
     """A cell: empty for None, shortest exact form for floats."""
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)

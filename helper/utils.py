@@ -110,6 +110,18 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether another process holds a folder by `exclusive`."""
+    try:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MiB: of the CUDA allocator there, of the whole process elsewhere."""
     if device.type == "cuda":

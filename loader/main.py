@@ -96,8 +96,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
         DataError: files missing or damaged, fewer examples than asked for.
     """
-    loaders = DATASETS | (NOISY_DATASETS if config.train_noisy else {})
-    source = loaders[config.clean_name](config)
+    source = read(config)
     train = _split(source.train_inputs, source.train_labels)
     test = _split(source.test_inputs, source.test_labels)
     names = source.class_names[: config.limit_classes]
@@ -118,6 +117,27 @@ def load_dataset(config: DataConfig) -> Dataset:
         config.loader_name, train, val, test, names, source.scale, source.mean, source.std,
         augmented=config.augmented, fingerprint=source.fingerprint, noisy=config.train_noisy,
     )  # fmt: skip
+
+
+def read(config: DataConfig) -> Source:
+    """The whole data set as its loader reads it. Raises DataError: files missing or damaged."""
+    loaders = DATASETS | (NOISY_DATASETS if config.train_noisy else {})
+    return loaders[config.clean_name](config)
+
+
+def fingerprint_of(config: DataConfig) -> str | None:
+    """Content hash of data files that are not the published ones; None for those. Files are read once.
+
+    Raises:
+        DataError: files missing or damaged.
+    """
+    flags = {name: getattr(config, name) for name in ("loader_name", "root", "filename", "download", "verify_data")}
+    return _fingerprint(DataConfig(**flags, noise_method=config.noise_method))
+
+
+@functools.cache
+def _fingerprint(config: DataConfig) -> str | None:
+    return read(config).fingerprint
 
 
 def _split(inputs: torch.Tensor, labels: torch.Tensor) -> Split:

@@ -71,6 +71,24 @@ def measure_into(
         )  # fmt: skip
 
 
+def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
+    """What is switched on in `config` and a finished run does not have, measured that way, of its selected weights."""
+    try:
+        found = folder.read_summary()["metrics"]
+    except (ValueError, KeyError):
+        return config.wanted()
+
+    def how(name: str) -> dict[str, str]:
+        return {"split": config.metric_split, "params": counted(name, config), "settings": settings(name, config)}
+
+    missing = [name for name in config.wanted() if not how(name).items() <= found.get(name, {}).items()]
+    if config.save_spectrum:
+        key = spectrum_key(folder.spectrum()) or {}
+        wanted = how("spectrum") | {"params": config.metric_params}
+        missing += [] if wanted.items() <= key.items() else ["spectrum"]
+    return missing
+
+
 def measure_subsets(
     name: str, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
 ) -> dict[str, Estimate]:

@@ -1,0 +1,123 @@
+"""Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from helper.utils import ROOT, in_use
+from optim.folder import RunFolder
+
+QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"
+EXIT_INTERRUPTED = 75
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of run.py. `log` takes what it prints: the command first, its exit code last."""
+
+    name: str
+    flags: tuple[str, ...]
+    folder: RunFolder
+    log: Path
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(ROOT / "run.py"), *self.flags]
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere. `states` has the state of every job that was submitted."""
+
+    states: dict[str, str]
+
+    def submit(self, job: Job, after: Sequence[str]) -> None:
+        """Queue a job that may start when those named in `after` have finished."""
+
+    def poll(self) -> None:
+        """Look at what has ended, start what can start."""
+
+    def stop(self) -> None:
+        """Ask what runs to save its state and end, and wait for that; what is queued stays undone."""
+
+
+class LocalPool:
+    """At most `n_jobs` run.py processes at a time, each with its share of the cores and, on CUDA, a device in turn."""
+
+    def __init__(self, n_jobs: int, *, n_devices: int = 0) -> None:
+        self.states: dict[str, str] = {}
+        self.n_jobs, self.n_devices = n_jobs, n_devices
+        self.jobs: dict[str, tuple[Job, Sequence[str]]] = {}
+        self.running: dict[int, tuple[Job, subprocess.Popen]] = {}  # slot -> process
+
+    def submit(self, job: Job, after: Sequence[str] = ()) -> None:
+        self.jobs[job.name] = (job, after)
+        self.states[job.name] = QUEUED
+
+    def poll(self) -> None:
+        for slot, (job, process) in list(self.running.items()):
+            if process.poll() is not None:
+                del self.running[slot]
+                self.states[job.name] = self.ended(job, process.returncode)
+        for name, (job, after) in self.jobs.items():
+            if self.states[name] != QUEUED:
+                continue
+            before = {self.states.get(parent, FINISHED) for parent in after}
+            if before & {FAILED, BLOCKED}:
+                self.states[name] = BLOCKED
+            elif before <= {FINISHED} and len(self.running) < self.n_jobs and not in_use(job.folder.path):
+                self.start(job)
+
+    def start(self, job: Job) -> None:
+        slot = min(set(range(self.n_jobs)) - set(self.running))
+        threads = str(max(1, available_cores() // self.n_jobs))
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if self.n_devices:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.n_devices)))).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.log, "w") as log:
+            log.write(first_line(job))
+            log.flush()
+            process = subprocess.Popen(
+                job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its runs in turn
+            )  # fmt: skip
+        self.running[slot] = (job, process)
+        self.states[job.name] = RUNNING
+
+    def ended(self, job: Job, code: int) -> str:
+        if code != 0 and in_use(job.folder.path):
+            return QUEUED  # another process was faster: wait for it, then look at what it left
+        if code in (0, EXIT_INTERRUPTED) or code < 0:
+            return FINISHED if code == 0 else INTERRUPTED
+        with open(job.log, "a") as log:
+            log.write(f"exit code {code}\n")
+        return FAILED
+
+    def stop(self) -> None:
+        for _, process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        for slot, (job, process) in list(self.running.items()):
+            self.states[job.name] = self.ended(job, process.wait())
+            del self.running[slot]
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def first_line(job: Job) -> str:
+    return f"$ {' '.join(['run.py', *job.flags])}\n"
+
+
+def failed_before(job: Job) -> bool:
+    """Whether the very same command ended with an error the last time."""
+    if not job.log.exists():
+        return False
+    lines = job.log.read_text(errors="replace").splitlines(keepends=True)
+    return len(lines) > 1 and lines[0] == first_line(job) and lines[-1].startswith("exit code ")

@@ -1,0 +1,140 @@
+"""A YAML file of flags and grids -> the runs of a sweep, each once, dense parents first.
+
+```yaml
+title: Figure 1
+flags: {loader_name: cifar100, net_name: resnet, n_epochs: 250, n_epochs_pretrain: 200}   # of every run
+grid:                                                                                      # one mapping or a list of them
+  - {mode: [sparse-finetune, sparse-scratch], prune_ratio: [0.9, 0.95], random_state: [1, 2, 3]}
+  - {mode: sparse-scratch, prune_ratio: 0.9, n_epochs: 450, random_state: [1, 2, 3]}
+```
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helper.config import FlagError, all_flags, flatten, near_match, unflatten
+from loader.main import DataConfig, fingerprint_of
+from optim.folder import RunFolder
+from optim.identity import PATHS, run_folder
+from optim.main import RunConfig
+from optim.measuring import missing_metrics
+
+KEYS = ("title", "flags", "grid")
+ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep: where it goes, and which other run of the sweep it starts from."""
+
+    config: RunConfig
+    folder: RunFolder
+    parent: str | None
+
+    @property
+    def name(self) -> str:
+        """`data/network/mode/slug-hash`, below the results root."""
+        return self.folder.path.relative_to(self.config.results_root).as_posix()
+
+    @property
+    def finished(self) -> bool:
+        """Trained, and everything measured that is asked for of the selected weights."""
+        return self.folder.finished and not missing_metrics(self.folder, self.config.metrics)
+
+    @property
+    def begun(self) -> bool:
+        return self.folder.checkpoint.exists()
+
+    def flags(self) -> list[str]:
+        """The words of run.py's command line that make this run."""
+        defaults = {name: field.default for name, field in all_flags(RunConfig).items()}
+        changed = {name: value for name, value in flatten(self.config).items() if value != defaults[name]}
+        return [w for name, value in changed.items() for w in (f"--{name}", str(int(value) if value is True else value))]
+
+
+def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig]:
+    """The runs that a file describes, in its order.
+
+    Args:
+        given: flags from the command line with one or more values; they take the place of the file's.
+    Raises:
+        FlagError: unreadable, an empty grid, an unknown flag, a value that is not allowed; names file and flag.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FlagError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise FlagError(f"{path}: expected a mapping with the keys {', '.join(KEYS)}")
+    for key in content:
+        if key not in KEYS:
+            raise FlagError(f"{path}: {key}: not one of the keys {', '.join(KEYS)}{near_match(key, KEYS)}")
+    flags, grids = content.get("flags") or {}, content.get("grid") or []
+    grids = [grids] if isinstance(grids, dict) else grids
+    if not grids:
+        raise FlagError(f"{path}: grid: is empty; name at least one flag with its values, such as random_state: [1, 2, 3]")
+    for part in (flags, *grids):
+        if not isinstance(part, dict):
+            raise FlagError(f"{path}: {part}: expected a mapping of flags to values")
+    for name, value in flags.items():
+        if isinstance(value, (list, dict)):
+            raise FlagError(f"{path}: flags: {name} has several values; put it into grid")
+    try:
+        return [config for grid in grids for config in expand({**flags, **grid, **given})]
+    except FlagError as error:
+        raise FlagError(f"{path}: {error}") from None
+
+
+def expand(values: Mapping[str, Any]) -> list[RunConfig]:
+    """The cartesian product over every flag that has a list of values; the last flag varies fastest.
+
+    Raises:
+        FlagError: a flag without any value, an unknown one, a value that is not allowed.
+    """
+    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in values.items()}
+    for name, several in lists.items():
+        if not several:
+            raise FlagError(f"grid: {name} has no values")
+    configs = [
+        unflatten(RunConfig, dict(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())
+    ]
+    if any(str(seed) == "0" for seed in lists.get("random_state", ())):
+        raise FlagError("random_state 0 draws another seed at every call; a sweep needs seeds that can be found again")
+    for name, reason in ONE_RUN.items():
+        if any(getattr(config, name) != all_flags(RunConfig)[name].default for config in configs):
+            raise FlagError(f"{name}: {reason}")
+    return configs
+
+
+def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[Planned]:
+    """Every run once, dense ones first; dense parents that the sweep does not name itself are among them.
+
+    Args:
+        fingerprint: content hash of data files that are not the published ones, see `fingerprint_of`.
+    Raises:
+        DataError: data files missing or damaged. FlagError: several results roots, or no weights at a given path.
+    """
+    roots = {config.results_root for config in configs}
+    if len(roots) > 1:
+        raise FlagError(f"results_root: a sweep has one, not {', '.join(sorted(roots))}")
+    found: dict[str, Planned] = {}
+
+    def add(config: RunConfig) -> str:
+        for name in PATHS:
+            if getattr(config, name) and config.mode != "dense" and not Path(getattr(config, name)).exists():
+                raise FlagError(f"--{name} {getattr(config, name)}: does not exist")
+        folder = run_folder(config, fingerprint(config.data))
+        name = folder.path.relative_to(config.results_root).as_posix()
+        if name not in found:
+            parent = None if config.mode == "dense" or config.pretrain_model_path else add(config.dense_parent())
+            found[name] = Planned(config, folder, parent)
+        return name
+
+    for config in configs:
+        add(config)
+    return sorted(found.values(), key=lambda run: run.config.mode != "dense")

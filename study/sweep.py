@@ -1,0 +1,241 @@
+"""`experiment.py sweep`: all runs of a file, in parallel, each once, with a live table; or what they would be and cost."""
+
+import collections
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from helper.config import Config, flag, replace
+from helper.signals import Signals
+from helper.tables import last_row
+from loader.archives import DataError
+from loader.main import DataConfig, fingerprint_of
+from study.cost import cost_of, makespan
+from study.executor import (
+    BLOCKED,
+    EXIT_INTERRUPTED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    QUEUED,
+    RUNNING,
+    Executor,
+    Job,
+    LocalPool,
+    available_cores,
+    failed_before,
+)
+from study.plan import Planned, plan, read_sweep
+
+SHOWN_LINES = 8  # of a failed run's log
+POLL_SECONDS = 0.2
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepConfig(Config):
+    """Sweep: how its runs are run."""
+
+    jobs: int = flag(1, "runs at a time; each gets its share of the cores", low=1)
+    dry_run: bool = flag(False, "list the runs, what is there of them, and what the rest will take")
+    retry: bool = flag(False, "repeat the runs that failed the last time")
+
+
+def sweep(config: SweepConfig, file: str, **given: list[str]) -> int:
+    """Run every run of a YAML file once, dense parents first: finished ones are left, interrupted ones go on.
+
+    Flags of run.py take the place of the file's; several values of one are separated by commas.
+    """
+    configs = read_sweep(Path(file), given)
+    if config.dry_run:
+        dry_run(configs, config.jobs)
+        return 0
+    runs = plan(configs)
+    root = Path(runs[0].config.results_root)
+    todo = {run.name: job_of(run, root) for run in runs if not run.finished}
+    earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
+    executor = LocalPool(config.jobs, n_devices=torch.cuda.device_count() if runs[0].config.device == "cuda" else 0)
+    print(f"{len(runs)} runs under {root}: {len(runs) - len(todo)} finished, {len(todo)} to do, {config.jobs} at a time")
+    for run in runs:
+        if run.name in earlier:
+            executor.states[run.name] = FAILED
+        elif run.name in todo:
+            executor.submit(todo[run.name], [run.parent] if run.parent in todo else [])
+    with Signals() as signals, display_of(runs, executor) as show:
+        while any(state in (QUEUED, RUNNING) for state in executor.states.values()):
+            executor.poll()
+            show()
+            if signals.received:
+                executor.stop()
+                break
+            time.sleep(POLL_SECONDS)
+    return report_end(executor, todo, earlier, interrupted=signals.received)
+
+
+def job_of(run: Planned, root: Path) -> Job:
+    return Job(run.name, tuple(run.flags()), run.folder, root / "logs" / f"{run.name.replace('/', '_')}.log")
+
+
+def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job], *, interrupted: str | None) -> int:
+    """Print what became of the jobs, with the last lines of those that failed; the exit code."""
+    count = collections.Counter(executor.states.values())
+    print(", ".join(f"{n} {state}" for state, n in count.items() if n) or "nothing to do")
+    for name, state in executor.states.items():
+        if state == FAILED:
+            print(f"\nfailed{' the last time' if name in earlier else ''}: {name}   ({jobs[name].log})")
+            lines = jobs[name].log.read_text(errors="replace").splitlines()
+            print("\n".join(f"    {line}" for line in [lines[0], *lines[1:][-SHOWN_LINES:]]))
+    if count[BLOCKED]:
+        print(f"\n{count[BLOCKED]} runs wait for a dense parent that failed")
+    if count[FAILED]:
+        print("\nexperiment.py: error: some runs failed; repeat them with --retry", file=sys.stderr)
+        return 1
+    if interrupted or count[INTERRUPTED]:
+        print(f"experiment.py: {interrupted or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- progress
+
+
+@dataclass
+class Progress:
+    """What is known of a running job from its history.csv."""
+
+    started: float = field(default_factory=time.monotonic)
+    first_epoch: int | None = None
+    shown: tuple = ()
+
+
+def display_of(runs: Sequence[Planned], executor: Executor):
+    """Context of a function that shows the state: a live table on a terminal, a line for each change elsewhere."""
+    console = Console()
+    if console.is_terminal:
+        return LiveTable(runs, executor, console)
+    return nullcontext(Lines(runs, executor))
+
+
+class LiveTable:
+    """Counts of all runs, and a line for each running one: epoch, loss, accuracies, remaining time."""
+
+    def __init__(self, runs: Sequence[Planned], executor: Executor, console: Console) -> None:
+        self.runs, self.executor = {run.name: run for run in runs}, executor
+        self.live = Live(console=console, refresh_per_second=2)
+        self.progress: dict[str, Progress] = {}
+
+    def __enter__(self):
+        self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def __call__(self) -> None:
+        self.live.update(self.table())
+
+    def table(self) -> Table:
+        states = self.executor.states
+        count = collections.Counter(states.values())
+        done = len(self.runs) - len(states) + count[FINISHED]
+        words = [f"{done}/{len(self.runs)} finished", *(f"{n} {state}" for state, n in count.items() if state != FINISHED)]
+        table = Table(
+            "run", "epoch", "train loss", "train acc", "test acc", "left", title=", ".join(words), title_justify="left"
+        )
+        for name, state in states.items():
+            if state == RUNNING:
+                table.add_row(*self.row(self.runs[name]))
+        return table
+
+    def row(self, run: Planned) -> list[str]:
+        progress = self.progress.setdefault(run.name, Progress())
+        last = last_row(run.folder.path / "history.csv")
+        if not last or not last.get("epoch"):
+            return [run.name, "", "", "", "", ""]
+        epoch, total = int(last["epoch"]), run.config.train.n_epochs
+        if progress.first_epoch is None:
+            progress.first_epoch, progress.started = epoch, time.monotonic()
+        gone = epoch - progress.first_epoch
+        left = (time.monotonic() - progress.started) / gone * (total - epoch) if gone else None
+        numbers = [f"{float(last[name]):.3f}" for name in ("loss_train", "acc_train", "acc_test")]
+        return [run.name, f"{epoch}/{total}", *numbers, duration(left) if left is not None else ""]
+
+
+class Lines:
+    """A line whenever a run starts or ends."""
+
+    def __init__(self, runs: Sequence[Planned], executor: Executor) -> None:
+        self.executor, self.before = executor, dict(executor.states)
+        self.total, self.started = len(runs), time.monotonic()
+
+    def __call__(self) -> None:
+        states = self.executor.states
+        for name, state in states.items():
+            if state != self.before.get(name):
+                done = self.total - len(states) + sum(s == FINISHED for s in states.values())
+                print(f"{duration(time.monotonic() - self.started):>8}  {done}/{self.total}  {state:11} {name}", flush=True)
+        self.before = dict(states)
+
+
+# -------------------------------------------------------------------------------------------------------- dry run
+
+
+def dry_run(configs: Sequence, jobs: int) -> None:
+    """Print the runs of a sweep, what is there, and an estimate of the time and disk that the others take."""
+    problem: list[DataError] = []
+
+    def fingerprint(data: DataConfig) -> str | None:
+        try:
+            return fingerprint_of(replace(data, download=False))
+        except DataError as error:
+            problem.append(error)
+            return None
+
+    runs = plan(configs, fingerprint)
+    torch.set_num_threads(max(1, available_cores() // jobs))
+    states = [state_of(run) for run in runs]
+    costs = [] if problem else [cost_of(run) for run in runs]
+    for index, (run, state) in enumerate(zip(runs, states, strict=True)):
+        print(f"{state:12} {duration(costs[index].seconds) if costs else '':>8}  {run.folder.path}")
+    count = ", ".join(f"{n} {state}" for state, n in collections.Counter(states).items())
+    print(f"\n{len(runs)} runs: {count}")
+    if problem:
+        print(f"no estimate: {problem[0]}\nthe folders' names are those of the published data files")
+        return
+    positions = {run.name: index for index, run in enumerate(runs)}
+    seconds = [cost.seconds for cost in costs]
+    wall = makespan(seconds, [positions[run.parent] if run.parent else None for run in runs], jobs)
+    print(
+        f"about {duration(wall)} with --jobs {jobs} ({duration(sum(seconds))} one after the other), from steps measured on "
+        f"{runs[0].config.device} just now; curvature measurements and start-up come on top\n"
+        f"about {sum(cost.bytes for cost in costs) / 1e6:,.0f} MB of states and checkpoints under {runs[0].config.results_root}"
+    )
+
+
+def state_of(run: Planned) -> str:
+    if run.finished:
+        return "finished"
+    if run.folder.finished:
+        return "to measure"
+    return "interrupted" if run.begun else "to do"
+
+
+def duration(seconds: float) -> str:
+    """`3 d 4 h`, `2 h 05 min`, `4 min`, `12 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 99:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
