@@ -13,9 +13,12 @@ import pandas
 import yaml
 
 from helper.config import Config, FlagError, flag, near_match, parse_line, unflatten
+from helper.metrics.main import MetricConfig
 from helper.plotter import draw_comparison
+from helper.utils import one_line_errors
 from optim.folder import RunFolder
 from optim.main import RunConfig
+from study.measure import MeasureConfig, measure
 from study.sweep import SweepConfig, sweep
 
 
@@ -132,12 +135,17 @@ def differing(options: list[dict[str, Any]], rows: Iterable[int]) -> set[str]:
 
 COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepConfig, sweep, words="FILE", lists=RunConfig),
+    "measure": Command(MeasureConfig, measure, words="RUN...", lists=MetricConfig),
     "compare": Command(CompareConfig, compare),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["--debug"]:
+        words = words[1:]
+    else:
+        sys.excepthook = one_line_errors("experiment.py")
     name = words[0] if words else "--help"
     if name in ("-h", "--help"):
         print(f"usage: experiment.py {{{','.join(COMMANDS)}}} [flags]\n\n{__doc__}")

@@ -1,15 +1,14 @@
 #!/usr/bin/env python
 """Flags -> configuration -> one trained and measured run. The last line printed is the run folder."""
 
-import errno
 import logging
 import sys
-from types import TracebackType
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from helper.config import FlagError, parse
 from helper.signals import Signals
+from helper.utils import one_line_errors
 from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
 
@@ -20,7 +19,6 @@ RETIRED = {
     "nj": "the data set is in memory and needs no loader workers; leave the flag out",
     "n_jobs_dataloader": "the data set is in memory and needs no loader workers; leave the flag out",
 }
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 
@@ -28,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if not config.debug:
-        sys.excepthook = one_line
+        sys.excepthook = one_line_errors("run.py")
     try:
         with Signals() as signals, logging_redirect_tqdm():
             folder = train_run(config, signals)
@@ -39,15 +37,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"run.py: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     print(folder)
-
-
-def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Cause and cure of what ends the process, without the traceback (training.log has it); the exit code is 1."""
-    name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
-    cure = ""
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        cure = "; what was saved before is sound: make room and run the same command again"
-    print(f"run.py: error: {name}{' '.join(str(error).split())}{cure}", file=sys.stderr)
 
 
 if __name__ == "__main__":

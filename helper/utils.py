@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -12,12 +13,14 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -92,6 +95,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """An excepthook that shows cause and cure of what ends the process, without the traceback; the exit code is 1."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
+        cure = ""
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            cure = "; what was saved before is sound: make room and run the same command again"
+        print(f"{prog}: error: {name}{' '.join(str(error).split())}{cure}", file=sys.stderr)
+
+    return hook
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ from optim import callbacks as hooks
 from optim.checkpoint import content_hash, load_latest
 from optim.folder import RunFolder
 from optim.identity import PATHS, check_stored, run_folder, stored_options
-from optim.measuring import add_snr, measure_into, measure_selected, measure_spectrum_into
-from optim.model import restore, start
+from optim.measuring import measure_selected, measure_state
+from optim.model import start
 from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
 from optim.trainer import TrainConfig, Trainer
@@ -235,18 +235,19 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
         log.info("%s is finished; --overwrite 1 repeats it", folder.path)
         before = folder.measured()
         for epoch in folder.kept_epochs():
-            mask = restore(network, folder.epoch_state(epoch)).mask.to(dataset.train.inputs.device)
-            add_snr(folder, config, network, mask, dataset, epoch)
-            if config.metrics.due(epoch):
-                measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
-                measure_spectrum_into(folder.spectrum(epoch), network, mask, dataset, config.metrics, config.random_state)
+            measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
         if folder.measured() != before:
-            summary = folder.read_summary()
-            summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
-            draw(folder, config)
-            folder.write_summary(summary)
+            refresh_summary(folder, config)
     return folder.path
+
+
+def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
+    """Bring summary and figures of a finished run up to what has been measured since."""
+    summary = folder.read_summary()
+    summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
+    draw(folder, config)
+    folder.write_summary(summary)
 
 
 def write_labels(folder: RunFolder, dataset: Dataset) -> None:

@@ -130,6 +130,22 @@ def measure_spectrum_into(
     log.info("%s: largest eigenvalue %.5g ± %.1g (%.1f s)", path.stem, found.eigenvalues[0], found.residuals[0], found.seconds)
 
 
+def measure_state(
+    folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset, epoch: int, *, curvature: bool = True
+) -> None:
+    """Measure a kept state, where the tables do not have it yet; `network` is left with its weights.
+
+    Args:
+        curvature: whether more than the SNR is measured.
+    """
+    device = dataset.train.inputs.device
+    mask = restore(network, folder.epoch_state(epoch)).mask.to(device)
+    add_snr(folder, config, network, mask, dataset, epoch)
+    if curvature:
+        measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
+        measure_spectrum_into(folder.spectrum(epoch), network, mask, dataset, config.metrics, config.random_state)
+
+
 def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
     """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
     stored = restore(network, folder.model)

@@ -1,0 +1,240 @@
+"""Run folders -> records, and one tidy table with a row a run."""
+
+import csv
+import functools
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from helper.config import digest, flatten
+from optim.folder import RunFolder
+from optim.model import stored_config
+
+MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
+OWN = ("mode", "random_state", "prune_ratio", "parent")  # of an identity: what does not tell one series from another
+METRICS = ("fisher", "hessian", "jacobian")  # of table 2
+TABLES = {"history": "peak_memory_mb", "snr": "mode", "metrics": "seconds"}  # and the last column, which every row has
+
+
+class DamagedTable(ValueError):
+    """A table of a run folder is not whole."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run, as its folder tells."""
+
+    path: Path
+    name: str  # below the results root, POSIX
+    flags: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.summary["identity"]
+
+    @property
+    def mode(self) -> str:
+        return self.summary["mode"]
+
+    @property
+    def seed(self) -> int:
+        return self.flags["random_state"]
+
+    @functools.cached_property
+    def study(self) -> str:
+        """Hash over what a dense run and all sparse runs that start from it under other seeds have in common."""
+        dense = self.identity if self.mode == "dense" else self.identity["parent"]
+        where = {name: self.flags[name] for name in ("loader_name", "net_name")}
+        return digest(where | {"dense": without_seed(dense) if isinstance(dense, dict) else dense})
+
+    @functools.cached_property
+    def series(self) -> str:
+        """JSON of the options that a run shares with those that differ from it in seed and sparsity only."""
+        own = {name: value for name, value in self.identity.items() if name not in OWN}
+        return json.dumps({"mode": self.mode, **own}, sort_keys=True)
+
+    @functools.cached_property
+    def history(self) -> pandas.DataFrame:
+        return self.table("history")
+
+    @functools.cached_property
+    def snr(self) -> pandas.DataFrame:
+        return self.table("snr")
+
+    @functools.cached_property
+    def metrics(self) -> pandas.DataFrame:
+        return self.table("metrics")
+
+    def table(self, name: str) -> pandas.DataFrame:
+        """One of TABLES; without rows where there is none, or a damaged one."""
+        path = self.path / f"{name}.csv"
+        try:
+            check_whole(path, TABLES[name])
+        except (FileNotFoundError, DamagedTable):
+            return pandas.DataFrame()
+        return pandas.read_csv(path)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The finished runs under a results root, and what was left out, with the reason."""
+
+    root: Path
+    records: tuple[Record, ...]
+    left_out: list[tuple[str, str]]
+
+
+def collect(root: Path) -> Collection:
+    """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
+    records, left_out = [], []
+    for path in sorted({file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}")}):
+        name = path.relative_to(root).as_posix()
+        folder = RunFolder(path)
+        if not folder.summary.exists():
+            left_out.append((name, "not finished"))
+            continue
+        try:
+            records.append(Record(path, name, flatten(stored_config(folder)), summary_of(folder)))
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            left_out.append((name, " ".join(str(error).split()) or type(error).__name__))
+            continue
+        left_out += [(f"{name}/{table}.csv", why) for table, why in damaged_tables(path)]
+    return Collection(root, tuple(records), left_out)
+
+
+def damaged_tables(path: Path) -> list[tuple[str, str]]:
+    found = []
+    for table, last_column in TABLES.items():
+        try:
+            if (path / f"{table}.csv").exists():
+                check_whole(path / f"{table}.csv", last_column)
+        except DamagedTable as error:
+            found.append((table, f"{error}; the run's other files are used"))
+    return found
+
+
+def summary_of(folder: RunFolder) -> dict[str, Any]:
+    """summary.json, if it has what a report needs. Raises ValueError, KeyError, TypeError when it is damaged."""
+    summary = folder.read_summary()
+    for name in ("identity", "epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "metrics"):
+        summary[name]
+    if summary["mode"] not in MODES:
+        raise ValueError(f"summary.json: mode {summary['mode']!r} is none of {', '.join(MODES)}")
+    return summary
+
+
+def check_whole(path: Path, last_column: str) -> None:
+    """Raise DamagedTable unless every row of a CSV file reaches to the column that is the last."""
+    try:
+        text = path.read_text()
+        header, *rows = csv.reader(io.StringIO(text), strict=True)
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise DamagedTable(" ".join(str(error).split())) from None
+    if last_column not in header or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+        raise DamagedTable("half-written")
+
+
+def without_seed(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name != "random_state"}
+
+
+# ------------------------------------------------------------------------------------------------------ one table
+
+
+def tidy(collection: Collection) -> pandas.DataFrame:
+    """One row a run: where it belongs, its settings in short, and its numbers; accuracies are shares, losses nats.
+
+    cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
+    about three times that); with the dense run whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
+    """
+    dense = {digest(record.identity): record for record in collection.records if record.mode == "dense"}
+    labels = series_labels(collection.records)
+    return pandas.DataFrame([row_of(record, labels[record.name], dense) for record in collection.records])
+
+
+def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, Any]:
+    summary, flags = record.summary, record.flags
+    own = flags["n_epochs"] * summary["macs_active"]
+    parent = record.identity.get("parent")
+    before = 0.0
+    if record.mode != "dense":
+        found = dense.get(digest(parent)) if isinstance(parent, dict) else None
+        before = found.flags["n_epochs"] * found.summary["macs_active"] if found else math.nan
+    return {
+        "run": record.name,
+        "study": record.study,
+        "data": flags["loader_name"],
+        "network": record.name.split("/")[1],
+        "mode": record.mode,
+        "series": series,
+        "sparsity": summary["sparsity_requested"],
+        "seed": record.seed,
+        "parent": digest(parent) if isinstance(parent, dict) else "",
+        "hash": digest(record.identity),
+        "epochs": flags["n_epochs"],
+        "epoch_selected": summary["epoch_selected"],
+        **{name: summary.get(name, math.nan) for name in NUMBERS},
+        "entropy_train": at_selected(record, "entropy_train"),
+        **{key: value for name in METRICS for key, value in measured(summary["metrics"], name).items()},
+        "fisher_initial": initial_fisher(record),
+        "macs_active": summary["macs_active"],
+        "cost": own,
+        "cost_weights": own + (before if record.mode == "sparse-finetune" else 0.0),
+        "cost_mask": own + before,
+        "seconds": summary.get("seconds", {}).get("training", math.nan),
+    }
+
+
+NUMBERS = (
+    "acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", "acc_clean", "acc_generalized", "acc_memorized",
+    "sparsity_achieved",
+)  # fmt: skip
+
+
+def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float]:
+    found = metrics.get(name, {})
+    value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
+    return {name: value, f"{name}_error": error}
+
+
+def at_selected(record: Record, column: str) -> float:
+    history = record.history
+    rows = history[history["epoch"] == record.summary["epoch_selected"]] if len(history) else history
+    return float(rows[column].iloc[-1]) if len(rows) and column in rows else math.nan
+
+
+def initial_fisher(record: Record) -> float:
+    """Tr F of the initialisation, measured as the selected weights' one was; nan where it was not."""
+    table, how = record.metrics, record.summary["metrics"].get("fisher")
+    if how is None or table.empty:
+        return math.nan
+    rows = table[(table["metric"] == "fisher") & (table["epoch"] == 0) & (table["layer"] == "all") & (table["subset"] == "all")]
+    rows = rows[(rows["settings"] == how["settings"]) & (rows["params"] == how["params"]) & (rows["split"] == how["split"])]
+    return float(rows["value"].iloc[-1]) if len(rows) else math.nan
+
+
+def series_labels(records: Sequence[Record]) -> dict[str, str]:
+    """{run: mode, with the options in which series of the same mode and study differ}."""
+    labels = {}
+    for group in grouped(records, lambda record: (record.study, record.mode)).values():
+        options = {record.series: json.loads(record.series) for record in group}
+        names = sorted(set().union(*options.values()))
+        varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
+        for record in group:
+            words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
+            labels[record.name] = ", ".join([record.mode, *words])
+    return labels
+
+
+def grouped(records: Iterable[Record], key) -> dict[Any, list[Record]]:
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups

@@ -1,0 +1,276 @@
+"""Figures of the report, from long tables of means with intervals and from the curves of single runs. No torch."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from helper.plotter import GREEN, MODES, PURPLE, QUANTITIES, by_layer
+from study.aggregate import curves
+from study.collect import Record
+
+SHADES = {"generalization": GREEN, "optimization": PURPLE}
+TONES = (1.0, 0.5, 0.3)  # of the series of one mode
+INTERVAL = "bars and bands: 95 % interval over seeds"
+
+
+def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
+    """Accuracy, loss and prediction entropy against sparsity, the gap shaded and the regimes marked.
+
+    Args:
+        table: one study of `aggregate.over_seeds`. gaps: its `aggregate.gaps`.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), sharex=True)
+    panels = [
+        (axes[0, 0], "acc_test", "test accuracy"),
+        (axes[0, 1], "acc_train", "training accuracy"),
+        (axes[1, 0], ("loss_test", "loss_train"), "cross-entropy (nats): test upper, training lower"),
+        (axes[1, 1], "entropy_train", "prediction entropy, training set (nats)"),
+    ]
+    for axis, quantities, label in panels:
+        for quantity in [quantities] if isinstance(quantities, str) else quantities:
+            against_sparsity(axis, table[table["quantity"] == quantity], shade=quantity.startswith("acc"))
+        axis.set_ylabel(label)
+        mark_regimes(axis, gaps, words=axis in axes[0])
+    for axis in axes[1]:
+        axis.set_xlabel("share of weights pruned")
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> None:
+    """A line with error bars for each series; a dense one, which has no sparsity, as a level across."""
+    main = {}
+    for mode, (colour, style) in MODES.items():
+        part = table[table["mode"] == mode]
+        names = part["series"].value_counts().index
+        for tone, series in zip(TONES, names, strict=False):
+            rows = part[part["series"] == series].sort_values("sparsity")
+            if mode == "dense":
+                axis.axhline(rows["mean"].iloc[0], color=colour, alpha=tone, label=series)
+                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=colour, alpha=0.15, linewidth=0)
+                continue
+            errors = ((rows["high"] - rows["low"]) / 2).fillna(0)
+            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=style, color=colour, alpha=tone, capsize=3, label=series)
+            main.setdefault(mode, rows.set_index("sparsity")["mean"])
+    if shade and {"sparse-finetune", "sparse-scratch"} <= main.keys():
+        both = pandas.concat([main["sparse-finetune"], main["sparse-scratch"]], axis=1, join="inner")
+        axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
+
+
+def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
+    """A coloured stripe, with the regime's name, behind every sparsity at which one shows; the main series decide."""
+    if gaps.empty:
+        return
+    main = gaps[(gaps["finetune"] == gaps["finetune"].iloc[0]) & (gaps["scratch"] == gaps["scratch"].iloc[0])]
+    places = main["sparsity"].to_numpy()
+    middles = (places[1:] + places[:-1]) / 2
+    width = 0.02 if len(places) < 2 else numpy.diff(places).min() / 2
+    edges = [places[0] - width, *middles, places[-1] + width]
+    for regime, left, right in zip(main["regime"], edges[:-1], edges[1:], strict=True):
+        if regime in SHADES:
+            axis.axvspan(left, right, color=SHADES[regime], alpha=0.1, linewidth=0, zorder=0)
+    shown = list(main["regime"])
+    for regime in SHADES if words else ():
+        if regime in shown:
+            first, last = shown.index(regime), len(shown) - 1 - shown[::-1].index(regime)
+            axis.annotate(
+                regime, ((edges[first] + edges[last + 1]) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center",
+                fontsize=8, color=SHADES[regime],
+            )  # fmt: skip
+
+
+def cost_figure(table: pandas.DataFrame) -> Figure:
+    """Test accuracy against what training cost: weights taken from a dense run counted, and its mask counted as well."""
+    rows = table[table["quantity"] == "acc_test"]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
+    labels = {
+        "cost_weights": "this run, and the dense run whose weights it continues",
+        "cost_mask": "this run, and the dense run whose mask it uses",
+    }
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+        for mode, (colour, style) in MODES.items():
+            part = rows[rows["mode"] == mode]
+            for tone, series in zip(TONES, part["series"].value_counts().index, strict=False):
+                line = part[part["series"] == series].sort_values("sparsity")
+                errors = ((line["high"] - line["low"]) / 2).fillna(0)
+                marker = "D" if mode == "dense" else style[0]
+                axis.errorbar(
+                    line[column] / 1e9, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
+                    linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
+                )  # fmt: skip
+                for _, point in line[line["sparsity"] > 0].iterrows():
+                    axis.annotate(
+                        f"{point['sparsity']:g}", (point[column] / 1e9, point["mean"]), fontsize=7, color="0.3",
+                        xytext=(4, 4), textcoords="offset points",
+                    )  # fmt: skip
+        axis.set(xlabel=f"training cost: {label}\n(10⁹ multiply-accumulates × epochs, for each example)")
+    axes[0].set_ylabel("test accuracy")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
+    """Tr F against the epoch, a panel a mode and a line a sparsity, bands over seeds; None without three measured epochs."""
+    lines = fisher_lines(records, key)
+    if not any(len(line) > 2 for line in lines.values()):
+        return None
+    modes = [mode for mode in MODES if any(m == mode for m, _ in lines)]
+    figure, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes), 4), sharey=True, squeeze=False)
+    sparsities = sorted({sparsity for _, sparsity in lines})
+    colour = ScalarMappable(Normalize(0, max(sparsities) / 0.85 or 1), "viridis")
+    for axis, mode in zip(axes[0], modes, strict=True):
+        for (own, sparsity), line in sorted(lines.items()):
+            if own == mode:
+                shown = colour.to_rgba(sparsity)
+                axis.plot(line["epoch"], line["mean"], "o-", markersize=3, color=shown, label=f"{sparsity:g}")
+                axis.fill_between(line["epoch"], line["low"], line["high"], color=shown, alpha=0.2, linewidth=0)
+        axis.set(xlabel="epoch", title=mode, yscale="log")
+        axis.legend(title="share pruned", fontsize=8)
+    axes[0, 0].set_ylabel(QUANTITIES["fisher"])
+    keep_positive(axes[0])
+    return figure
+
+
+def keep_positive(axes: Sequence[Axes]) -> None:
+    """Limit logarithmic axes to the lines: a band over few seeds may reach below zero."""
+    values = numpy.concatenate([line.get_ydata() for axis in axes for line in axis.lines])
+    positive = values[values > 0]
+    if len(positive):
+        axes[0].set_ylim(positive.min() / 2, positive.max() * 2)
+
+
+def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
+    """{(mode, sparsity): curve of Tr F over seeds}, of the way of measuring that most rows have."""
+    found: dict[tuple[str, float], list[pandas.DataFrame]] = {}
+    for record in records:
+        table = record.metrics
+        if len(table):
+            rows = table[(table["metric"] == "fisher") & (table["layer"] == "all") & (table["subset"] == subset)]
+            ways = rows.groupby(["params", "split", "settings"])
+            if len(rows):
+                way = max(ways.groups, key=lambda name: len(ways.groups[name]))
+                rows = ways.get_group(way).drop_duplicates("epoch", keep="last").sort_values("epoch")
+                found.setdefault((record.mode, record.summary["sparsity_requested"]), []).append(rows)
+    return {key: curves(tables, "value") for key, tables in found.items()}
+
+
+NOISY_PANELS = (
+    ("loss_train", "training loss (nats)"),
+    ("loss_test", "test loss (nats)"),
+    ("acc_train", "training accuracy, given labels"),
+    ("acc_test", "test accuracy"),
+    ("loss_clean", "loss, clean examples (nats)"),
+    ("loss_noisy", "loss, mislabelled examples (nats)"),
+    ("acc_clean", "accuracy, clean examples"),
+    ("acc_generalized", "mislabelled: predicted as the true label"),
+    ("acc_memorized", "mislabelled: predicted as the wrong label"),
+)
+
+
+def figure4(records: Sequence[Record]) -> Figure | None:
+    """Label noise: losses and accuracies against the epoch, for every mode at one sparsity, bands over seeds."""
+    noisy = {mode: rows for mode, rows in by_mode(records).items() if all("acc_memorized" in r.history for r in rows)}
+    if not noisy:
+        return None
+    figure, axes = plt.subplots(3, 3, figsize=(11, 9), sharex=True)
+    for axis, (column, label) in zip(axes.flat, NOISY_PANELS, strict=True):
+        for mode, rows in noisy.items():
+            plot_curve(axis, curves([r.history for r in rows], column), mode)
+        axis.set_title(label, fontsize=9)
+        if column.startswith("acc"):
+            axis.set_ylim(0, 1.02)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def figure5(records: Sequence[Record]) -> Figure | None:
+    """Tr F of the clean and of the mislabelled training examples against the epoch, for every mode."""
+    lines = {subset: fisher_lines([r for rows in by_mode(records).values() for r in rows], subset) for subset in SUBSETS}
+    if not all(any(len(line) > 1 for line in part.values()) for part in lines.values()):
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
+    for axis, (subset, label) in zip(axes, SUBSETS.items(), strict=True):
+        for (mode, _), line in lines[subset].items():
+            plot_curve(axis, line, mode, marker="o")
+        axis.set(xlabel="epoch", title=label, yscale="log")
+    keep_positive(axes)
+    axes[0].set_ylabel(QUANTITIES["fisher"])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+SUBSETS = {"clean": "examples with true labels", "mislabelled": "mislabelled examples"}
+
+
+def plot_curve(axis: Axes, curve: pandas.DataFrame, mode: str, marker: str = "") -> None:
+    colour, style = MODES[mode]
+    axis.plot(curve["epoch"], curve["mean"], style.lstrip("os^D") or "-", marker=marker, markersize=3, color=colour, label=mode)
+    axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """{mode: runs of its main series}, sparse ones at the sparsity that most of them have."""
+    sparsity = main_sparsity(records)
+    found = {}
+    for mode in MODES:
+        rows = [r for r in records if r.mode == mode and (mode == "dense" or r.summary["sparsity_requested"] == sparsity)]
+        if rows:
+            series = pandas.Series([r.series for r in rows]).value_counts().index[0]
+            found[mode] = [r for r in rows if r.series == series]
+    return found
+
+
+def main_sparsity(records: Sequence[Record]) -> float | None:
+    """The sparsity that most sparse runs have, of equals the highest."""
+    counts = pandas.Series([r.summary["sparsity_requested"] for r in records if r.mode != "dense"], dtype=float).value_counts()
+    return max(counts.index[counts == counts.max()], default=None)
+
+
+def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
+    """Layer-wise gradient mean and std over the weight norm, and the weight norm, against the epoch; a row a run.
+
+    Finetuned and from scratch at the lowest and at the highest sparsity, first seed of each.
+    """
+    measured = [r for r in records if r.mode in ("sparse-finetune", "sparse-scratch") and len(r.snr)]
+    if not measured:
+        return None
+    sparsities = {r.summary["sparsity_requested"] for r in measured}
+    chosen = {}
+    for record in sorted(measured, key=lambda r: (r.summary["sparsity_requested"], r.mode, r.seed)):
+        key = (record.summary["sparsity_requested"], record.mode)
+        if key[0] in (min(sparsities), max(sparsities)):
+            chosen.setdefault(key, record)
+    figure, axes = plt.subplots(len(chosen), 3, figsize=(12, 3 * len(chosen)), sharex=True, squeeze=False)
+    for row, ((sparsity, mode), record) in zip(axes, chosen.items(), strict=True):
+        table = record.snr
+        table = table[table["mode"] == ("fixed" if (table["mode"] == "fixed").any() else "online")]
+        quantities = [
+            (table["grad_mean_norm"] / table["weight_norm"], "||gradient mean|| / ||W||"),
+            (table["grad_std_norm"] / table["weight_norm"], "||gradient std|| / ||W||"),
+            (table["weight_norm"], "weight norm ||W||"),
+        ]
+        for axis, (values, label) in zip(row, quantities, strict=True):
+            by_layer(axis, table, values, legend=axis is row[-1])
+            axis.set(ylabel=label, yscale="log")
+            axis.set_title(f"{mode}, {sparsity:g} pruned", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    share_rows(axes)
+    return figure, list(chosen.values())
+
+
+def share_rows(axes: numpy.ndarray) -> None:
+    """The same vertical limits in each column, so that rows compare."""
+    for column in axes.T:
+        limits = [axis.get_ylim() for axis in column]
+        for axis in column:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -1,0 +1,254 @@
+"""`experiment.py report`: every run under a results root as tables with intervals, the paper's figures, and one HTML page."""
+
+import datetime
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas
+from matplotlib.figure import Figure
+from study.page import Picture, Report, RunEntry, Section, Sheet, render
+
+from helper.config import Config, flag
+from helper.plotter import STYLE, save
+from helper.utils import write_atomic
+from study import figures
+from study.aggregate import gaps, over_seeds, studies
+from study.collect import Collection, Record, collect, tidy
+from study.runs import COMPARISONS
+from study.statistics import REGIME_RULE, Interval
+
+SHOWN = {
+    "acc_train": "train acc", "acc_test": "test acc", "fisher": "Tr F", "hessian": "Tr H", "jacobian": "Jacobian",
+}  # fmt: skip
+RUN_COLUMNS = (
+    "data", "network", "mode", "series", "sparsity", "seed", "epochs", "acc_train", "acc_test", "loss_train", "loss_test",
+    "fisher", "hessian", "jacobian", "seconds",
+)  # fmt: skip
+NOTE = (
+    "± is half of a 95 % interval: over seeds by Student's t; of a measurement on a single seed, 1.96 of its standard errors, "
+    "which says nothing of other seeds."
+)
+PLACES = {"bands": "Bands and bars are 95 % intervals over seeds (Student's t); without them there is one seed."}
+
+
+@dataclass(frozen=True)
+class ReportConfig(Config):
+    """Report: how the page is headed."""
+
+    title: str = flag("The Price of Sparsity", "heading of the page")
+
+
+def report(config: ReportConfig, results_root: str) -> int:
+    """Tables, figures and index.html over all finished runs of a results root, in its folder `report`."""
+    root = Path(results_root)
+    collection = collect(root)
+    if not collection.records:
+        sys.exit(f"experiment.py: error: no finished run under {root}; train some with run.py or experiment.py sweep")
+    runs = tidy(collection)
+    table = over_seeds(runs)
+    folder = root / "report"
+    write_atomic(folder / "runs.csv", runs.to_csv(index=False))
+    write_atomic(folder / "over_seeds.csv", table.to_csv(index=False))
+    with plt.rc_context(STYLE):
+        sections = [section for name, part in studies(runs) if (section := study_section(name, part, collection, folder))]
+    sections += comparison_sections(root, collection)
+    page = Report(
+        title=config.title,
+        root=str(root),
+        made=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
+        note=NOTE,
+        sections=tuple(sections),
+        columns=RUN_COLUMNS,
+        runs=tuple(entries(runs, collection.records)),
+        left_out=collection.left_out,
+    )
+    write_atomic(folder / "index.html", render(page))
+    remove_stale(folder, sections)
+    print_summary(table, collection)
+    print(folder / "index.html")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- a study
+
+
+def study_section(name: str, runs: pandas.DataFrame, collection: Collection, folder: Path) -> Section:
+    """Figures and tables of one dense setting and the sparse runs that start from it."""
+    chosen = set(runs["run"])
+    records = [record for record in collection.records if record.name in chosen]
+    table, compared = over_seeds(runs), gaps(runs)
+    key = runs["study"].iloc[0]
+    sheets = [table1(compared)] if len(compared) else []
+    sheets += [table2(table)]
+    pictures = [
+        picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
+        for id, title, caption, figure in study_figures(table, compared, records)
+    ]
+    return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets))
+
+
+def study_figures(
+    table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record]
+) -> Iterator[tuple[str, str, str, Figure]]:
+    """(id, title, caption, figure) of what the runs of a study have to show."""
+    bands = PLACES["bands"]
+    if (table["sparsity"] > 0).any():
+        caption = f"Grey: dense. {bands} Shaded: the gap between finetuned and scratch. {REGIME_RULE}"
+        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figures.figure1(table, compared)
+        caption = (
+            "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
+            "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
+            f"mask pays for the dense run it was made from. Small numbers: share pruned. {bands}"
+        )
+        yield "training cost", "Test accuracy against training cost", caption, figures.cost_figure(table)
+    figure = figures.figure3(records)
+    if figure:
+        yield "figure 3", "Tr F against the epoch", bands, figure
+    sparsity = figures.main_sparsity(records)
+    at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
+    figure = figures.figure4(records)
+    if figure:
+        yield "figure 4", "Training under label noise", at + bands, figure
+    figure = figures.figure5(records)
+    if figure:
+        yield "figure 5", "Tr F of examples with true and with wrong labels", at + bands, figure
+    drawn = figures.figure11(records)
+    if drawn:
+        figure, shown = drawn
+        caption = f"One run a row: {'; '.join(record.name for record in shown)}. Active weights only."
+        yield "figure 11", "Gradients and weights of every layer", caption, figure
+
+
+def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
+    file = save(figure, folder / "figures" / stem)
+    return Picture(id, title, caption, file, more=(("PDF", f"figures/{stem}.pdf"),))
+
+
+def table1(compared: pandas.DataFrame) -> Sheet:
+    columns = (
+        "share pruned", "finetuned", "scratch", "seeds", "training gap", "test gap", "Tr F ratio", "Tr H ratio",
+        "Jacobian ratio", "Tr F end/start, finetuned", "Tr F end/start, scratch", "regime",
+    )  # fmt: skip
+    names = ("train_gap", "test_gap", "fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s")
+    rows = [
+        (row["sparsity"], row["finetune"], row["scratch"], row["seeds"], *(bounds(row[n]) for n in names), row["regime"])
+        for _, row in compared.iterrows()
+    ]
+    caption = (
+        f"Gaps: {REGIME_RULE} Ratios: scratch over finetuned, geometric means. End/start: Tr F of the selected weights over "
+        "that of the run's own initialisation. In brackets 95 % intervals by Student's t over paired seeds."
+    )
+    return Sheet("table 1", "The two regimes", caption, columns, tuple(rows))
+
+
+def bounds(found: Interval) -> str:
+    """`mean [low, high]`; empty where nothing was measured."""
+    if math.isnan(found.mean):
+        return ""
+    return f"{found.mean:.3g}" + ("" if math.isnan(found.low) else f" [{found.low:.3g}, {found.high:.3g}]")
+
+
+def table2(table: pandas.DataFrame) -> Sheet:
+    wide = wide_table(table)
+    columns = ("solution", "share pruned", "seeds", *SHOWN.values())
+    rows = [tuple(row[c] for c in ("series", "sparsity", "seeds", *SHOWN)) for _, row in wide.iterrows()]
+    caption = (
+        "Tr F and Tr H of the mean cross-entropy (nats per squared parameter) and the squared norm of the input-output "
+        f"Jacobian (per squared normalised input) of the selected weights. {NOTE}"
+    )
+    return Sheet("table 2", "Fisher trace, Hessian trace and Jacobian norm", caption, columns, tuple(rows))
+
+
+def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A row a setting, with `mean ± half of the interval` of every shown quantity as text."""
+    rows = []
+    for (data, network, _, sparsity, mode, series), part in table.groupby(
+        ["data", "network", "study", "sparsity", "mode", "series"], sort=False
+    ):
+        found = {row.quantity: Interval(row.mean, row.low, row.high, row.n, row.method) for row in part.itertuples()}
+        seeds = max(interval.n for interval in found.values())
+        rows.append(
+            {"data": data, "network": network, "mode": mode, "series": series, "sparsity": sparsity, "seeds": seeds}
+            | {name: str(found[name]) if name in found else "" for name in SHOWN}
+        )
+    return pandas.DataFrame(rows)
+
+
+def intro(records: Sequence[Record]) -> str:
+    """The options, other than the defaults, that all runs of a study share."""
+    dense = next((r.identity for r in records if r.mode == "dense"), records[0].identity.get("parent"))
+    if not isinstance(dense, dict):
+        return "Sparse runs from a dense network that was given as a file."
+    options = ", ".join(f"{name} {value}" for name, value in sorted(dense.items()) if name not in ("random_state", "mode"))
+    return f"Dense training: {options or 'all options at their defaults'}."
+
+
+# --------------------------------------------------------------------------------------------- the rest of the page
+
+
+def comparison_sections(root: Path, collection: Collection) -> list[Section]:
+    """What `experiment.py interpolate` and `disagree` left under a results root."""
+    sections = []
+    for file in sorted((root / COMPARISONS).glob("*/result.json")):
+        try:
+            result = json.loads(file.read_text())
+            pictures = [
+                Picture(p["id"], p["title"], p["caption"], file.parent / p["file"], more=(("PDF", link(file, p["file"])),))
+                for p in result["figures"]
+            ]
+            rows = result["numbers"]
+            columns = tuple(dict.fromkeys(key for row in rows for key in row))
+            sheet = Sheet("", "", "", columns, tuple(tuple(row.get(c) for c in columns) for row in rows))
+            sections.append(Section(result["title"], " and ".join(result["runs"]), tuple(pictures), (sheet,) if rows else ()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"damaged ({type(error).__name__} {error})"
+            collection.left_out.append((file.relative_to(root).as_posix(), reason))
+    return sections
+
+
+def link(result: Path, png: str) -> str:
+    """From report/index.html to the PDF beside a comparison's figure."""
+    return f"../{COMPARISONS}/{result.parent.name}/{Path(png).with_suffix('.pdf').as_posix()}"
+
+
+def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[RunEntry]:
+    rows = runs.set_index("run")
+    for record in records:
+        row = rows.loc[record.name]
+        cells = {name: plain(row[name]) for name in RUN_COLUMNS}
+        pictures = tuple((p.stem, f"../{record.name}/figures/{p.name}") for p in sorted(record.path.glob("figures/*.png")))
+        yield RunEntry(record.name, cells, record.flags, pictures)
+
+
+def plain(value: Any) -> str | float | int | None:
+    """A cell as JSON has it; None for nan."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def slug(id: str) -> str:
+    return id.replace(" ", "_")
+
+
+def remove_stale(folder: Path, sections: Sequence[Section]) -> None:
+    """Delete figures of an earlier report that this one does not show."""
+    kept = {picture.file.stem for section in sections for picture in section.pictures}
+    for file in (folder / "figures").glob("*"):
+        if file.stem not in kept:
+            file.unlink()
+
+
+def print_summary(table: pandas.DataFrame, collection: Collection) -> None:
+    wide = wide_table(table).drop(columns="mode")
+    wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
+    with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
+        print(wide.to_string(index=False))
+    print(NOTE)
+    for name, reason in collection.left_out:
+        print(f"left out {name}: {reason}", file=sys.stderr)

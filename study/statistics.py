@@ -1,0 +1,77 @@
+"""Means and gaps over seeds with 95 % intervals, and which regime they speak for."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+from scipy import stats
+
+LEVEL = 0.95
+BORDER = 0.01  # smallest training gap, as a share of the examples, that counts as one
+REGIME_RULE = (
+    f"Finetuned minus scratch, paired by seed. Optimization regime: the gap in training accuracy is at least {BORDER:g} and "
+    "its 95 % interval lies above 0. Generalization regime: the training gap's interval lies below that border, and the gap in "
+    "test accuracy has its interval above 0. No gap: the training gap's interval lies below the border and the test gap's "
+    "includes 0. Undecided: the training gap's interval allows both sides. With one seed there is no interval, and no regime."
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval; nan bounds where there is none. `method` says which."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g}" + ("" if math.isnan(self.low) else f" ± {self.half:.2g}")
+
+
+def interval(values: Sequence[float], errors: Sequence[float] | None = None) -> Interval:
+    """Mean over seeds with Student's t interval; of one seed, 1.96 standard errors of the measurement, if it has one.
+
+    Over several seeds the measurements' own errors are in their spread already. Seeds without a value do not count.
+
+    Args:
+        errors: standard error of each value's measurement.
+    """
+    pairs = zip(values, errors if errors is not None else [math.nan] * len(values), strict=True)
+    known = [(value, error) for value, error in pairs if not math.isnan(value)]
+    if not known:
+        return Interval(math.nan, math.nan, math.nan, 0, "no value")
+    seeds = numpy.array([value for value, _ in known])
+    mean, n = float(seeds.mean()), len(seeds)
+    if n > 1:
+        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * seeds.std(ddof=1) / math.sqrt(n))
+        return Interval(mean, mean - half, mean + half, n, f"t, {n} seeds")
+    error = known[0][1]
+    if math.isnan(error):
+        return Interval(mean, math.nan, math.nan, 1, "one seed")
+    half = float(stats.norm.ppf((1 + LEVEL) / 2) * error)
+    return Interval(mean, mean - half, mean + half, 1, "standard error of one measurement")
+
+
+def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
+    """Geometric mean of paired ratios, with the interval of their logarithms' mean; pairs must be positive."""
+    pairs = [(a, b) for a, b in zip(above, below, strict=True) if a > 0 and b > 0]
+    logs = interval([math.log(a / b) for a, b in pairs])
+    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.n, logs.method)
+
+
+def regime(training_gap: Interval, test_gap: Interval) -> str:
+    """Which regime the gaps (finetuned minus scratch) speak for, by `REGIME_RULE`."""
+    if math.isnan(training_gap.low):
+        return "one seed"
+    if training_gap.mean >= BORDER:
+        return "optimization" if training_gap.low > 0 else "undecided"
+    if training_gap.high >= BORDER:
+        return "undecided"
+    return "generalization" if test_gap.low > 0 else "no gap"
