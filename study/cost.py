@@ -1,6 +1,7 @@
 """What a sweep will cost: time from measured steps on this device, disk from the states that a run keeps."""
 
 import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,20 +115,26 @@ def with_moments(network: nn.Module, dataset: Dataset, rows: torch.Tensor) -> No
 
 
 def seconds_per_example(step: Callable[[torch.Tensor], object], dataset: Dataset, batch_size: int) -> float:
-    """Of the largest batch up to the run's own that shows in reasonable time; the first call, which warms up, is not timed."""
+    """Median over a few steps of the largest batch, up to the run's own, that takes reasonable time."""
     everything = torch.arange(len(dataset.train), device=dataset.train.labels.device)
-    size = min(8, batch_size, len(everything))
+    largest = min(batch_size, len(everything))
+    size = min(8, largest)
     while True:
-        rows = everything[:size]
-        step(rows)
-        started = time.perf_counter()
-        step(rows)
-        if dataset.train.inputs.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        if seconds > ENOUGH or size >= min(batch_size, len(everything)):
-            return seconds / size
-        size = min(4 * size, batch_size, len(everything))
+        step(everything[:size])  # warms up
+        seconds = [timed(step, everything[:size])]
+        if size == largest or seconds[0] > ENOUGH / 4:
+            while sum(seconds) < ENOUGH and len(seconds) < 50:
+                seconds.append(timed(step, everything[:size]))
+            return statistics.median(seconds) / size
+        size = min(4 * size, largest)
+
+
+def timed(step: Callable[[torch.Tensor], object], rows: torch.Tensor) -> float:
+    started = time.perf_counter()
+    step(rows)
+    if rows.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def makespan(seconds: Sequence[float], parents: Sequence[int | None], n_jobs: int) -> float:

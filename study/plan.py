@@ -2,8 +2,9 @@
 
 ```yaml
 title: Figure 1
-flags: {loader_name: cifar100, net_name: resnet, n_epochs: 250, n_epochs_pretrain: 200}   # of every run
-grid:                                                                                      # one mapping or a list of them
+config: ../presets/cifar100_resnet32x4.yaml          # flags of every run: a file, seen from this one,
+flags: {n_epochs: 250, n_epochs_pretrain: 200}       # and more of them
+grid:                                                # one mapping or a list of them
   - {mode: [sparse-finetune, sparse-scratch], prune_ratio: [0.9, 0.95], random_state: [1, 2, 3]}
   - {mode: sparse-scratch, prune_ratio: 0.9, n_epochs: 450, random_state: [1, 2, 3]}
 ```
@@ -24,7 +25,7 @@ from optim.identity import PATHS, run_folder
 from optim.main import RunConfig
 from optim.measuring import missing_metrics
 
-KEYS = ("title", "flags", "grid")
+KEYS = ("title", "config", "flags", "grid")
 ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
 
 
@@ -54,7 +55,9 @@ class Planned:
         """The words of run.py's command line that make this run."""
         defaults = {name: field.default for name, field in all_flags(RunConfig).items()}
         changed = {name: value for name, value in flatten(self.config).items() if value != defaults[name]}
-        return [w for name, value in changed.items() for w in (f"--{name}", str(int(value) if value is True else value))]
+        return [
+            w for name, value in changed.items() for w in (f"--{name}", str(int(value) if isinstance(value, bool) else value))
+        ]
 
 
 def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig]:
@@ -65,22 +68,20 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
     Raises:
         FlagError: unreadable, an empty grid, an unknown flag, a value that is not allowed; names file and flag.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FlagError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise FlagError(f"{path}: expected a mapping with the keys {', '.join(KEYS)}")
+    content = mapping_in(path)
     for key in content:
         if key not in KEYS:
             raise FlagError(f"{path}: {key}: not one of the keys {', '.join(KEYS)}{near_match(key, KEYS)}")
-    flags, grids = content.get("flags") or {}, content.get("grid") or []
-    grids = [grids] if isinstance(grids, dict) else grids
+    flags = mapping_in(path.parent / str(content["config"])) if content.get("config") else {}
+    given_flags, grids = content.get("flags") or {}, content.get("grid") or []
+    if not isinstance(given_flags, dict):
+        raise FlagError(f"{path}: flags: expected a mapping of flags to values")
+    flags |= given_flags
+    grids = [grids] if isinstance(grids, dict) and grids else grids
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) and grid for grid in grids):
+        raise FlagError(f"{path}: grid: expected a mapping of flags to values, or a list of such mappings")
     if not grids:
         raise FlagError(f"{path}: grid: is empty; name at least one flag with its values, such as random_state: [1, 2, 3]")
-    for part in (flags, *grids):
-        if not isinstance(part, dict):
-            raise FlagError(f"{path}: {part}: expected a mapping of flags to values")
     for name, value in flags.items():
         if isinstance(value, (list, dict)):
             raise FlagError(f"{path}: flags: {name} has several values; put it into grid")
@@ -88,6 +89,17 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
         return [config for grid in grids for config in expand({**flags, **grid, **given})]
     except FlagError as error:
         raise FlagError(f"{path}: {error}") from None
+
+
+def mapping_in(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises FlagError: unreadable, or something else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FlagError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FlagError(f"{path}: expected a mapping of names to values")
+    return content
 
 
 def expand(values: Mapping[str, Any]) -> list[RunConfig]:
