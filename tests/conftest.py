@@ -1,6 +1,7 @@
 """Tiny networks, data files of the published layouts made up on the spot, and runs of the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +17,24 @@ from tests import made_up
 REAL_DATA = os.environ.get("DATA_ROOT")
 
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+LEFT_OUT = {}  # marker -> why
+if not REAL_DATA:
+    LEFT_OUT["real_data"] = "DATA_ROOT is not set: the tests on the real CIFAR-100 files were left out"
+if not (BROWSER and DRIVER) and not os.environ.get("REQUIRE_BROWSER"):
+    LEFT_OUT["browser"] = "chromium or chromedriver is missing (scripts/chromium.sh): the tests in a browser were left out"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if REAL_DATA:
-        return
-    left_out = [item for item in items if item.get_closest_marker("real_data")]
+    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in LEFT_OUT)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config: pytest.Config) -> None:
-    if not REAL_DATA:
-        terminalreporter.write_line("DATA_ROOT is not set: the tests on the real CIFAR-100 files were left out")
+    for reason in LEFT_OUT.values():
+        terminalreporter.write_line(reason)
 
 
 @pytest.fixture

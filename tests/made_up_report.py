@@ -1,0 +1,84 @@
+"""Reports made up on the spot, with names as hostile as a file system allows."""
+
+import random
+from pathlib import Path
+
+import matplotlib.image
+import numpy
+
+from study.page import Picture, Report, RunEntry, Section, Sheet
+
+HOSTILE = "<img src=x onerror=window.hostile=1>"
+HOSTILE_NAMES = (
+    HOSTILE,
+    "</script><script>window.hostile=1</script>",
+    "<!--<script>",
+    "\"' onmouseover='window.hostile=1",
+    "two\nlines\u2028three, {{ 7 * 7 }} Größe 稀疏 🙂",
+)
+FOLDER = f'digits/mlp/dense/a #1?b=%41&"c" {HOSTILE}-00000000'  # a folder that a file system takes and a link may not
+COLUMNS = ("data", "mode", "sparsity", "seed", "acc_test", "fisher")
+PICTURE_WIDTH = 30  # pixels
+
+
+def write_picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.image.imsave(path, numpy.zeros((20, PICTURE_WIDTH, 3)))
+    return path
+
+
+def run_entries(n: int) -> tuple[RunEntry, ...]:
+    """Runs in no order, with a Fisher trace over ten decades that every fourth run lacks, and 90 settings."""
+    draw = random.Random(0)
+    settings = {f"flag_{i}": i for i in range(86)} | {"lr": 0.1, "nesterov": False, "parent": None}
+    runs = []
+    for i in range(n):
+        mode, sparsity = draw.choice([("dense", 0), ("sparse-finetune", 0.9), ("sparse-scratch", 0.95)])
+        cells = {
+            "data": draw.choice(["digits", "cifar100"]),
+            "mode": mode,
+            "sparsity": sparsity,
+            "seed": i,
+            "acc_test": draw.random(),
+            "fisher": None if i % 4 == 3 else 10 ** draw.uniform(-5, 5),
+        }
+        name = f"digits/mlp/{mode}/l1-{sparsity}-s{i}-{i:08x}"
+        runs.append(RunEntry(name, cells, settings | {"seed": i}, (("accuracy", f"../{name}/figures/accuracy.png"),)))
+    return tuple(runs)
+
+
+def hostile_run() -> RunEntry:
+    cells = {
+        "data": HOSTILE_NAMES[0],
+        "mode": HOSTILE_NAMES[1],
+        "sparsity": float("inf"),
+        "seed": 10**17,
+        "fisher": float("nan"),
+    }
+    settings = {name: name for name in HOSTILE_NAMES} | {"lr": 0.5}
+    return RunEntry(FOLDER, cells, settings, ((HOSTILE, f"../{FOLDER}/figures/accuracy.png"),))
+
+
+def made_up_report(root: Path, n_runs: int = 40) -> Report:
+    """A report with a figure and a table in each of two sections; hostile texts wherever a text goes.
+
+    The first run and the hostile one have their figure under root, the others miss theirs.
+    """
+    runs = (*run_entries(n_runs), hostile_run())
+    for run in (runs[0], runs[-1]):
+        write_picture(root / run.name / "figures/accuracy.png")
+    picture = write_picture(root / "report/figure_1.png")
+    rows = (("dense", 0, "1,510 ± 27", 53.81), ("scratch", 0.9, "159 ± 2.8", 1.5e-7), ("finetune", 0.9, "18.1 ± 0.3", None))
+    rows += ((HOSTILE, 0.95, "2.7e+04 ± 9", 27712.3), (HOSTILE_NAMES[4], 0.98, None, 0.123456))
+    columns = ("mode", "sparsity", "Tr F", HOSTILE)
+    sections = tuple(
+        Section(
+            title,
+            HOSTILE_NAMES[1],
+            (Picture(f"figure {i}", HOSTILE, HOSTILE_NAMES[2], picture, (("PDF", "javascript:window.hostile=1"),)),),
+            (Sheet(f"table {i}", HOSTILE_NAMES[3], HOSTILE_NAMES[4], columns, rows),),
+        )
+        for i, title in enumerate(("Accuracy", HOSTILE), 1)
+    )
+    left_out = tuple((name, name) for name in HOSTILE_NAMES)
+    return Report(HOSTILE_NAMES[1], HOSTILE, "2026-01-02T03:04:05", HOSTILE, sections, COLUMNS, runs, left_out)
