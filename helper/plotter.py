@@ -216,34 +216,6 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
         return save(figure, stem)
 
 
-def draw_comparison(table: pandas.DataFrame, stem: Path) -> Path:
-    """Training and test accuracy against sparsity, a row of panels for each data set and network; error bars are ±1 sd.
-
-    Args:
-        table: as `experiment.py compare` makes it: mean and std over seeds of every setting.
-    """
-    groups = list(table.groupby(["data", "network"], sort=False))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(groups), 2, figsize=(9, 3.6 * len(groups)), squeeze=False)
-        for row, ((data, network), part) in zip(axes, groups, strict=True):
-            for axis, quantity, label in ((row[0], "acc_train", "training accuracy"), (row[1], "acc_test", "test accuracy")):
-                by_sparsity(axis, part, quantity)
-                axis.set(xlabel="share of weights pruned", ylabel=label, title=f"{data}, {network}")
-            row[0].legend()
-        return save(figure, stem)
-
-
-def by_sparsity(axis: Axes, table: pandas.DataFrame, quantity: str) -> None:
-    for mode, (colour, marker) in MODES.items():
-        rows = table[table["mode"] == mode].sort_values("sparsity")
-        errors = rows[f"{quantity}_std"].fillna(0)
-        if mode == "dense":
-            for index, value in enumerate(rows[f"{quantity}_mean"]):
-                axis.axhline(value, color=colour, label=mode if index == 0 else None)
-        elif len(rows):
-            axis.errorbar(rows["sparsity"], rows[f"{quantity}_mean"], errors, fmt=marker, color=colour, capsize=3, label=mode)
-
-
 def by_layer(axis: Axes, table: pandas.DataFrame, values: pandas.Series, *, legend: bool = True) -> None:
     """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many."""
     layers = list(table["layer"].unique())

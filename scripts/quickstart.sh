@@ -13,4 +13,4 @@ for mode in dense sparse-finetune sparse-scratch; do
         grep -v -E '^epoch [0-9]+/' || exit 1
 done
 echo
-python experiment.py compare --results_root "$results"
+python experiment.py report "$results"

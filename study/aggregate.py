@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy
 import pandas
 
+from study.collect import METRICS
 from study.statistics import Interval, interval, ratio_interval, regime
 
 QUANTITIES = (
@@ -15,6 +16,23 @@ QUANTITIES = (
 SETTING = ["study", "data", "network", "mode", "series", "sparsity"]
 COSTS = ["cost", "cost_weights", "cost_mask", "epochs"]
 ORDER = {"dense": 0, "sparse-finetune": 1, "sparse-scratch": 2, "lottery": 3}
+
+
+def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple[str, str]]]:
+    """The table without measurements made another way than most of their study: numbers of two kinds must not be averaged.
+
+    Returns:
+        The table, and (run, reason) of each value that was taken out.
+    """
+    runs, reasons = runs.copy(), []
+    for name in METRICS:
+        by = runs[f"{name}_by"]
+        usual = by[by != ""].groupby(runs["study"]).agg(lambda ways: ways.value_counts().index[0])
+        other = (by != "") & (by != runs["study"].map(usual))
+        for run, way, study in runs.loc[other, ["run", f"{name}_by", "study"]].itertuples(index=False):
+            reasons.append((run, f"{name} was measured otherwise ({way}) than in most of its study ({usual[study]})"))
+        runs.loc[other, [name, f"{name}_error", *(["fisher_initial"] if name == "fisher" else [])]] = numpy.nan
+    return runs, reasons
 
 
 def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:

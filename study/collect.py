@@ -198,10 +198,11 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float]:
+def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:
     found = metrics.get(name, {})
     value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
-    return {name: value, f"{name}_error": error}
+    how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
+    return {name: value, f"{name}_error": error, f"{name}_by": how}
 
 
 def at_selected(record: Record, column: str) -> float:

@@ -19,28 +19,36 @@ TONES = (1.0, 0.5, 0.3)  # of the series of one mode
 INTERVAL = "bars and bands: 95 % interval over seeds"
 
 
+FIGURE1_PANELS = (
+    ("acc_test", "test accuracy"),
+    ("acc_train", "training accuracy"),
+    ("entropy_train", "prediction entropy, training set (nats)"),
+    ("loss_test", "test loss (nats)"),
+    ("loss_train", "training loss (nats)"),
+    ("fisher", QUANTITIES["fisher"]),
+)
+
+
 def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
-    """Accuracy, loss and prediction entropy against sparsity, the gap shaded and the regimes marked.
+    """Accuracy, loss, prediction entropy and Tr F against sparsity, the accuracy gap shaded and the regimes marked.
 
     Args:
         table: one study of `aggregate.over_seeds`. gaps: its `aggregate.gaps`.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), sharex=True)
-    panels = [
-        (axes[0, 0], "acc_test", "test accuracy"),
-        (axes[0, 1], "acc_train", "training accuracy"),
-        (axes[1, 0], ("loss_test", "loss_train"), "cross-entropy (nats): test upper, training lower"),
-        (axes[1, 1], "entropy_train", "prediction entropy, training set (nats)"),
-    ]
-    for axis, quantities, label in panels:
-        for quantity in [quantities] if isinstance(quantities, str) else quantities:
-            against_sparsity(axis, table[table["quantity"] == quantity], shade=quantity.startswith("acc"))
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), sharex=True)
+    for axis, (quantity, label) in zip(axes.flat, FIGURE1_PANELS, strict=True):
+        rows = table[table["quantity"] == quantity]
+        against_sparsity(axis, rows, shade=quantity.startswith("acc"))
         axis.set_ylabel(label)
         mark_regimes(axis, gaps, words=axis in axes[0])
+        if quantity == "fisher" and rows["mean"].gt(0).any():
+            axis.set_yscale("log")
     for axis in axes[1]:
         axis.set_xlabel("share of weights pruned")
-    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+        places = sorted(set(table.loc[table["sparsity"] > 0, "sparsity"]))
+        if len(places) <= 8:
+            axis.set_xticks(places, [f"{p:g}" for p in places])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

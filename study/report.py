@@ -12,14 +12,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas
 from matplotlib.figure import Figure
-from study.page import Picture, Report, RunEntry, Section, Sheet, render
 
 from helper.config import Config, flag
 from helper.plotter import STYLE, save
 from helper.utils import write_atomic
 from study import figures
-from study.aggregate import gaps, over_seeds, studies
+from study.aggregate import gaps, measured_alike, over_seeds, studies
 from study.collect import Collection, Record, collect, tidy
+from study.page import Picture, Report, RunEntry, Section, Sheet, render
 from study.runs import COMPARISONS
 from study.statistics import REGIME_RULE, Interval
 
@@ -50,7 +50,8 @@ def report(config: ReportConfig, results_root: str) -> int:
     collection = collect(root)
     if not collection.records:
         sys.exit(f"experiment.py: error: no finished run under {root}; train some with run.py or experiment.py sweep")
-    runs = tidy(collection)
+    runs, mixed = measured_alike(tidy(collection))
+    collection.left_out.extend(mixed)
     table = over_seeds(runs)
     folder = root / "report"
     write_atomic(folder / "runs.csv", runs.to_csv(index=False))
@@ -137,7 +138,7 @@ def table1(compared: pandas.DataFrame) -> Sheet:
     )  # fmt: skip
     names = ("train_gap", "test_gap", "fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s")
     rows = [
-        (row["sparsity"], row["finetune"], row["scratch"], row["seeds"], *(bounds(row[n]) for n in names), row["regime"])
+        (row["sparsity"], row["finetune"], row["scratch"], row["seeds"], *(row[n].bounds() for n in names), row["regime"])
         for _, row in compared.iterrows()
     ]
     caption = (
@@ -145,13 +146,6 @@ def table1(compared: pandas.DataFrame) -> Sheet:
         "that of the run's own initialisation. In brackets 95 % intervals by Student's t over paired seeds."
     )
     return Sheet("table 1", "The two regimes", caption, columns, tuple(rows))
-
-
-def bounds(found: Interval) -> str:
-    """`mean [low, high]`; empty where nothing was measured."""
-    if math.isnan(found.mean):
-        return ""
-    return f"{found.mean:.3g}" + ("" if math.isnan(found.low) else f" [{found.low:.3g}, {found.high:.3g}]")
 
 
 def table2(table: pandas.DataFrame) -> Sheet:

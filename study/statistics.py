@@ -32,7 +32,32 @@ class Interval:
         return (self.high - self.low) / 2
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g}" + ("" if math.isnan(self.low) else f" ± {self.half:.2g}")
+        """`mean ± half`, the half to two digits and the mean to the same place; without an interval, three digits."""
+        if math.isnan(self.mean):
+            return ""
+        if math.isnan(self.low):
+            return rounded(self.mean, place(self.mean, 3))
+        at = place(self.half, 2) if self.half > 0 else place(self.mean, 3)
+        return f"{rounded(self.mean, at)} ± {rounded(self.half, at)}"
+
+    def bounds(self) -> str:
+        """`mean [low, high]`."""
+        if math.isnan(self.low):
+            return str(self)
+        at = place(self.half, 2) if self.half > 0 else place(self.mean, 3)
+        return f"{rounded(self.mean, at)} [{rounded(self.low, at)}, {rounded(self.high, at)}]"
+
+
+def place(value: float, digits: int) -> int:
+    """Decimal places that show a number to so many digits; negative ones for large numbers."""
+    return digits - 1 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else digits
+
+
+def rounded(value: float, places: int) -> str:
+    """A number to decimal places, with separators between thousands; scientific where it would be all zeros."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{round(value, places):,.{max(places, 0)}f}" if places <= 6 else f"{value:.{max(places - 6, 1)}e}"
 
 
 def interval(values: Sequence[float], errors: Sequence[float] | None = None) -> Interval:
