@@ -19,6 +19,7 @@ from optim.checkpoint import save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
+from optim.tracker import Tracker
 from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -243,6 +244,16 @@ class WriteHistory(Callback):
         self.started = now
         self.table.append(trainer.row)
         self.table.write()
+
+
+class Track(Callback):
+    """Tells the tracker of every epoch that the tables have."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        self.tracker.epoch(trainer.epoch)
 
 
 class WriteCheckpoint(Callback):

@@ -66,6 +66,10 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def events(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def states(self) -> Path:
         return self.path / "state_dicts"
 

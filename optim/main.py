@@ -34,6 +34,7 @@ from optim.measuring import measure_selected, measure_state
 from optim.model import start
 from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
+from optim.tracker import TRACKERS
 from optim.trainer import TrainConfig, Trainer
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class RunConfig(Config):
         None, "run folder or weights of the dense initialisation", short="-tp", when={"mode": ("lottery",)}, identity=False
     )
     figures: bool = flag(True, "draw figures at the end", identity=False)
+    tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, identity=False)
     overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
     debug: bool = flag(False, "show tracebacks", identity=False)
     data: DataConfig = field(default_factory=DataConfig)
@@ -133,7 +135,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     Raises:
         FlagError: the network does not take the data.
         DataError: data missing or damaged.
-        RuntimeError: device absent, folder in use, parent's weights missing, damaged or of another architecture.
+        RuntimeError: device or tracker absent, folder in use, parent's weights missing, damaged or of another architecture.
         Diverged: the loss is not finite. Interrupted: a signal was received.
     """
     for name in PATHS:
@@ -142,6 +144,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
             raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
     signals = signals or Signals()
     device = choose_device(config.device)
+    TRACKERS[config.tracker].check()
     keep_freed_memory()
     dataset = load_dataset(config.data)
     folder = run_folder(config, dataset.fingerprint)
@@ -180,6 +183,7 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     summary = summarise(folder, config, network, mask, dataset, measuring=time.perf_counter() - started)
     draw(folder, config)
     folder.write_summary(summary)  # last: now the run is finished
+    track(folder, config)
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
 
 
@@ -203,6 +207,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
             hooks.SelectBest(folder, mask),
             hooks.KeepStates(folder, mask),
             hooks.WriteHistory(folder),
+            hooks.Track(TRACKERS[config.tracker](folder)),
             hooks.Progress(),
             hooks.WriteCheckpoint(folder, mask, signals),
         ],
@@ -239,6 +244,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
         measure_selected(folder, config, network, dataset)
         if folder.measured() != before:
             refresh_summary(folder, config)
+        track(folder, config)
     return folder.path
 
 
@@ -265,9 +271,13 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
         draw_run(folder.path)
 
 
+def track(folder: RunFolder, config: RunConfig) -> None:
+    TRACKERS[config.tracker](folder).end()
+
+
 def clear(folder: RunFolder) -> None:
     """Remove what a run wrote, the summary first: from then on it counts as unfinished."""
     folder.summary.unlink()
-    kinds = ("*.pt", "*.csv", "*.npz", "state_dicts/*.pt", "spectra/*.npz", "figures/*")
+    kinds = ("*.pt", "*.csv", "*.npz", "state_dicts/*.pt", "spectra/*.npz", "figures/*", "tensorboard/*")
     for file in [*(file for kind in kinds for file in folder.path.glob(kind)), folder.log]:
         file.unlink(missing_ok=True)

@@ -106,6 +106,7 @@ def test_equal_spellings_are_one_run():
         {"device": "cuda"}, {"root": "/elsewhere"}, {"results_root": "x"}, {"save_hessian": 1}, {"metric_every": 3},
         {"save_epochs": "all"}, {"debug": 1}, {"overwrite": 1}, {"compile": 1}, {"depth": 20}, {"widen_factor": 2},
         {"noise_ratio": 0.5}, {"noise_seed": 3}, {"reg_weight": 5.0}, {"figures": 0}, {"in_dim": 64},
+        {"tracker": "tensorboard"},
     ],
 )  # fmt: skip
 def test_options_without_effect_on_the_weights_do_not_count(flags):

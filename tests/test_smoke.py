@@ -13,6 +13,7 @@ QUICK = ("--figures", 0, "--n_epochs", 1, "-ms", 40, "-mt", 2, "-bf", 20)
 
 EVERY_FLAG = {
     "mode": "lottery", "random_state": 7, "device": "cpu", "load_pretrain": 0, "overwrite": 1, "debug": 1, "figures": 1,
+    "tracker": "tensorboard",
     "pretrain_model_path": None, "lottery_model_path": None,
     "loader_name": "digits", "root": "data", "filename": "var_u.mat", "download": 0, "verify_data": 0, "test_size": 0.3,
     "limit_classes": 8, "limit_train": 200, "limit_test": 60, "val_size": 0.2, "split_seed": 1,
