@@ -97,6 +97,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def available_cores() -> int:
+    """Of those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
     """An excepthook that shows cause and cure of what ends the process, without the traceback; the exit code is 1."""
 

@@ -74,12 +74,14 @@ class Record:
 
     def table(self, name: str) -> pandas.DataFrame:
         """One of TABLES; without rows where there is none, or a damaged one."""
-        path = self.path / f"{name}.csv"
+        return pandas.read_csv(self.path / f"{name}.csv") if self.rows(name) else pandas.DataFrame()
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The same as texts, which for a few cells of many runs is ten times as fast."""
         try:
-            check_whole(path, TABLES[name])
+            return rows_of(self.path / f"{name}.csv", TABLES[name])
         except (FileNotFoundError, DamagedTable):
-            return pandas.DataFrame()
-        return pandas.read_csv(path)
+            return []
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def damaged_tables(path: Path) -> list[tuple[str, str]]:
     for table, last_column in TABLES.items():
         try:
             if (path / f"{table}.csv").exists():
-                check_whole(path / f"{table}.csv", last_column)
+                rows_of(path / f"{table}.csv", last_column)
         except DamagedTable as error:
             found.append((table, f"{error}; the run's other files are used"))
     return found
@@ -130,8 +132,12 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def check_whole(path: Path, last_column: str) -> None:
-    """Raise DamagedTable unless every row of a CSV file reaches to the column that is the last."""
+def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        DamagedTable: one does not reach to the column that is the last.
+    """
     try:
         text = path.read_text()
         header, *rows = csv.reader(io.StringIO(text), strict=True)
@@ -139,6 +145,7 @@ def check_whole(path: Path, last_column: str) -> None:
         raise DamagedTable(" ".join(str(error).split())) from None
     if last_column not in header or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
         raise DamagedTable("half-written")
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def without_seed(identity: dict[str, Any]) -> dict[str, Any]:
@@ -206,19 +213,18 @@ def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float |
 
 
 def at_selected(record: Record, column: str) -> float:
-    history = record.history
-    rows = history[history["epoch"] == record.summary["epoch_selected"]] if len(history) else history
-    return float(rows[column].iloc[-1]) if len(rows) and column in rows else math.nan
+    row = next((row for row in record.rows("history") if row["epoch"] == str(record.summary["epoch_selected"])), {})
+    return float(row.get(column) or math.nan)
 
 
 def initial_fisher(record: Record) -> float:
     """Tr F of the initialisation, measured as the selected weights' one was; nan where it was not."""
-    table, how = record.metrics, record.summary["metrics"].get("fisher")
-    if how is None or table.empty:
+    selected = record.summary["metrics"].get("fisher")
+    if selected is None:
         return math.nan
-    rows = table[(table["metric"] == "fisher") & (table["epoch"] == 0) & (table["layer"] == "all") & (table["subset"] == "all")]
-    rows = rows[(rows["settings"] == how["settings"]) & (rows["params"] == how["params"]) & (rows["split"] == how["split"])]
-    return float(rows["value"].iloc[-1]) if len(rows) else math.nan
+    wanted = {name: selected[name] for name in ("settings", "params", "split")}
+    wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
+    return float(next((row["value"] for row in record.rows("metrics") if wanted.items() <= row.items()), math.nan))
 
 
 def series_labels(records: Sequence[Record]) -> dict[str, str]:

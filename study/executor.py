@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from helper.utils import ROOT, in_use
+from helper.utils import ROOT, available_cores, in_use
 from optim.folder import RunFolder
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"
@@ -105,10 +105,6 @@ class LocalPool:
         for slot, (job, process) in list(self.running.items()):
             self.states[job.name] = self.ended(job, process.wait())
             del self.running[slot]
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(job: Job) -> str:

@@ -13,7 +13,7 @@ from helper.utils import RunLog, choose_device, exclusive
 from loader.main import load_dataset
 from network.main import build_network
 from optim.folder import RunFolder
-from optim.main import RunConfig, refresh_summary
+from optim.main import RunConfig, refresh_summary, track
 from optim.measuring import add_snr, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
 
@@ -123,3 +123,4 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
         measure_selected(folder, options, network, dataset)
     if folder.finished and folder.measured() != before:
         refresh_summary(folder, options)
+        track(folder, options)

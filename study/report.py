@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from helper.config import Config, flag
 from helper.plotter import STYLE, save
-from helper.utils import write_atomic
+from helper.utils import available_cores, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
 from study.collect import Collection, Record, collect, tidy
@@ -56,9 +57,7 @@ def report(config: ReportConfig, results_root: str) -> int:
     folder = root / "report"
     write_atomic(folder / "runs.csv", runs.to_csv(index=False))
     write_atomic(folder / "over_seeds.csv", table.to_csv(index=False))
-    with plt.rc_context(STYLE):
-        sections = [section for name, part in studies(runs) if (section := study_section(name, part, collection, folder))]
-    sections += comparison_sections(root, collection)
+    sections = [*study_sections(runs, collection, folder), *comparison_sections(root, collection)]
     page = Report(
         title=config.title,
         root=str(root),
@@ -79,18 +78,28 @@ def report(config: ReportConfig, results_root: str) -> int:
 # ------------------------------------------------------------------------------------------------------- a study
 
 
-def study_section(name: str, runs: pandas.DataFrame, collection: Collection, folder: Path) -> Section:
+def study_sections(runs: pandas.DataFrame, collection: Collection, folder: Path) -> list[Section]:
+    """A section a study; drawing takes the time, so that several studies are shared out over the cores."""
+    records = {record.name: record for record in collection.records}
+    work = [(name, part, [records[run] for run in part["run"]], folder) for name, part in studies(runs)]
+    n_workers = min(len(work), available_cores())
+    if n_workers == 1:
+        return [study_section(*one) for one in work]
+    with multiprocessing.get_context("fork").Pool(n_workers) as pool:
+        return pool.starmap(study_section, work, chunksize=1)
+
+
+def study_section(name: str, runs: pandas.DataFrame, records: Sequence[Record], folder: Path) -> Section:
     """Figures and tables of one dense setting and the sparse runs that start from it."""
-    chosen = set(runs["run"])
-    records = [record for record in collection.records if record.name in chosen]
     table, compared = over_seeds(runs), gaps(runs)
     key = runs["study"].iloc[0]
     sheets = [table1(compared)] if len(compared) else []
     sheets += [table2(table)]
-    pictures = [
-        picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-        for id, title, caption, figure in study_figures(table, compared, records)
-    ]
+    with plt.rc_context(STYLE):
+        pictures = [
+            picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
+            for id, title, caption, figure in study_figures(table, compared, records)
+        ]
     return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets))
 
 

@@ -1,5 +1,6 @@
 """Means and gaps over seeds with 95 % intervals, and which regime they speak for."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def rounded(value: float, places: int) -> str:
     """A number to decimal places, with separators between thousands; scientific where it would be all zeros."""
     if not math.isfinite(value):
         return str(value)
-    return f"{round(value, places):,.{max(places, 0)}f}" if places <= 6 else f"{value:.{max(places - 6, 1)}e}"
+    return f"{round(value, places):,.{max(places, 0)}f}" if places <= 6 else f"{value:.2e}"
 
 
 def interval(values: Sequence[float], errors: Sequence[float] | None = None) -> Interval:
@@ -75,13 +76,19 @@ def interval(values: Sequence[float], errors: Sequence[float] | None = None) -> 
     seeds = numpy.array([value for value, _ in known])
     mean, n = float(seeds.mean()), len(seeds)
     if n > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * seeds.std(ddof=1) / math.sqrt(n))
+        half = float(quantile(n - 1) * seeds.std(ddof=1) / math.sqrt(n))
         return Interval(mean, mean - half, mean + half, n, f"t, {n} seeds")
     error = known[0][1]
     if math.isnan(error):
         return Interval(mean, math.nan, math.nan, 1, "one seed")
     half = float(stats.norm.ppf((1 + LEVEL) / 2) * error)
     return Interval(mean, mean - half, mean + half, 1, "standard error of one measurement")
+
+
+@functools.cache
+def quantile(degrees: int) -> float:
+    """Of Student's t that leaves 2.5 % above."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
 
 
 def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:

@@ -17,6 +17,7 @@ from rich.table import Table
 from helper.config import Config, flag, replace
 from helper.signals import Signals
 from helper.tables import last_row
+from helper.utils import available_cores
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
 from study.cost import cost_of, makespan
@@ -31,7 +32,6 @@ from study.executor import (
     Executor,
     Job,
     LocalPool,
-    available_cores,
     failed_before,
 )
 from study.plan import Planned, plan, read_sweep

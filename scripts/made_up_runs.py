@@ -1,0 +1,101 @@
+"""Run folders without training, with numbers that follow a formula: for the report's benchmark and tests."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import yaml
+
+from helper.utils import write_atomic
+from optim.folder import HISTORY, METRICS, NOISY_HISTORY, SNR, RunFolder
+from optim.identity import run_folder, run_identity, stored_options
+from optim.main import RunConfig
+
+LAYERS = tuple(f"layers.{i}" for i in range(6))
+HOW = {
+    "split": "train",
+    "params": "layers",
+    "estimator": "spectral; importance sampling from 500",
+    "settings": '{"rtol": 0.05}',
+}
+LAG = {"dense": 0.0, "sparse-finetune": 0.02, "sparse-scratch": 0.1, "lottery": 0.08}  # accuracy lost at full sparsity
+
+
+def accuracy(mode: str, sparsity: float, seed: int) -> tuple[float, float]:
+    """(training, test) accuracy of a made-up run: falls with the square of the sparsity, with a spread over seeds."""
+    spread = 0.002 * math.sin(7.0 * seed)
+    lost = LAG[mode] * sparsity**2
+    return 1 - lost - abs(spread), 0.7 - 0.5 * lost + spread
+
+
+def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
+    """The tables, configuration and summary that a finished run would leave, without weights and figures."""
+    folder = run_folder(config, None)
+    sparsity = 0.0 if config.mode == "dense" else config.prune.prune_ratio
+    train, test = accuracy(config.mode, sparsity, config.random_state)
+    last = config.train.n_epochs
+    epochs = numpy.arange(last + 1)
+    rise = 1 - numpy.exp(-4 * epochs / last)
+    fisher = 50.0 * (1 + 4 * LAG[config.mode] * sparsity) * (1.1 + config.random_state / 50) * numpy.maximum(rise, 0.02)
+    history = {
+        "epoch": epochs, "lr": 0.1, "loss_train": 2 * (1 - rise * train), "acc_train": rise * train, "entropy_train": 1 - rise,
+        "loss_test": 2.5 - rise, "acc_test": rise * test, "seconds": 1.0, "images_per_second": 500.0, "peak_memory_mb": 300.0,
+    }  # fmt: skip
+    columns = HISTORY
+    if config.data.train_noisy:
+        columns = NOISY_HISTORY
+        history |= {"loss_clean": 1 - rise / 2, "loss_noisy": 2 - rise, "acc_clean": rise}
+        history |= {"acc_generalized": 0.5 * rise, "acc_memorized": 0.4 * rise}
+    write_table(folder.path / "history.csv", columns, history, len(epochs))
+    measured = [epoch for epoch in epochs if epoch % every == 0 or epoch == last]
+    subsets = {"all": 1.0, "clean": 0.7, "mislabelled": 1.8} if config.data.train_noisy else {"all": 1.0}
+    rows = [
+        {
+            "epoch": epoch, "metric": "fisher", "subset": subset, "layer": layer, "value": fisher[epoch] * share * factor,
+            "standard_error": 0.05 * fisher[epoch] * share, "n_samples": 200, "checkpoint": f"{epoch:08x}", "seconds": 1.5,
+            **HOW,
+        }
+        for epoch in measured
+        for subset, factor in subsets.items()
+        for layer, share in [("all", 1.0), *((layer, 1 / len(LAYERS)) for layer in LAYERS)]
+    ]  # fmt: skip
+    write_table(folder.path / "metrics.csv", METRICS, {c: [row.get(c, "") for row in rows] for c in METRICS}, len(rows))
+    grid = [(epoch, layer, index) for epoch in epochs for index, layer in enumerate(LAYERS)]
+    snr = {
+        "epoch": [e for e, _, _ in grid], "layer": [layer for _, layer, _ in grid],
+        "weight_norm": [2.0 + i for _, _, i in grid], "grad_mean_norm": [1 / (1 + e + i) for e, _, i in grid],
+        "grad_std_norm": [2 / (1 + e) for e, _, _ in grid], "snr": 0.5, "n_batches": 20, "batch_size": 128, "mode": "fixed",
+    }  # fmt: skip
+    write_table(folder.path / "snr.csv", SNR, snr, len(grid))
+    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+    total = {"value": float(fisher[-1]), "standard_error": 0.05 * float(fisher[-1])}
+    summary = {
+        "mode": config.mode,
+        "epoch_selected": last,
+        "acc_train": train,
+        "acc_test": test,
+        "loss_train": float(2 * (1 - train)),
+        "loss_test": 1.5,
+        "sparsity_requested": sparsity,
+        "sparsity_achieved": sparsity,
+        "macs_dense": 10**6,
+        "macs_active": round(10**6 * (1 - sparsity)),
+        "metrics": {"fisher": total | HOW},
+        "identity": run_identity(config, None),
+        "seconds": {"training": 100.0, "measuring": 5.0},
+    }
+    write_atomic(folder.summary, json.dumps(summary))
+    return folder
+
+
+def write_table(path: Path, columns: Sequence[str], values: dict, n: int) -> None:
+    full = [values.get(c, "") for c in columns]
+    full = [[v] * n if isinstance(v, (str, float, int)) else list(v) for v in full]
+    cells = [",".join(quoted(column[i]) for column in full) for i in range(n)]
+    write_atomic(path, "\n".join([",".join(columns), *cells]) + "\n")
+
+
+def quoted(value: object) -> str:
+    return '"' + value.replace('"', '""') + '"' if isinstance(value, str) and set(value) & {",", '"'} else str(value)

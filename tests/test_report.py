@@ -1,0 +1,192 @@
+"""The report and measure commands over finished runs."""
+
+import json
+import shutil
+
+import pandas
+import pytest
+from PIL import Image
+
+import experiment
+from helper.config import unflatten
+from optim.main import RunConfig
+from scripts.made_up_runs import write_run
+from study import figures
+from study.collect import collect
+
+
+@pytest.fixture
+def run_command(capsys):
+    """run_command(word, ...) -> (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int | str | None, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            experiment.main(list(map(str, words)))
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+def write_family(root, **flags) -> None:
+    for seed in (1, 2, 3):
+        for mode, ratio in [("dense", 0.9), *((m, r) for m in ("sparse-finetune", "sparse-scratch") for r in (0.5, 0.9))]:
+            run = {"mode": mode, "prune_ratio": ratio, "random_state": seed, "results_root": str(root), **flags}
+            write_run(unflatten(RunConfig, run))
+
+
+def test_the_report_has_every_figure_and_table_that_the_runs_can_show(tmp_path, run_command):
+    write_family(tmp_path, loader_name="digits_noisy")
+    code, printed, _ = run_command("report", tmp_path)
+    assert code == 0
+    assert printed.splitlines()[-1] == str(tmp_path / "report/index.html")
+    assert "sparse-finetune" in printed
+    page = (tmp_path / "report/index.html").read_text()
+    for name in ("figure 1", "training cost", "figure 3", "figure 4", "figure 5", "figure 11", "table 1", "table 2"):
+        assert name in page.lower()
+    assert "optimization" in page  # the regime of the made-up gap at 0.9
+    pictures = sorted((tmp_path / "report/figures").glob("*.png"))
+    assert len(pictures) == 6
+    for path in pictures:
+        assert min(Image.open(path).size) > 300
+        assert path.with_suffix(".pdf").exists()
+    runs = pandas.read_csv(tmp_path / "report/runs.csv")
+    assert len(runs) == 15
+    assert {"run", "study", "mode", "sparsity", "seed", "acc_test", "fisher", "fisher_error", "cost"} <= set(runs)
+    assert "t, 3 seeds" in set(pandas.read_csv(tmp_path / "report/over_seeds.csv")["method"])
+
+
+def test_a_report_of_clean_runs_leaves_nothing_of_an_earlier_one(tmp_path, run_command):
+    write_family(tmp_path, loader_name="digits_noisy")
+    run_command("report", tmp_path)
+    before = set((tmp_path / "report/figures").iterdir())
+    shutil.rmtree(tmp_path / "digits_noisy")
+    write_family(tmp_path)
+    run_command("report", tmp_path)
+    after = set((tmp_path / "report/figures").iterdir())
+    assert after
+    assert not before & after
+
+
+def test_a_report_over_no_runs_is_refused_in_one_line(tmp_path, run_command):
+    code, _, _ = run_command("report", tmp_path)
+    assert "no finished run under" in code
+    code, _, _ = run_command("report", tmp_path / "nowhere")
+    assert "no finished run under" in code
+
+
+def test_names_with_markup_are_text_in_the_page(tmp_path, run_command):
+    write_family(tmp_path)
+    (path,) = tmp_path.glob("*/*/dense/*-s1-*")
+    path.rename(path.with_name("<img src=x onerror=alert(1)>"))
+    summary = next(tmp_path.glob("*/*/dense/*-s2-*/summary.json"))
+    content = json.loads(summary.read_text())
+    content["identity"]["lr"] = "</script><script>alert(1)</script>"
+    summary.write_text(json.dumps(content))
+    assert run_command("report", tmp_path)[0] == 0
+    page = (tmp_path / "report/index.html").read_text()
+    assert "<img src=x" not in page
+    assert "<script>alert" not in page
+
+
+def test_comparisons_are_in_the_report_and_damaged_ones_are_listed(tmp_path, run_command):
+    write_family(tmp_path)
+    good, bad = tmp_path / "comparisons/disagree_1_2", tmp_path / "comparisons/disagree_3_4"
+    for folder in (good, bad):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(folder / "a.png")
+    figure = {"id": "figure 9", "file": "a.png", "title": "Who disagrees", "caption": "counts"}
+    result = {"kind": "disagree", "title": "A against B", "runs": ["x", "y"], "figures": [figure], "numbers": [{"n": 3}]}
+    (good / "result.json").write_text(json.dumps(result))
+    (bad / "result.json").write_text('{"title": 1')
+    assert run_command("report", tmp_path)[0] == 0
+    page = (tmp_path / "report/index.html").read_text()
+    assert "A against B" in page
+    assert "Who disagrees" in page
+    assert "disagree_3_4/result.json" in page
+
+
+def test_figure_11_shows_the_lowest_and_the_highest_sparsity(tmp_path):
+    write_family(tmp_path)
+    _, shown = figures.figure11(collect(tmp_path).records)
+    chosen = [(r.summary["sparsity_requested"], r.mode, r.seed) for r in shown]
+    assert chosen == [
+        (0.5, "sparse-finetune", 1),
+        (0.5, "sparse-scratch", 1),
+        (0.9, "sparse-finetune", 1),
+        (0.9, "sparse-scratch", 1),
+    ]
+
+
+def test_unknown_commands_are_refused_with_the_near_match(run_command):
+    code, _, err = run_command("reprot")
+    assert code == 2
+    assert "did you mean report?" in err
+
+
+# ------------------------------------------------------------------------------------------------------ measure
+
+QUICK = ("--figures", 0, "--n_epochs", 2, "-lm", 1, "-ss", 0, "-sf", 0, "-hd", "8")
+
+
+def test_saved_states_are_measured_once_for_each_way(train, run_command, capsys):
+    folder = train(*QUICK)
+    measure = (
+        "measure",
+        folder,
+        "--metrics",
+        "fisher,snr,spectrum",
+        "--metric_rtol",
+        0.2,
+        "--spectrum_k",
+        2,
+        "--spectrum_steps",
+        3,
+    )
+    code, printed, _ = run_command(*measure, "--epochs", "all")
+    assert (code, "measured" in printed) == (0, True)
+    rows = pandas.read_csv(folder / "metrics.csv")
+    assert rows.loc[rows["layer"] == "all", "epoch"].tolist() == [0, 1, 2]
+    assert sorted(pandas.read_csv(folder / "snr.csv")["epoch"].unique()) == [0, 1, 2]
+    assert sorted(path.stem for path in folder.glob("spectra/*.npz")) == ["epoch_0", "epoch_1", "epoch_2"]
+    assert "fisher" in json.loads((folder / "summary.json").read_text())["metrics"]
+    before = (folder / "metrics.csv").read_bytes()
+    code, printed, _ = run_command(*measure, "--epochs", "all")
+    assert (code, "everything was there" in printed) == (0, True)
+    assert (folder / "metrics.csv").read_bytes() == before
+    run_command(*measure, "--epochs", "last", "--metric_params", "weights")
+    rows = pandas.read_csv(folder / "metrics.csv")
+    assert rows.loc[(rows["layer"] == "all") & (rows["params"] == "weights"), "epoch"].tolist() == [2]
+
+
+def test_a_measurement_after_the_fact_is_that_of_the_run_itself(train, run_command, tmp_path):
+    during = train(*QUICK, "--save_jacobian", 1, root=tmp_path / "a")
+    after = train(*QUICK, root=tmp_path / "b")
+    run_command("measure", after, "--metrics", "jacobian", "--epochs", "0")
+    run_command("measure", after, "--metrics", "jacobian")
+    tables = [pandas.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in (during, after)]
+    pandas.testing.assert_frame_equal(*tables)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--metrics", "fihser"), "did you mean fisher?"),
+        (("--epochs", "some"), "expected all, selected, last, or epochs"),
+        (("--save_fisher", 1), "say it with --metrics fisher"),
+        (("--metric_rtol", "0.1,0.2"), "one value is measured at a time"),
+        (("--metric_rtol", -1), "--metric_rtol -1"),
+    ],
+)
+def test_wrong_flags_of_measure_are_refused_in_one_line(train, run_command, words, message):
+    code, _, err = run_command("measure", train(*QUICK), *words)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+
+
+def test_measure_names_states_that_are_not_kept_and_folders_that_are_no_runs(train, run_command, tmp_path):
+    folder = train(*QUICK)
+    with pytest.raises(RuntimeError, match="keeps no state of epoch 7; there are 0, 1, 2"):
+        experiment.main(["measure", str(folder), "--epochs", "7"])
+    with pytest.raises(RuntimeError, match="is no run folder"):
+        experiment.main(["measure", str(tmp_path)])
