@@ -132,9 +132,11 @@ def test_most_disagreed_examples_come_in_order_of_their_divergence():
 # ------------------------------------------------------------------------------------------------------- statistics
 
 
-@pytest.mark.parametrize(("total", "count"), [(5, 0), (5, 1), (5, 4), (9, 1), (9, 2), (9, 4)])
-def test_p_value_and_band_of_a_class_are_those_of_all_ways_to_place_the_disagreements(total, count):
-    n, size = 12, 4  # which of 12 examples are disagreed on; the first 4 are the class
+@pytest.mark.parametrize(
+    ("size", "total", "count"), [(4, 5, 0), (4, 5, 1), (4, 5, 4), (4, 9, 1), (4, 9, 4), (5, 5, 2), (7, 7, 5)]
+)
+def test_p_value_and_band_of_a_class_are_those_of_all_ways_to_place_the_disagreements(size, total, count):
+    n = 12  # which of 12 examples are disagreed on; the first ones are the class
     ways = [sum(place < size for place in places) for places in itertools.combinations(range(n), total)]
     as_probable = [way for way in ways if ways.count(way) <= ways.count(count)]
     labels = numpy.repeat([0, 1], [size, n - size])
