@@ -3,6 +3,7 @@
 
 sweep        all runs of a YAML file of flags and grids, in parallel, each once
 measure      Fisher, Hessian, Jacobian, SNR, spectrum of saved states
+disagree     where the predictions of two runs differ, by class and by image (figures 9, 10)
 report       tables with intervals, the paper's figures and one HTML page over all runs of a results root
 """
 
@@ -15,6 +16,7 @@ from helper.config import FlagError, near_match, parse_line
 from helper.metrics.main import MetricConfig
 from helper.utils import one_line_errors
 from optim.main import RunConfig
+from study.disagreement import DisagreeConfig, disagree
 from study.measure import MeasureConfig, measure
 from study.report import ReportConfig, report
 from study.sweep import SweepConfig, sweep
@@ -22,10 +24,13 @@ from study.sweep import SweepConfig, sweep
 
 @dataclass(frozen=True)
 class Command:
-    """What a word of the command line does: `action(config, *words, **lists)` -> exit code, see `helper.config.parse_line`."""
+    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.config.parse_line`.
+
+    An int that it returns is the exit code.
+    """
 
     config: type
-    action: Callable[..., int]
+    action: Callable[..., object]
     words: str
     lists: type | None = None
 
@@ -33,6 +38,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepConfig, sweep, "FILE", lists=RunConfig),
     "measure": Command(MeasureConfig, measure, "RUN...", lists=MetricConfig),
+    "disagree": Command(DisagreeConfig, disagree, "RUN_A RUN_B"),
     "report": Command(ReportConfig, report, "RESULTS_ROOT"),
 }
 
@@ -57,10 +63,11 @@ def main(argv: list[str] | None = None) -> None:
         words=command.words, lists=command.lists,
     )  # fmt: skip
     try:
-        sys.exit(command.action(line.config, *line.words, **line.lists))
+        code = command.action(line.config, *line.words, **line.lists)
     except FlagError as error:
         print(f"experiment.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class DisagreeConfig(Config):
     root: str | None = flag(None, "folder of the data files now; none: where they were when the runs were trained")
 
 
-def disagree(config: DisagreeConfig, a: Path, b: Path) -> Path:
+def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
     """Where the predictions of two runs differ, on training and test examples, class by class (paper, figures 9 and 10).
 
     Writes examples.csv, classes.csv, splits.csv, figures and last result.json, and prints the table of the splits.
