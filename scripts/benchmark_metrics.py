@@ -4,7 +4,7 @@
     python scripts/benchmark_metrics.py --root DATA [--rounds 3] [--examples 256]
 
 The network has width 1 and is trained on 5,000 images until its training accuracy is above 0.99 (once; the run is kept
-under --results_root, where scripts/table2.sh puts the same one). Rows: dense, and 90 % pruned and finetuned.
+under --results_root). Rows: dense, and 90 % pruned and finetuned.
 
 Compared is the time to a standard error of 1 %, which is variance x time: of a whole call for ours, pilot and forward passes
 for importance weights included; for the others seconds of a draw x its relative variance / 0.01². Label sampling's
@@ -229,7 +229,7 @@ def resident(field: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder of cifar-100-python")
-    parser.add_argument("--results_root", default="results/table2", help="where the trained networks are kept")
+    parser.add_argument("--results_root", default="results/benchmark", help="where the trained networks are kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=256, help="in the batch of Hessian traces")
     parser.add_argument("--probes", type=int, default=16, help="of PyHessian")

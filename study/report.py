@@ -189,7 +189,9 @@ def intro(records: Sequence[Record]) -> str:
     if not isinstance(dense, dict):
         return "Sparse runs from a dense network that was given as a file."
     options = ", ".join(f"{name} {value}" for name, value in sorted(dense.items()) if name not in ("random_state", "mode"))
-    return f"Dense training: {options or 'all options at their defaults'}."
+    running = any(record.flags["train_eval"] == "running" for record in records)
+    training = " Training loss, accuracy and entropy are averages over the steps of the epoch." if running else ""
+    return f"Dense training: {options or 'all options at their defaults'}.{training}"
 
 
 # --------------------------------------------------------------------------------------------- the rest of the page
