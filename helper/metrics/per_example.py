@@ -1,11 +1,12 @@
-"""Squared norms of per-example gradients over the active parameters of every layer.
+"""Squared norms of per-example gradients over the active parameters of every layer, and their products with a direction.
 
 An engine maps a batch and a rule that turns its logits into cotangents z, (k, N, C), to the (k, N, layers) values
-||d(z . f(x)) / d theta_l||^2. `HookedNorms` does it at little more than the cost of a plain backward pass, `VmapNorms` for
-whatever `torch.func` can differentiate, `LoopNorms` with one plain backward pass for each example.
+||d(z . f(x)) / d theta_l||^2 and, with a direction d of parameter space, to <d(z . f(x)) / d theta_l, d_l>. `HookedNorms`
+does it at little more than the cost of a plain backward pass, `VmapNorms` for whatever `torch.func` can differentiate,
+`LoopNorms` with one plain backward pass for each example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,27 +20,36 @@ from helper.metrics.parameters import Layers, active
 GATHER = 64  # multiplications in the time that picking one element takes
 CACHE = 3 << 19  # bytes of a core's cache to work in
 Cotangents = Callable[[Tensor], Tensor]  # (N, C) logits -> (k, N, C)
+Direction = Mapping[str, Tensor]  # parameter name -> tensor of its shape, zero where it is pruned
+Kinds = dict[str, Tensor | None]  # "weight", "bias" of a layer -> its active coordinates, None for all
+Along = dict[str, Tensor]  # "weight", "bias" of a layer -> its part of a direction; empty without one
 
 
 class Engine(Protocol):
     copies: tuple[float, float]  # of an example's activations and of all counted parameters that one example takes
 
+    def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        """(k, N, layers, 1) squared gradient norms, (k, N, layers, 2) with the products where there is a direction."""
+
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         """(k, N, layers) squared gradient norms."""
 
 
-def choose_engine(network: nn.Module, layers: Layers, mask, example: Tensor, uses: dict[str, int]) -> Engine:
+def choose_engine(
+    network: nn.Module, layers: Layers, mask, example: Tensor, uses: dict[str, int], direction: Direction | None = None
+) -> Engine:
     """`HookedNorms` where it is right: each counted parameter used once, inside its own Linear, Conv2d or BatchNorm.
 
     Args:
         network: a private copy in eval mode.
         example: (n, ...) inputs to try it on, against `VmapNorms`.
         uses: operations that take in each parameter, as `operations.observe` counted them.
+        direction: of every counted parameter, for products with the gradients.
     """
-    general = VmapNorms(network, layers, mask)
+    general = VmapNorms(network, layers, mask, direction)
     once = all(uses.get(name) == 1 for parameters in layers.values() for name in parameters)
     if once and example.is_floating_point():
-        engine = HookedNorms(network, layers, mask)
+        engine = HookedNorms(network, layers, mask, direction)
         if engine.agrees(general, example):
             return engine
         engine.remove()
@@ -57,7 +67,7 @@ class HookedNorms:
 
     copies = (2.0, 0.2)
 
-    def __init__(self, network: nn.Module, layers: Layers, mask) -> None:
+    def __init__(self, network: nn.Module, layers: Layers, mask, direction: Direction | None = None) -> None:
         self.network, self.layers = network, list(layers)
         network.requires_grad_(False)  # the inputs alone do: the parameters' own gradients are not needed
         self.found: dict[str, Tensor] = {}
@@ -66,7 +76,8 @@ class HookedNorms:
         for layer, parameters in layers.items() if self.supported else ():
             module = network.get_submodule(layer)
             keep = {name.rpartition(".")[2]: kept(p, name, mask) for name, p in parameters.items()}
-            watch = partial(self.watch, layer, RULES[type(module)](module, keep))
+            along = {name.rpartition(".")[2]: direction[name] for name in parameters} if direction else {}
+            watch = partial(self.watch, layer, RULES[type(module)](module, keep, along))
             self.handles.append(module.register_forward_hook(watch, prepend=True, with_kwargs=True))
 
     def watch(self, layer: str, rule: Callable, module: nn.Module, args: tuple, named: dict, output: Tensor) -> None:
@@ -102,6 +113,9 @@ class HookedNorms:
             handle.remove()
 
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        return self.sums(inputs, cotangents)[..., 0]
+
+    def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.network(leaf.clone())  # which may be changed in place
@@ -126,55 +140,61 @@ def kept(parameter: Tensor, name: str, mask) -> Tensor | None:
     return None if keep.all() else keep.to(parameter.dtype)
 
 
-def linear_squares(module: nn.Linear, keep: dict[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Rule (inputs (N, ..., in), output gradients (N, ..., out)) -> (N,): for one position ||a||^2 ||g||^2 (Goodfellow 2015).
+def linear_sums(module: nn.Linear, keep: Kinds, along: Along) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rule (inputs (N, ..., in), output gradients (N, ..., out)) -> sums: for one position ||a||^2 ||g||^2 (Goodfellow 2015).
 
     A mask enters as sum_ij m_ij g_i^2 a_j^2, so that no gradient is formed; several positions need it elementwise.
     """
+    direction = along.get("weight")
 
     def rule(a: Tensor, g: Tensor) -> Tensor:
-        total = g.new_zeros(len(g))
+        total = g.new_zeros(len(g), 1)
         if "weight" in keep:
             mask = keep["weight"]
             if a.ndim == 2:
                 rows = g.square().sum(1, keepdim=True) if mask is None else g.square() @ mask
-                total = total + (rows * a.square()).sum(1)
+                products = None if direction is None else ((g @ direction) * a).sum(1)
+                total = total + paired((rows * a.square()).sum(1), products)
             else:
-                total = total + masked_sum(g.flatten(1, -2).transpose(1, 2) @ a.flatten(1, -2), mask)
+                total = total + sums_of(g.flatten(1, -2).transpose(1, 2) @ a.flatten(1, -2), mask, direction)
         if "bias" in keep:
-            total = total + masked_sum(g.flatten(1, -2).sum(1) if g.ndim > 2 else g, keep["bias"])
+            total = total + sums_of(g.flatten(1, -2).sum(1) if g.ndim > 2 else g, keep["bias"], along.get("bias"))
         return total
 
     return rule
 
 
-def conv_squares(module: nn.Conv2d, keep: dict[str, Tensor | None]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Rule (inputs (N, in, H, W), output gradients (N, out, H', W')) -> (N,).
+def conv_sums(module: nn.Conv2d, keep: Kinds, along: Along) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rule (inputs (N, in, H, W), output gradients (N, out, H', W')) -> sums.
 
     Without a mask, where pixels are few beside channels, ||G||^2 = sum_pq (g_p . g_q) (patch_p . patch_q) needs no gradient.
     """
-    mask = keep.get("weight")
-    by_row = None if mask is None else mask.permute(2, 0, 3, 1).flatten(1)  # (kernel rows, out * kernel columns * in)
+    mask, direction = (by_row(kinds.get("weight")) for kinds in (keep, along))
 
     def rule(a: Tensor, g: Tensor) -> Tensor:
-        total = g.new_zeros(len(g))
+        total = g.new_zeros(len(g), 1)
         if "weight" in keep:
             a = padded(module, a).permute(0, 2, 3, 1)  # (N, H, W, in), contiguous for channels-last networks
-            if by_row is None and gram_is_cheaper(module, a, g):
-                total = total + gram_squares(module, a, g)
+            if mask is None and direction is None and gram_is_cheaper(module, a, g):
+                total = total + paired(gram_squares(module, a, g))
             else:
                 size = cached_examples(module, a, g)
-                parts = [kernel_squares(module, *pair, by_row) for pair in zip(a.split(size), g.split(size), strict=True)]
-                total = total + torch.cat(parts)
+                pairs = zip(a.split(size), g.split(size), strict=True)
+                total = total + torch.cat([kernel_sums(module, *pair, mask, direction) for pair in pairs])
         if "bias" in keep:
-            total = total + masked_sum(g.sum((2, 3)), keep["bias"])
+            total = total + sums_of(g.sum((2, 3)), keep["bias"], along.get("bias"))
         return total
 
     return rule
 
 
-def kernel_squares(module: nn.Conv2d, a: Tensor, g: Tensor, by_row: Tensor | None) -> Tensor:
-    """(N,) squared norms of the kernel's gradients, from padded (N, H, W, in) inputs.
+def by_row(kernel: Tensor | None) -> Tensor | None:
+    """(out, in, rows, columns) -> (rows, out * columns * in), in the order of `kernel_sums`."""
+    return None if kernel is None else kernel.permute(2, 0, 3, 1).flatten(1)
+
+
+def kernel_sums(module: nn.Conv2d, a: Tensor, g: Tensor, mask: Tensor | None, direction: Tensor | None) -> Tensor:
+    """Sums of the kernel's gradients, from padded (N, H, W, in) inputs; mask and direction are `by_row`.
 
     The gradient of kernel row y is G_y = g (a shifted by y, for each column of the kernel): one batched product a row, on
     a copy of the input for the columns only, a third of im2col for a 3x3 kernel.
@@ -182,18 +202,19 @@ def kernel_squares(module: nn.Conv2d, a: Tensor, g: Tensor, by_row: Tensor | Non
     (height, width), (down, right), (dy, dx) = module.kernel_size, module.stride, module.dilation
     rows, columns = g.shape[2:]
     taps = torch.cat([a[:, :, x * dx : x * dx + right * (columns - 1) + 1 : right] for x in range(width)], 3)
-    total, flat = g.new_zeros(len(g)), g.flatten(2)
+    total, flat = g.new_zeros(len(g), 1), g.flatten(2)
     for y in range(height):
         shifted = taps[:, y * dy : y * dy + down * (rows - 1) + 1 : down].flatten(1, 2)
         gradient = torch.bmm(flat, shifted).flatten(1)  # (N, out * kernel columns * in)
+        products = None if direction is None else gradient @ direction[y]
         # not squares @ mask: for few long rows a product with a vector takes twice as long
-        squares = gradient.square_() if by_row is None else (gradient * by_row[y]).mul_(gradient)
-        total = total + squares.sum(1)
+        squares = gradient.square_() if mask is None else (gradient * mask[y]).mul_(gradient)
+        total = total + paired(squares.sum(1), products)
     return total
 
 
 def cached_examples(module: nn.Conv2d, a: Tensor, g: Tensor) -> int:
-    """How many examples `kernel_squares` should take at once: on a CPU as many as its copies leave in the cache.
+    """How many examples `kernel_sums` should take at once: on a CPU as many as its copies leave in the cache.
 
     On the first stage of a ResNet-20 this halves the time of all steps: copies, products and squares.
     """
@@ -231,32 +252,39 @@ def padded(module: nn.Conv2d, a: Tensor) -> Tensor:
     return F.pad(a, pads, mode=mode) if any(pads) else a
 
 
-def batch_norm_squares(module: nn.modules.batchnorm._BatchNorm, keep: dict[str, Tensor | None]) -> Callable:
-    """Rule for BatchNorm in eval mode, where it scales and shifts: (N, channels, ...) inputs and gradients -> (N,)."""
+def batch_norm_sums(module: nn.modules.batchnorm._BatchNorm, keep: Kinds, along: Along) -> Callable:
+    """Rule for BatchNorm in eval mode, where it scales and shifts: (N, channels, ...) inputs and gradients -> sums."""
 
     def rule(a: Tensor, g: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (a.ndim - 2)
         scaled = (a - module.running_mean.view(shape)) * (module.running_var.view(shape) + module.eps).rsqrt()
-        total = g.new_zeros(len(g))
+        total = g.new_zeros(len(g), 1)
         for name, product in (("weight", g * scaled), ("bias", g)):
             if name in keep:
-                total = total + masked_sum(product.flatten(2).sum(2) if g.ndim > 2 else product, keep[name])
+                gradients = product.flatten(2).sum(2) if g.ndim > 2 else product
+                total = total + sums_of(gradients, keep[name], along.get(name))
         return total
 
     return rule
 
 
-def masked_sum(gradients: Tensor, mask: Tensor | None) -> Tensor:
-    """(N,) sums of squares of (N, ...) gradients over the coordinates where `mask` is 1."""
-    squares = gradients.square().reshape(len(gradients), -1)
-    return squares.sum(1) if mask is None else squares @ mask.flatten()
+def sums_of(gradients: Tensor, mask: Tensor | None, direction: Tensor | None) -> Tensor:
+    """Sums of (N, ...) gradients: (N, 1) of squares where `mask` is 1, (N, 2) with their products with a direction."""
+    rows = gradients.reshape(len(gradients), -1)
+    squares = rows.square().sum(1) if mask is None else rows.square() @ mask.flatten()
+    return paired(squares, None if direction is None else rows @ direction.flatten())
+
+
+def paired(squares: Tensor, products: Tensor | None = None) -> Tensor:
+    """(N, 1) or (N, 2)"""
+    return squares[:, None] if products is None else torch.stack([squares, products], 1)
 
 
 RULES = {
-    nn.Linear: linear_squares,
-    nn.Conv2d: conv_squares,
-    nn.BatchNorm1d: batch_norm_squares,
-    nn.BatchNorm2d: batch_norm_squares,
+    nn.Linear: linear_sums,
+    nn.Conv2d: conv_sums,
+    nn.BatchNorm1d: batch_norm_sums,
+    nn.BatchNorm2d: batch_norm_sums,
 }
 
 
@@ -268,12 +296,15 @@ class VmapNorms:
 
     copies = (4.0, 3.0)
 
-    def __init__(self, network: nn.Module, layers: Layers, mask) -> None:
-        self.network, self.layers, self.mask = network, layers, mask
+    def __init__(self, network: nn.Module, layers: Layers, mask, direction: Direction | None = None) -> None:
+        self.network, self.layers, self.mask, self.direction = network, layers, mask, direction or {}
         network.requires_grad_(False)
         self.parameters = {name: p for parameters in layers.values() for name, p in parameters.items()}
 
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        return self.sums(inputs, cotangents)[..., 0]
+
+    def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         def product(parameters: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
             return (functional_call(self.network, parameters, (x[None],))[0] * z).sum()
 
@@ -283,20 +314,18 @@ class VmapNorms:
         return torch.stack([self.by_layer(gradients(self.parameters, inputs, z)) for z in cotangents(logits)])
 
     def by_layer(self, gradients: dict[str, Tensor]) -> Tensor:
-        """(N, layers) from whole gradients (N, *shape) of every parameter."""
-        return torch.stack(
-            [
-                sum(masked_sum(gradients[name], kept(p, name, self.mask)) for name, p in parameters.items())
-                for parameters in self.layers.values()
-            ],
-            1,
-        )
+        """(N, layers, 1 or 2) from whole gradients (N, *shape) of every parameter."""
+
+        def sums(name: str, parameter: Tensor) -> Tensor:
+            return sums_of(gradients[name], kept(parameter, name, self.mask), self.direction.get(name))
+
+        return torch.stack([sum(sums(*item) for item in parameters.items()) for parameters in self.layers.values()], 1)
 
 
 class LoopNorms(VmapNorms):
     """One plain backward pass for each example and cotangent, as the published code does it: the slow reference."""
 
-    def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+    def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         self.network.requires_grad_(True)
         weights = list(self.parameters.values())
         with torch.enable_grad():

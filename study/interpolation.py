@@ -1,0 +1,373 @@
+"""From the initialisation to the solution on a straight line: what is on the way, and which examples pull along it.
+
+Paper, figures 6, 7 and 8, for a network trained sparse from scratch (Init-S, Sol-S) and the finetuned one with the same
+mask (Init-F, Sol-F).
+"""
+
+import io
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pandas
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from helper.config import Config, flag
+from helper.metrics.alignment import descent_cosines, upper_classes
+from helper.metrics.evaluation import evaluate
+from helper.metrics.line import State, barrier, between, reestimate_batch_norm
+from helper.metrics.parameters import PARAMS
+from helper.plotter import STYLE
+from helper.utils import exclusive, keep_freed_memory, stream, write_atomic
+from optim.checkpoint import content_hash
+from optim.folder import write_arrays
+from optim.model import restore
+from study.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
+from study.runs import Run, check_comparable, comparison_folder, open_run
+
+log = logging.getLogger(__name__)
+PATHS = (("Init-S", "Sol-F"), ("Init-F", "Sol-F"), ("Sol-S", "Sol-F"))
+SPLITS = ("train", "test")
+UPPER = 0.05  # share of examples with the largest cosines whose classes are counted
+RESULT, LINE, COSINES, CLASSES = "result.json", "line.csv", "cosines.npz", "classes.csv"
+FIGURES = {
+    "figure 6": ("figures/figure6", "Loss and accuracy on the line to Sol-F, and how examples' gradients lie to it"),
+    "figures 7 and 8": ("figures/figure7_8", "Classes of the examples whose descent points most towards Sol-F"),
+}  # fmt: skip
+
+
+def shares(value: Any) -> str:
+    """Canonical text of increasing numbers in [0, 1] joined by commas, `0.3,0.9`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    message = "expected increasing numbers between 0 and 1 joined by commas, such as 0.3,0.9"
+    try:
+        numbers = [float(word) for word in str(value).split(",")]
+    except ValueError:
+        raise ValueError(message) from None
+    if not all(0 <= number <= 1 for number in numbers) or sorted(set(numbers)) != numbers:
+        raise ValueError(message)
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+@dataclass(frozen=True)
+class InterpolateConfig(Config):
+    """Interpolation: how finely, at which places the cosines, and within which bounds it is computed."""
+
+    points: int = flag(21, "places on every line, both ends included", low=3)
+    cosine_alphas: str = flag("0.3,0.9", "where on the line from Init-S to Sol-F cosines are taken", convert=shares)
+    bn_examples: int | None = flag(
+        None, "most training examples that re-estimate BatchNorm's statistics at every place; default: all", low=2
+    )
+    batch_size: int = flag(256, "examples at once in passes without gradients", low=4)
+    metric_params: str = flag("layers", "parameters counted: Linear and Conv2d, weights only, or all", choices=PARAMS)
+    memory_mb: int = flag(1000, "most MiB of a chunk of examples whose gradients are taken", low=1)
+    device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda"))
+    root: str | None = flag(None, "folder of the data files now; default: as the runs have stored it", short="-rt")
+    figures: bool = flag(True, "draw figures at the end")
+
+    def alphas(self) -> list[float]:
+        return [float(number) for number in self.cosine_alphas.split(",")]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is measured, as the files of the folder hold it."""
+
+    line: pandas.DataFrame  # path, alpha, split, loss (nats), acc
+    cosines: dict[str, numpy.ndarray]  # index, label (N,), alphas (A,), cosines (A, N)
+    classes: pandas.DataFrame  # alpha, class, name, count, size, expected, p_value, q_value
+
+
+def interpolate(config: InterpolateConfig, scratch: Path, finetune: Path) -> Path:
+    """Figures 6, 7 and 8 for two finished runs with one mask; the folder with tables, figures and result.json.
+
+    The same settings on the same weights again compute nothing; only figures that are missing are drawn.
+
+    Args:
+        scratch, finetune: run folders of a sparse-scratch and a sparse-finetune run.
+    Raises:
+        RuntimeError: no run, an unfinished one, other modes than these, runs that differ in network, data or mask, a state
+            that is missing. DataError: their data are not there.
+    """
+    started = time.perf_counter()
+    keep_freed_memory()
+    data = {"root": config.root, "download": False} if config.root else None
+    runs = (open_run(scratch, config.device, data), open_run(finetune, config.device, data))
+    check_pair(*runs)
+    states = endpoints(*runs)
+    folder = comparison_folder("interpolate", runs)
+    settings = settings_of(config, states, runs[0])
+    with exclusive(folder):
+        stored = read_result(folder)
+        if stored.get("settings") == settings:
+            log.info("%s is finished with these settings", folder)
+            if stored["figures"] or not config.figures:
+                return folder
+            tables, seconds = read_tables(folder), stored["seconds"]
+        else:
+            clear(folder)
+            tables = measure(config, runs[0], states)
+            write_tables(folder, tables)
+            seconds = round(time.perf_counter() - started, 2)
+        figures = draw(folder, tables) if config.figures else []
+        result = {
+            "kind": "interpolate",
+            "title": f"On the line to Sol-F: {runs[0].config.data.loader_name}, {runs[0].config.network.label}, "
+            f"sparsity {runs[0].mask.sparsity:.3g}",
+            "runs": [os.path.relpath(run.folder.path.resolve(), runs[0].results_root) for run in runs],
+            "figures": figures,
+            "numbers": numbers(tables),
+            "settings": settings,
+            "seconds": seconds,
+        }
+        write_atomic(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- the two runs
+
+
+def check_pair(scratch: Run, finetune: Run) -> None:
+    """Raise RuntimeError unless the runs are a sparse-scratch and a sparse-finetune run of one network, data set and mask."""
+    for run, mode in ((scratch, "sparse-scratch"), (finetune, "sparse-finetune")):
+        if run.config.mode != mode:
+            raise RuntimeError(
+                f"{run.folder.path} is a {run.config.mode} run; interpolate takes a sparse-scratch run, then the "
+                "sparse-finetune run with the same mask"
+            )
+    check_comparable((scratch, finetune), ("network", "data"))
+    for run in (scratch, finetune):
+        check_data_files(run)
+    if scratch.mask.keys() != finetune.mask.keys() or any(
+        not torch.equal(keep, finetune.mask[name]) for name, keep in scratch.mask.items()
+    ):
+        ratios = " and ".join(f"{run.config.prune.prune_ratio:g}" for run in (scratch, finetune))
+        raise RuntimeError(
+            f"{scratch.folder.path} and {finetune.folder.path} have different masks (--prune_ratio {ratios}): "
+            "give runs pruned in the same way from the same dense parent"
+        )
+
+
+def check_data_files(run: Run) -> None:
+    """Raise RuntimeError where the data files are not those that the run was trained on."""
+    try:
+        then, now = run.folder.read_summary()["identity"].get("data_files"), run.dataset.fingerprint
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"{run.folder.summary} is damaged: {error}") from None
+    if then != now:
+        raise RuntimeError(
+            f"{run.folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
+            f"{run.config.data.root} ({now or 'the published ones'}); say with --root where its files are"
+        )
+
+
+def endpoints(scratch: Run, finetune: Run) -> dict[str, State]:
+    """Init-S, Sol-S, Init-F and Sol-F, on the runs' device.
+
+    Raises:
+        RuntimeError: an initialisation was not kept, or a file is damaged.
+    """
+    states = {}
+    for letter, run in (("S", scratch), ("F", finetune)):
+        for kind, path in (("Init", run.folder.epoch_state(0)), ("Sol", run.folder.model)):
+            if not path.exists():
+                raise RuntimeError(f"{path} is missing: a line begins at the initialisation; repeat the run with --overwrite 1")
+            restore(run.network, path)
+            states[f"{kind}-{letter}"] = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    return states
+
+
+def settings_of(config: InterpolateConfig, states: dict[str, State], run: Run) -> dict[str, Any]:
+    """What the numbers depend on: the options, the weights and the mask, data files that are not the published ones."""
+    names = ("points", "cosine_alphas", "bn_examples", "batch_size", "metric_params")
+    hashes = {name: content_hash(state) for name, state in states.items()} | {"mask": content_hash(run.mask)}
+    return {name: getattr(config, name) for name in names} | {"checkpoints": hashes, "data_files": run.dataset.fingerprint}
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure(config: InterpolateConfig, run: Run, states: dict[str, State]) -> Tables:
+    """Everything, with the network of `run`, which is left with other weights."""
+    line = measure_lines(config, run, states)
+    cosines = measure_cosines(config, run, states)
+    names = run.dataset.class_names
+    tables = [upper_classes(row, cosines["label"], len(names), UPPER) for row in cosines["cosines"]]
+    for alpha, table in zip(cosines["alphas"], tables, strict=True):
+        table.insert(0, "alpha", alpha)
+        table.insert(2, "name", list(names))
+    return Tables(line, cosines, pandas.concat(tables, ignore_index=True))
+
+
+def measure_lines(config: InterpolateConfig, run: Run, states: dict[str, State]) -> pandas.DataFrame:
+    """Loss and accuracy on both splits at every place of every path, BatchNorm re-estimated at each of them."""
+    rows: list[dict[str, Any]] = []
+    ends: dict[str, list[dict[str, float]]] = {}  # what is at a state that several paths share
+    with tqdm(total=len(PATHS) * config.points, desc="lines", unit="place", disable=None, leave=False) as bar:
+        for origin, target in PATHS:
+            for alpha in (place / (config.points - 1) for place in range(config.points)):
+                end = {0.0: origin, 1.0: target}.get(alpha)
+                means = ends.get(end)
+                if means is None:
+                    move(config, run, between(states[origin], states[target], alpha))
+                    means = [
+                        evaluate(run.network, run.dataset.batches(getattr(run.dataset, split), config.batch_size))
+                        for split in SPLITS
+                    ]
+                if end is not None:
+                    ends[end] = means
+                for split, found in zip(SPLITS, means, strict=True):
+                    path = f"{origin} -> {target}"
+                    rows.append({"path": path, "alpha": alpha, "split": split, "loss": found["loss"], "acc": found["acc"]})
+                bar.update()
+            line = pandas.DataFrame(rows)
+            of_path = line[(line["path"] == path) & (line["split"] == "train")]
+            height, where, _ = barrier(of_path["alpha"].to_numpy(), of_path["loss"].to_numpy())
+            log.info("%s: barrier of the training loss %.4g nats at alpha %.2f", path, height, where)
+    return line
+
+
+def measure_cosines(config: InterpolateConfig, run: Run, states: dict[str, State]) -> dict[str, numpy.ndarray]:
+    """The arrays of cosines.npz: at each place on Init-S -> Sol-F, of all training examples, with Sol-F - Init-S."""
+    train = run.dataset.train
+    direction = {name: states["Sol-F"][name] - states["Init-S"][name] for name, _ in run.network.named_parameters()}
+    rows = []
+    for alpha in config.alphas():
+        move(config, run, between(states["Init-S"], states["Sol-F"], alpha))
+        cosines = descent_cosines(
+            run.network, run.dataset.examples(train), train.labels, direction, run.mask,
+            params=config.metric_params, memory_mb=config.memory_mb, progress=True,
+        )  # fmt: skip
+        log.info("alpha %g: median cosine %.4f", alpha, cosines.nanmedian().item())
+        rows.append(cosines.numpy())
+    arrays = {"index": train.indices.cpu().numpy(), "label": train.labels.cpu().numpy()}
+    return arrays | {"alphas": numpy.array(config.alphas()), "cosines": numpy.stack(rows)}
+
+
+def move(config: InterpolateConfig, run: Run, state: State) -> None:
+    """Give the network a state and, if it has BatchNorm, the statistics that it has there on training examples.
+
+    In random batches, because a file may be in an order of its own, of nearly equal sizes: a lone last example has no variance.
+    """
+    run.network.load_state_dict(state)
+    inputs = run.dataset.examples(run.dataset.train)
+    rows = torch.randperm(len(inputs), generator=stream(0, "batch norm"))[: config.bn_examples]
+    parts = rows.tensor_split(-(-len(rows) // config.batch_size))
+    reestimate_batch_norm(run.network, (inputs[part] for part in parts))
+
+
+# --------------------------------------------------------------------------------------------------- what is shown
+
+
+def numbers(tables: Tables) -> list[dict[str, Any]]:
+    """Rows quantity, of, split, alpha, value: what the figures show, in numbers."""
+    rows: list[dict[str, Any]] = []
+
+    def add(quantity: str, of: str, split: str, alpha: float | None, value: float) -> None:
+        finite = float(value) if numpy.isfinite(value) else None
+        rows.append({"quantity": quantity, "of": of, "split": split, "alpha": alpha, "value": finite})
+
+    for (path, split), part in tables.line.groupby(["path", "split"], sort=False):
+        alphas, losses = part["alpha"].to_numpy(), part["loss"].to_numpy()
+        height, where, rise = barrier(alphas, losses)
+        add("barrier height (nats)", path, split, where, height)
+        add("largest loss - larger end's (nats)", path, split, float(alphas[losses.argmax()]), rise)
+    for alpha, cosines in zip(tables.cosines["alphas"].tolist(), tables.cosines["cosines"], strict=True):
+        of, defined = "Init-S -> Sol-F", cosines[~numpy.isnan(cosines)]
+        add("median cosine", of, "train", alpha, numpy.median(defined) if len(defined) else numpy.nan)
+        add("share of examples with a positive cosine", of, "train", alpha, (defined > 0).mean() if len(defined) else numpy.nan)
+        add("examples left out: zero gradient", of, "train", alpha, len(cosines) - len(defined))
+        classes = tables.classes[tables.classes["alpha"] == alpha]
+        found = classes[classes["q_value"] < FDR]
+        add("examples in the upper 5 %", of, "train", alpha, classes["count"].sum())
+        more = (found["count"] > found["expected"]).sum()
+        add(f"classes over-represented in the upper 5 % (q < {FDR})", of, "train", alpha, more)
+        add(f"classes under-represented in the upper 5 % (q < {FDR})", of, "train", alpha, len(found) - more)
+    return rows
+
+
+def captions(tables: Tables) -> dict[str, str]:
+    line, cosines = tables.line, tables.cosines
+    heights = []
+    for path, part in line[line["split"] == "train"].groupby("path", sort=False):
+        height, where, _ = barrier(part["alpha"].to_numpy(), part["loss"].to_numpy())
+        heights.append(f"{height:.3g} on {path} (at {where:.2f})")
+    left_out = numpy.isnan(cosines["cosines"]).sum(1)
+    places = ", ".join(f"{alpha:g}" for alpha in cosines["alphas"])
+    return {
+        "figure 6": f"(a) Loss and accuracy on straight lines between weights, {line['alpha'].nunique()} places each, "
+        "BatchNorm re-estimated at every place on un-augmented training examples. Barrier of the training loss, the largest "
+        f"excess over the straight line between the ends' losses, in nats: {'; '.join(heights)}. (b, c) Density and cumulative "
+        "distribution over the training examples of the cosine between the negative gradient of the example's loss and "
+        f"Sol-F - Init-S, over active parameters, on Init-S -> Sol-F at alpha {places}; examples whose gradient is exactly "
+        f"zero have none and are left out ({', '.join(map(str, left_out))}).",
+        "figures 7 and 8": "Training examples in the upper 5 % of that cosine by the class of their given label, at alpha "
+        f"{places}, and the number expected if they were drawn by chance. Coloured: Fisher's exact test, two-sided, "
+        f"Benjamini-Hochberg over the classes, q < {FDR}. Classes with names: all, or those with the smallest p-values.",
+    }  # fmt: skip
+
+
+def draw(folder: Path, tables: Tables) -> list[dict[str, str]]:
+    """Draw into figures/; the entries of result.json."""
+    drawn = {
+        "figure 6": draw_lines_and_cosines(tables.line, tables.cosines["alphas"], tables.cosines["cosines"]),
+        "figures 7 and 8": draw_classes(tables.classes),
+    }
+    texts, entries = captions(tables), []
+    for name, (stem, title) in FIGURES.items():
+        save_figure(drawn[name], folder / stem)
+        entries.append({"id": name, "file": f"{stem}.png", "title": title, "caption": texts[name]})
+    return entries
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """As PNG and PDF, each replaced atomically; closes it."""
+    for suffix in ("png", "pdf"):
+        buffer = io.BytesIO()
+        with plt.rc_context(STYLE):  # ticks take their style when they are drawn
+            figure.savefig(buffer, dpi=150, format=suffix)
+        write_atomic(stem.with_suffix(f".{suffix}"), buffer.getvalue())
+    plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json; empty where it is missing or damaged, or a file that it tells of is gone."""
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    files = [LINE, COSINES, CLASSES, *(figure["file"] for figure in result["figures"])]
+    return result if all((folder / file).exists() for file in files) else {}
+
+
+def clear(folder: Path) -> None:
+    """Remove the result first, so that the folder counts as unfinished, then its figures."""
+    (folder / RESULT).unlink(missing_ok=True)
+    for file in folder.glob("figures/*"):
+        file.unlink()
+
+
+def write_tables(folder: Path, tables: Tables) -> None:
+    write_atomic(folder / LINE, tables.line.to_csv(index=False))
+    write_arrays(folder / COSINES, tables.cosines)
+    write_atomic(folder / CLASSES, tables.classes.to_csv(index=False))
+
+
+def read_tables(folder: Path) -> Tables:
+    with numpy.load(folder / COSINES) as arrays:
+        cosines = dict(arrays)
+    return Tables(pandas.read_csv(folder / LINE), cosines, pandas.read_csv(folder / CLASSES))
