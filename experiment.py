@@ -3,6 +3,7 @@
 
 sweep        all runs of a YAML file of flags and grids, in parallel, each once
 measure      Fisher, Hessian, Jacobian, SNR, spectrum of saved states
+interpolate  loss and accuracy on the line between two solutions, barrier, per-example cosines (figures 6-8)
 disagree     where the predictions of two runs differ, by class and by image (figures 9, 10)
 report       tables with intervals, the paper's figures and one HTML page over all runs of a results root
 """
@@ -17,6 +18,7 @@ from helper.metrics.main import MetricConfig
 from helper.utils import one_line_errors
 from optim.main import RunConfig
 from study.disagreement import DisagreeConfig, disagree
+from study.interpolation import InterpolateConfig, interpolate
 from study.measure import MeasureConfig, measure
 from study.report import ReportConfig, report
 from study.sweep import SweepConfig, sweep
@@ -38,6 +40,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepConfig, sweep, "FILE", lists=RunConfig),
     "measure": Command(MeasureConfig, measure, "RUN...", lists=MetricConfig),
+    "interpolate": Command(InterpolateConfig, interpolate, "RUN_SCRATCH RUN_FINETUNE"),
     "disagree": Command(DisagreeConfig, disagree, "RUN_A RUN_B"),
     "report": Command(ReportConfig, report, "RESULTS_ROOT"),
 }

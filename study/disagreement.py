@@ -23,7 +23,7 @@ from helper.utils import write_atomic
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from study.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of
-from study.runs import Run, check_comparable, comparison_folder, open_run
+from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 SHEETS = {"test": "most_disagreed", "train": "most_disagreed_train"}
 NAMED = ("given_label", "true_label", "prediction_a", "prediction_b")  # columns of classes
@@ -81,8 +81,7 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
         }
         listed = disagreed_rows(examples, dataset.class_names)
         write(folder, {"examples": listed, "classes": classes, "splits": totals}, figures, result)
-    print(pandas.DataFrame(result["numbers"]).to_string(index=False))
-    print(folder)
+    show_result(result, folder)
     return folder
 
 

@@ -31,7 +31,7 @@ from optim.checkpoint import content_hash
 from optim.folder import write_arrays
 from optim.model import restore
 from study.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
-from study.runs import Run, check_comparable, comparison_folder, open_run
+from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 log = logging.getLogger(__name__)
 PATHS = (("Init-S", "Sol-F"), ("Init-F", "Sol-F"), ("Sol-S", "Sol-F"))
@@ -89,7 +89,7 @@ class Tables:
     classes: pandas.DataFrame  # alpha, class, name, count, size, expected, p_value, q_value
 
 
-def interpolate(config: InterpolateConfig, scratch: Path, finetune: Path) -> Path:
+def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path | str) -> Path:
     """Figures 6, 7 and 8 for two finished runs with one mask; the folder with tables, figures and result.json.
 
     The same settings on the same weights again compute nothing; only figures that are missing are drawn.
@@ -113,6 +113,7 @@ def interpolate(config: InterpolateConfig, scratch: Path, finetune: Path) -> Pat
         if stored.get("settings") == settings:
             log.info("%s is finished with these settings", folder)
             if stored["figures"] or not config.figures:
+                show_result(stored, folder)
                 return folder
             tables, seconds = read_tables(folder), stored["seconds"]
         else:
@@ -132,6 +133,7 @@ def interpolate(config: InterpolateConfig, scratch: Path, finetune: Path) -> Pat
             "seconds": seconds,
         }
         write_atomic(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    show_result(result, folder)
     return folder
 
 

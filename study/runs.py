@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from torch import nn
 
@@ -83,3 +84,9 @@ def check_comparable(runs: Sequence[Run], parts: Sequence[str]) -> None:
 def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
     """`<results_root>/comparisons/<kind>_<hash8>_<hash8>` of the first run's results root."""
     return runs[0].results_root / COMPARISONS / "_".join([kind, *(run.hash8 for run in runs)])
+
+
+def show_result(result: dict[str, Any], folder: Path) -> None:
+    """Print the numbers of a comparison, and last its folder."""
+    print(pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format))
+    print(folder)
