@@ -8,6 +8,7 @@ disagree     where the predictions of two runs differ, by class and by image (fi
 report       tables with intervals, the paper's figures and one HTML page over all runs of a results root
 """
 
+import importlib
 import logging
 import sys
 from collections.abc import Callable
@@ -17,32 +18,33 @@ from helper.config import FlagError, near_match, parse_line
 from helper.metrics.main import MetricConfig
 from helper.utils import one_line_errors
 from optim.main import RunConfig
-from study.disagreement import DisagreeConfig, disagree
-from study.interpolation import InterpolateConfig, interpolate
-from study.measure import MeasureConfig, measure
-from study.report import ReportConfig, report
-from study.sweep import SweepConfig, sweep
 
 
 @dataclass(frozen=True)
 class Command:
     """What a word of the command line does: `action(config, *words, **lists)`, see `helper.config.parse_line`.
 
-    An int that it returns is the exit code.
+    Module and names are texts because a module is imported when its command is given: figures take a second to load.
     """
 
-    config: type
-    action: Callable[..., object]
+    module: str
+    config: str
+    action: str
     words: str
     lists: type | None = None
 
+    def load(self) -> tuple[type, Callable[..., object]]:
+        """(configuration class, action); an int that the action returns is the exit code."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.action)
+
 
 COMMANDS: dict[str, Command] = {
-    "sweep": Command(SweepConfig, sweep, "FILE", lists=RunConfig),
-    "measure": Command(MeasureConfig, measure, "RUN...", lists=MetricConfig),
-    "interpolate": Command(InterpolateConfig, interpolate, "RUN_SCRATCH RUN_FINETUNE"),
-    "disagree": Command(DisagreeConfig, disagree, "RUN_A RUN_B"),
-    "report": Command(ReportConfig, report, "RESULTS_ROOT"),
+    "sweep": Command("study.sweep", "SweepConfig", "sweep", "FILE", lists=RunConfig),
+    "measure": Command("study.measure", "MeasureConfig", "measure", "RUN...", lists=MetricConfig),
+    "interpolate": Command("study.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE"),
+    "disagree": Command("study.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B"),
+    "report": Command("study.report", "ReportConfig", "report", "RESULTS_ROOT"),
 }
 
 
@@ -61,12 +63,13 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     command = COMMANDS[name]
+    config, action = command.load()
     line = parse_line(
-        command.config, words[1:], prog=f"experiment.py {name}", description=command.action.__doc__, retired={},
-        words=command.words, lists=command.lists,
+        config, words[1:], prog=f"experiment.py {name}", description=action.__doc__, retired={}, words=command.words,
+        lists=command.lists,
     )  # fmt: skip
     try:
-        code = command.action(line.config, *line.words, **line.lists)
+        code = action(line.config, *line.words, **line.lists)
     except FlagError as error:
         print(f"experiment.py: error: {error}", file=sys.stderr)
         code = 2

@@ -1,5 +1,6 @@
 """What a sweep will cost: time from measured steps on this device, disk from the states that a run keeps."""
 
+import dataclasses
 import functools
 import statistics
 import time
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helper.config import replace
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.utils import choose_device, stream
@@ -41,7 +41,8 @@ def cost_of(run: Planned) -> Cost:
     config = run.config
     if run.folder.finished:
         return Cost(0.0, 0)
-    n_train, n_test = sizes(config)
+    dataset = data_of(config.data)
+    n_train, n_test = len(dataset.train), len(dataset.val) + len(dataset.test)
     speeds = measured_speeds(config)
     evaluated = 0.0
     if config.train.train_eval == "pass":
@@ -54,19 +55,7 @@ def cost_of(run: Planned) -> Cost:
     return Cost((config.train.n_epochs - max(done, 0)) * epoch, speeds.parameters * FLOAT * (states + 2 * (1 + momenta)))
 
 
-def sizes(config: RunConfig) -> tuple[int, int]:
-    """(training, validation and test) examples that an epoch of a run sees."""
-    dataset = data_of(config)
-    return len(dataset.train), len(dataset.val) + len(dataset.test)
-
-
-@functools.cache
-def _data(data) -> Dataset:
-    return load_dataset(data)
-
-
-def data_of(config: RunConfig) -> Dataset:
-    return _data(config.data)
+data_of = functools.cache(load_dataset)  # whose own cache holds one
 
 
 @dataclass(frozen=True)
@@ -79,23 +68,27 @@ class Speeds:
     parameters: int
 
 
+SPEEDS: dict[tuple, Speeds] = {}
+
+
 def measured_speeds(config: RunConfig) -> Speeds:
     """Of the steps that a run is made of, timed on its device; once for runs whose steps are alike."""
-    train = replace(
-        config, mode="dense", random_state=1, results_root="results", n_epochs=2, lr=0.0, lr_milestones="1", warmup_epochs=0,
-        select="last", save_epochs="auto", figures=False, compile=False, prune_ratio=0.5, prune_method="l1",
-        **dict.fromkeys(name for name in vars(config.parent)),
-    )  # fmt: skip
-    return _speeds(train)
+    train = config.train
+    steps = (train.batch_size, train.precision, train.optimizer_name, train.momentum, train.reg_type)
+    key = (config.network, config.data, steps, config.device)
+    if key not in SPEEDS:
+        SPEEDS[key] = time_steps(config)
+    return SPEEDS[key]
 
 
-@functools.cache
-def _speeds(config: RunConfig) -> Speeds:
+def time_steps(config: RunConfig) -> Speeds:
+    """`measured_speeds` anew."""
     device = choose_device(config.device)
-    dataset = data_of(config).to(device)
+    dataset = data_of(config.data).to(device)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, stream(1, "init"))
     network.to(device, memory_format=torch.channels_last)
-    trainer = Trainer(network, dataset, config.train, seed=1, callbacks=[])
+    steps = dataclasses.replace(config.train, compile=False)  # which would take longer to compile than the rest to time
+    trainer = Trainer(network, dataset, steps, seed=1, callbacks=[])
     network.train()
     batch = config.train.batch_size
     return Speeds(

@@ -45,7 +45,7 @@ def test_presets_parse_and_are_headed_by_command_hardware_accuracy(preset):
 
 def test_every_flag_that_the_readme_and_scripts_name_exists():
     known = set(all_flags(RunConfig)) | {"config", "print_config", "help", "debug"}
-    known |= {name for command in COMMANDS.values() for name in all_flags(command.config)}
+    known |= {name for command in COMMANDS.values() for name in all_flags(command.load()[0])}
     for file in ("README.md", "scripts/quickstart.sh", "scripts/cifar100_resnet.sh", "scripts/paper.sh"):
         text = (ROOT / file).read_text()
         text = re.sub(r"(?m)^.*(pip |pytest|bash scripts/test|git ).*$", "", text)
@@ -60,5 +60,5 @@ def test_every_command_of_experiment_has_help_and_a_line_in_the_readme(capsys):
             experiment.main([name, "--help"])
         assert stop.value.code == 0
         words = capsys.readouterr().out
-        assert all(f"--{flag}" in words for flag in all_flags(command.config))
+        assert all(f"--{flag}" in words for flag in all_flags(command.load()[0]))
         assert f"python experiment.py {name}" in readme
