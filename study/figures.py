@@ -90,7 +90,7 @@ def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
             first, last = shown.index(regime), len(shown) - 1 - shown[::-1].index(regime)
             axis.annotate(
                 regime, ((edges[first] + edges[last + 1]) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center",
-                fontsize=8, color=SHADES[regime],
+                fontsize=8, color="0.25",
             )  # fmt: skip
 
 
