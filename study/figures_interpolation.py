@@ -73,10 +73,11 @@ def distributions(density: Axes, cumulative: Axes, alphas: numpy.ndarray, cosine
     where = "cosine of an example's negative gradient\nand Sol-F − Init-S"
     density.set(xlabel=where, ylabel="density", title="(b) density")
     cumulative.set(xlabel=where, ylabel="share of training examples", title="(c) cumulative distribution", ylim=(0, 1.02))
+    density.set_ylim(0, density.get_ylim()[1] * (1 + 0.09 * len(alphas)))  # room for the legend above the densities
     for axis in (density, cumulative):
         axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper right" if axis is density else "best")
 
 
 def draw_classes(classes: pandas.DataFrame) -> Figure:
