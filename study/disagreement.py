@@ -86,18 +86,8 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
 
 
 def check_same_examples(runs: Sequence[Run]) -> None:
-    """Raise RuntimeError where runs differ in a data flag or in the content of their data files, then or now."""
+    """Raise RuntimeError where runs differ in a data flag or in the content of their data files."""
     check_comparable(runs, ["data"])
-    for run in runs:
-        try:
-            then = run.folder.read_summary()["identity"].get("data_files")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise RuntimeError(f"{run.folder.summary} is damaged: {error}") from None
-        if then != run.dataset.fingerprint:
-            raise RuntimeError(
-                f"{run.folder.path} was trained on other data files ({then or 'published'}) than those under "
-                f"{run.config.data.root} ({run.dataset.fingerprint or 'published'}); say with --root where its files are"
-            )
     if runs[0].dataset.fingerprint != runs[1].dataset.fingerprint:
         raise RuntimeError(f"{runs[0].folder.path} and {runs[1].folder.path} were trained on different data files")
 

@@ -149,8 +149,6 @@ def check_pair(scratch: Run, finetune: Run) -> None:
                 "sparse-finetune run with the same mask"
             )
     check_comparable((scratch, finetune), ("network", "data"))
-    for run in (scratch, finetune):
-        check_data_files(run)
     if scratch.mask.keys() != finetune.mask.keys() or any(
         not torch.equal(keep, finetune.mask[name]) for name, keep in scratch.mask.items()
     ):
@@ -158,19 +156,6 @@ def check_pair(scratch: Run, finetune: Run) -> None:
         raise RuntimeError(
             f"{scratch.folder.path} and {finetune.folder.path} have different masks (--prune_ratio {ratios}): "
             "give runs pruned in the same way from the same dense parent"
-        )
-
-
-def check_data_files(run: Run) -> None:
-    """Raise RuntimeError where the data files are not those that the run was trained on."""
-    try:
-        then, now = run.folder.read_summary()["identity"].get("data_files"), run.dataset.fingerprint
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"{run.folder.summary} is damaged: {error}") from None
-    if then != now:
-        raise RuntimeError(
-            f"{run.folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
-            f"{run.config.data.root} ({now or 'the published ones'}); say with --root where its files are"
         )
 
 

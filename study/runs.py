@@ -51,7 +51,7 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
     Args:
         data: data flags that say where the files are now (root, filename, verify_data, download), instead of the stored ones.
     Raises:
-        RuntimeError: no run folder, unfinished, damaged. DataError: its data are not there.
+        RuntimeError: no run folder, unfinished, damaged, or trained on other data files. DataError: its data are not there.
     """
     folder = RunFolder(Path(path))
     if folder.config.exists() and not folder.finished:
@@ -60,7 +60,22 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
     where = choose_device(device)
     dataset = load_dataset(config.data).to(where)
     network.to(where, memory_format=torch.channels_last)
-    return Run(folder, config, network, mask.to(where), dataset)
+    run = Run(folder, config, network, mask.to(where), dataset)
+    check_data_files(run)
+    return run
+
+
+def check_data_files(run: Run) -> None:
+    """Raise RuntimeError where the data files are not those that the run was trained on."""
+    try:
+        then, now = run.folder.read_summary()["identity"].get("data_files"), run.dataset.fingerprint
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"{run.folder.summary} is damaged: {error}") from None
+    if then != now:
+        raise RuntimeError(
+            f"{run.folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
+            f"{run.config.data.root} ({now or 'the published ones'}); say with --root where its files are"
+        )
 
 
 def check_comparable(runs: Sequence[Run], parts: Sequence[str]) -> None:
