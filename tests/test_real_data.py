@@ -92,4 +92,4 @@ def test_the_sweep_script_runs_on_a_few_images(data_root, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "cifar100/resnet8x1").iterdir()} == {"dense", "sparse-finetune", "sparse-scratch"}
-    assert (tmp_path / "comparison.png").exists()
+    assert (tmp_path / "report/index.html").exists()
