@@ -140,6 +140,7 @@ def dashed_values(text: str) -> list[int]:
     return [int(number) for number in text.split("-") if number]
 
 
+WORDS = {bool: "1 or 0", int: "an integer", float: "a number", str: "a word"}
 CONVERTERS = {bool: switch, int: integer, float: float, str: str}
 
 
@@ -154,10 +155,16 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
     if optional and (value is None or value == "null"):
         return None
     try:
+        if (
+            value is None
+            or (kind is float and isinstance(value, bool))
+            or (isinstance(value, (dict, list)) and not spec.convert)
+        ):
+            raise ValueError(f"expected {WORDS[kind]}")
         result = (spec.convert or CONVERTERS[kind])(value)
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
-        reason = reason or (str(error) if spec.convert else f"expected {'a number' if kind is float else 'an integer'}")
+        reason = reason or (str(error) if spec.convert else f"expected {WORDS[kind]}")
         raise FlagError(f"--{field.name} {value}: {reason}") from None
     if spec.choices is not None and result not in spec.choices:
         names = ", ".join(spec.choices)
@@ -329,7 +336,8 @@ def parse_line(
     names = words.split()
     for name in names:
         parser.add_argument(name.removesuffix("..."), nargs="+" if name.endswith("...") else None)
-    parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it")
+    if lists is None:
+        parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it")
     add_flags(parser.add_argument_group(cls.__name__), cls)
     for part in parts(cls).values():
         add_flags(parser.add_argument_group((part.__doc__ or part.__name__).splitlines()[0]), part)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+IN_USE = "is in use by another process"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,7 +128,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"{folder} is in use by another process; wait for it or choose another --results_root") from None
+            raise RuntimeError(f"{folder} {IN_USE}; wait for it or choose another --results_root") from None
         yield
 
 
@@ -135,7 +136,7 @@ def in_use(folder: Path) -> bool:
     """Whether another process holds a folder by `exclusive`."""
     try:
         with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

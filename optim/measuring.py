@@ -74,18 +74,20 @@ def measure_into(
 def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
     """What is switched on in `config` and a finished run does not have, measured that way, of its selected weights."""
     try:
-        found = folder.read_summary()["metrics"]
+        epoch = str(folder.read_summary()["epoch_selected"])
     except (ValueError, KeyError):
         return config.wanted()
+    rows = [row for row in folder.metrics().rows if row["epoch"] == epoch and row["layer"] == "all"]
 
     def how(name: str) -> dict[str, str]:
         return {"split": config.metric_split, "params": counted(name, config), "settings": settings(name, config)}
 
-    missing = [name for name in config.wanted() if not how(name).items() <= found.get(name, {}).items()]
+    wanted = {name: how(name) | {"metric": name} for name in config.wanted()}
+    missing = [name for name, cells in wanted.items() if not any(cells.items() <= row.items() for row in rows)]
     if config.save_spectrum:
         key = spectrum_key(folder.spectrum()) or {}
-        wanted = how("spectrum") | {"params": config.metric_params}
-        missing += [] if wanted.items() <= key.items() else ["spectrum"]
+        cells = how("spectrum") | {"params": config.metric_params}
+        missing += [] if cells.items() <= key.items() else ["spectrum"]
     return missing
 
 

@@ -18,12 +18,13 @@ fi
 : "${RESULTS_ROOT:=results}"
 
 flags=(--results_root "$RESULTS_ROOT")
-for name in MODES:mode RATIOS:prune_ratio SEEDS:random_state DEPTH WIDEN_FACTOR N_EPOCHS N_EPOCHS_PRETRAIN LR LR_MILESTONES \
-    LR_MILESTONES_PRETRAIN BATCH_SIZE PRECISION SELECT DEVICE ROOT VERIFY_DATA; do
-    variable=${name%:*}
-    flag=${name#*:}
-    [ -z "${!variable:-}" ] || flags+=("--${flag,,}" "${!variable// /,}") # spaces between values become commas
+for name in DEPTH WIDEN_FACTOR N_EPOCHS N_EPOCHS_PRETRAIN LR LR_MILESTONES LR_MILESTONES_PRETRAIN BATCH_SIZE PRECISION SELECT \
+    DEVICE ROOT VERIFY_DATA; do
+    [ -z "${!name:-}" ] || flags+=("--${name,,}" "${!name}")
+done
+for name in MODES:mode RATIOS:prune_ratio SEEDS:random_state; do
+    list=${name%:*}
+    [ -z "${!list:-}" ] || flags+=("--${name#*:}" "${!list// /,}")
 done
 "$PYTHON" experiment.py sweep scripts/paper/figure1.yaml "${flags[@]}" "$@"
-for word in "$@"; do [ "$word" != --dry_run ] || exit 0; done
-"$PYTHON" experiment.py report "$RESULTS_ROOT"
+[ ! -d "$RESULTS_ROOT" ] || "$PYTHON" experiment.py report "$RESULTS_ROOT" # a dry run makes none

@@ -51,9 +51,14 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def gaps(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Finetuned against scratch at every sparsity of one study: gaps paired by seed, ratios of Tr F and Tr H, regime."""
+    """Finetuned against scratch at every sparsity of one study: gaps paired by seed, ratios of Tr F and Tr H, regime.
+
+    Every series against the other side's main one.
+    """
     rows = []
-    for finetune, scratch in itertools.product(series_of(runs, "sparse-finetune"), series_of(runs, "sparse-scratch")):
+    finetuned, scratched = series_of(runs, "sparse-finetune"), series_of(runs, "sparse-scratch")
+    pairs = [(f, s) for f, s in itertools.product(finetuned, scratched) if f == finetuned[0] or s == scratched[0]]
+    for finetune, scratch in pairs:
         for sparsity in sorted(set(runs.loc[runs["series"] == finetune, "sparsity"])):
             pair = paired(runs, finetune, scratch, sparsity)
             if len(pair):

@@ -17,7 +17,7 @@ from optim.folder import RunFolder
 from optim.model import stored_config
 
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
-OWN = ("mode", "random_state", "prune_ratio", "parent")  # of an identity: what does not tell one series from another
+OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
 TABLES = {"history": "peak_memory_mb", "snr": "mode", "metrics": "seconds"}  # and the last column, which every row has
 
@@ -52,12 +52,16 @@ class Record:
         """Hash over what a dense run and all sparse runs that start from it under other seeds have in common."""
         dense = self.identity if self.mode == "dense" else self.identity["parent"]
         where = {name: self.flags[name] for name in ("loader_name", "net_name")}
-        return digest(where | {"dense": without_seed(dense) if isinstance(dense, dict) else dense})
+        return digest(where | {"dense": without_seed(dense) if isinstance(dense, dict) else "given as a file"})
 
     @functools.cached_property
     def series(self) -> str:
-        """JSON of the options that a run shares with those that differ from it in seed and sparsity only."""
+        """JSON of the options that a run shares with those that differ from it in seed and sparsity only.
+
+        With --train_eval, which does not change the weights but what the training columns mean.
+        """
         own = {name: value for name, value in self.identity.items() if name not in OWN}
+        own["train_eval"] = self.flags["train_eval"]
         return json.dumps({"mode": self.mode, **own}, sort_keys=True)
 
     @functools.cached_property
@@ -95,7 +99,7 @@ class Collection:
 
 def collect(root: Path) -> Collection:
     """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
-    records, left_out = [], []
+    records, left_out, seen = [], [], {}
     for path in sorted({file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}")}):
         name = path.relative_to(root).as_posix()
         folder = RunFolder(path)
@@ -103,10 +107,16 @@ def collect(root: Path) -> Collection:
             left_out.append((name, "not finished"))
             continue
         try:
-            records.append(Record(path, name, flatten(stored_config(folder)), summary_of(folder)))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            left_out.append((name, " ".join(str(error).split()) or type(error).__name__))
+            record = Record(path, name, flatten(stored_config(folder)), summary_of(folder))
+            key = (record.flags["loader_name"], record.study, digest(record.identity))
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            left_out.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             continue
+        if key in seen:
+            left_out.append((name, f"the same run as {seen[key]}"))
+            continue
+        seen[key] = name
+        records.append(record)
         left_out += [(f"{name}/{table}.csv", why) for table, why in damaged_tables(path)]
     return Collection(root, tuple(records), left_out)
 
@@ -125,8 +135,11 @@ def damaged_tables(path: Path) -> list[tuple[str, str]]:
 def summary_of(folder: RunFolder) -> dict[str, Any]:
     """summary.json, if it has what a report needs. Raises ValueError, KeyError, TypeError when it is damaged."""
     summary = folder.read_summary()
-    for name in ("identity", "epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "metrics"):
-        summary[name]
+    for name in ("epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "sparsity_requested"):
+        float(summary[name])
+    dict(summary["identity"])
+    for found in summary["metrics"].values():
+        float(found["value"]), float(found["standard_error"]), [found[how] + "" for how in ("estimator", "params", "split")]
     if summary["mode"] not in MODES:
         raise ValueError(f"summary.json: mode {summary['mode']!r} is none of {', '.join(MODES)}")
     return summary
@@ -141,7 +154,9 @@ def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
     try:
         text = path.read_text()
         header, *rows = csv.reader(io.StringIO(text), strict=True)
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise DamagedTable(" ".join(str(error).split())) from None
     if last_column not in header or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
         raise DamagedTable("half-written")
@@ -183,7 +198,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         "series": series,
         "sparsity": summary["sparsity_requested"],
         "seed": record.seed,
-        "parent": digest(parent) if isinstance(parent, dict) else "",
+        "parent": digest(parent) if isinstance(parent, dict) else parent or "",
         "hash": digest(record.identity),
         "epochs": flags["n_epochs"],
         "epoch_selected": summary["epoch_selected"],
@@ -214,7 +229,7 @@ def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float |
 
 def at_selected(record: Record, column: str) -> float:
     row = next((row for row in record.rows("history") if row["epoch"] == str(record.summary["epoch_selected"])), {})
-    return float(row.get(column) or math.nan)
+    return number(row.get(column))
 
 
 def initial_fisher(record: Record) -> float:
@@ -224,7 +239,15 @@ def initial_fisher(record: Record) -> float:
         return math.nan
     wanted = {name: selected[name] for name in ("settings", "params", "split")}
     wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
-    return float(next((row["value"] for row in record.rows("metrics") if wanted.items() <= row.items()), math.nan))
+    return number(next((row["value"] for row in record.rows("metrics") if wanted.items() <= row.items()), None))
+
+
+def number(cell: str | None) -> float:
+    """nan for an empty cell and for what is no number."""
+    try:
+        return float(cell or math.nan)
+    except ValueError:
+        return math.nan
 
 
 def series_labels(records: Sequence[Record]) -> dict[str, str]:

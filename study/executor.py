@@ -1,6 +1,8 @@
 """Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes."""
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from helper.utils import ROOT, available_cores, in_use
+from helper.utils import IN_USE, ROOT, available_cores, in_use
 from optim.folder import RunFolder
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"
 EXIT_INTERRUPTED = 75
+STOPPED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)  # by someone: nothing wrong with the run
 
 
 @dataclass(frozen=True)
@@ -69,20 +72,22 @@ class LocalPool:
             before = {self.states.get(parent, FINISHED) for parent in after}
             if before & {FAILED, BLOCKED}:
                 self.states[name] = BLOCKED
+            elif INTERRUPTED in before:
+                self.states[name] = INTERRUPTED
             elif before <= {FINISHED} and len(self.running) < self.n_jobs and not in_use(job.folder.path):
                 self.start(job)
 
     def start(self, job: Job) -> None:
         slot = min(set(range(self.n_jobs)) - set(self.running))
-        threads = str(max(1, available_cores() // self.n_jobs))
+        share = max(1, available_cores() // self.n_jobs)
+        threads = str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if self.n_devices:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.n_devices)))).split(",")
             environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.log, "w") as log:
-            log.write(first_line(job))
-            log.flush()
+        job.log.write_text(first_line(job))
+        with open(job.log, "a") as log:
             process = subprocess.Popen(
                 job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its runs in turn
@@ -91,12 +96,14 @@ class LocalPool:
         self.states[job.name] = RUNNING
 
     def ended(self, job: Job, code: int) -> str:
-        if code != 0 and in_use(job.folder.path):
+        if code == 0:
+            return FINISHED
+        if in_use(job.folder.path) or IN_USE in last_line(job.log):
             return QUEUED  # another process was faster: wait for it, then look at what it left
-        if code in (0, EXIT_INTERRUPTED) or code < 0:
-            return FINISHED if code == 0 else INTERRUPTED
-        with open(job.log, "a") as log:
-            log.write(f"exit code {code}\n")
+        if code == EXIT_INTERRUPTED or -code in STOPPED_BY:
+            return INTERRUPTED
+        with contextlib.suppress(OSError), open(job.log, "a") as log:  # a full disk is why it may have failed
+            log.write(f"\nexit code {code}\n")
         return FAILED
 
     def stop(self) -> None:
@@ -108,12 +115,15 @@ class LocalPool:
 
 
 def first_line(job: Job) -> str:
-    return f"$ {' '.join(['run.py', *job.flags])}\n"
+    return f"$ {shlex.join(['run.py', *job.flags])}\n"
+
+
+def last_line(log: Path) -> str:
+    return next(reversed(log.read_text(errors="replace").splitlines()), "")
 
 
 def failed_before(job: Job) -> bool:
     """Whether the very same command ended with an error the last time."""
     if not job.log.exists():
         return False
-    lines = job.log.read_text(errors="replace").splitlines(keepends=True)
-    return len(lines) > 1 and lines[0] == first_line(job) and lines[-1].startswith("exit code ")
+    return job.log.read_text(errors="replace").startswith(first_line(job)) and last_line(job.log).startswith("exit code ")

@@ -12,11 +12,9 @@ from matplotlib.figure import Figure
 
 from helper.plotter import GREEN, MODES, PURPLE, QUANTITIES, by_layer
 from study.aggregate import curves
-from study.collect import Record
+from study.collect import Record, grouped
 
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
-TONES = (1.0, 0.5, 0.3)  # of the series of one mode
-INTERVAL = "bars and bands: 95 % interval over seeds"
 
 
 FIGURE1_PANELS = (
@@ -57,8 +55,7 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
     main = {}
     for mode, (colour, style) in MODES.items():
         part = table[table["mode"] == mode]
-        names = part["series"].value_counts().index
-        for tone, series in zip(TONES, names, strict=False):
+        for tone, series in toned(part):
             rows = part[part["series"] == series].sort_values("sparsity")
             if mode == "dense":
                 axis.axhline(rows["mean"].iloc[0], color=colour, alpha=tone, label=series)
@@ -70,6 +67,12 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
     if shade and {"sparse-finetune", "sparse-scratch"} <= main.keys():
         both = pandas.concat([main["sparse-finetune"], main["sparse-scratch"]], axis=1, join="inner")
         axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
+
+
+def toned(table: pandas.DataFrame) -> list[tuple[float, str]]:
+    """(opacity, series) of one mode, the series with the most runs first and darkest."""
+    names = table.groupby("series", sort=False)["n"].sum().sort_values(ascending=False, kind="stable").index
+    return [(max(1 - 0.4 * i, 0.2), name) for i, name in enumerate(names)]
 
 
 def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
@@ -105,7 +108,7 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for mode, (colour, style) in MODES.items():
             part = rows[rows["mode"] == mode]
-            for tone, series in zip(TONES, part["series"].value_counts().index, strict=False):
+            for tone, series in toned(part):
                 line = part[part["series"] == series].sort_values("sparsity")
                 errors = ((line["high"] - line["low"]) / 2).fillna(0)
                 marker = "D" if mode == "dense" else style[0]
@@ -149,24 +152,36 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
 def keep_positive(axes: Sequence[Axes]) -> None:
     """Limit logarithmic axes to the lines: a band over few seeds may reach below zero."""
     values = numpy.concatenate([line.get_ydata() for axis in axes for line in axis.lines])
-    positive = values[values > 0]
+    positive = values[(values > 0) & numpy.isfinite(values)]
     if len(positive):
         axes[0].set_ylim(positive.min() / 2, positive.max() * 2)
 
 
 def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
-    """{(mode, sparsity): curve of Tr F over seeds}, of the way of measuring that most rows have."""
-    found: dict[tuple[str, float], list[pandas.DataFrame]] = {}
-    for record in records:
-        table = record.metrics
-        if len(table):
-            rows = table[(table["metric"] == "fisher") & (table["layer"] == "all") & (table["subset"] == subset)]
-            ways = rows.groupby(["params", "split", "settings"])
-            if len(rows):
-                way = max(ways.groups, key=lambda name: len(ways.groups[name]))
-                rows = ways.get_group(way).drop_duplicates("epoch", keep="last").sort_values("epoch")
-                found.setdefault((record.mode, record.summary["sparsity_requested"]), []).append(rows)
-    return {key: curves(tables, "value") for key, tables in found.items()}
+    """{(mode, sparsity): curve of Tr F over seeds}, of each one's main series, measured in the way that most rows are."""
+    tables = {record.name: fisher_rows(record.metrics, subset) for record in records}
+    joined = pandas.concat(tables.values()) if tables else pandas.DataFrame()
+    if joined.empty:
+        return {}
+    way = joined.groupby(WAY).size().idxmax()
+    found = {}
+    for (mode, sparsity), group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
+        alike = [tables[r.name] for r in of_main_series(group)]
+        alike = [
+            rows[(rows[WAY] == list(way)).all(axis=1)].drop_duplicates("epoch", keep="last") for rows in alike if len(rows)
+        ]
+        if any(len(rows) for rows in alike):
+            found[mode, sparsity] = curves([rows.sort_values("epoch") for rows in alike if len(rows)], "value")
+    return found
+
+
+WAY = ["params", "split", "settings"]
+
+
+def fisher_rows(table: pandas.DataFrame, subset: str) -> pandas.DataFrame:
+    if table.empty:
+        return pandas.DataFrame()
+    return table[(table["metric"] == "fisher") & (table["layer"] == "all") & (table["subset"] == subset)]
 
 
 NOISY_PANELS = (
@@ -184,7 +199,7 @@ NOISY_PANELS = (
 
 def figure4(records: Sequence[Record]) -> Figure | None:
     """Label noise: losses and accuracies against the epoch, for every mode at one sparsity, bands over seeds."""
-    noisy = {mode: rows for mode, rows in by_mode(records).items() if all("acc_memorized" in r.history for r in rows)}
+    noisy = by_mode([r for r in records if "acc_memorized" in r.history])
     if not noisy:
         return None
     figure, axes = plt.subplots(3, 3, figsize=(11, 9), sharex=True)
@@ -232,9 +247,14 @@ def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
     for mode in MODES:
         rows = [r for r in records if r.mode == mode and (mode == "dense" or r.summary["sparsity_requested"] == sparsity)]
         if rows:
-            series = pandas.Series([r.series for r in rows]).value_counts().index[0]
-            found[mode] = [r for r in rows if r.series == series]
+            found[mode] = of_main_series(rows)
     return found
+
+
+def of_main_series(records: Sequence[Record]) -> list[Record]:
+    """Those of the series that most of the runs belong to."""
+    main = pandas.Series([record.series for record in records]).value_counts().index[0]
+    return [record for record in records if record.series == main]
 
 
 def main_sparsity(records: Sequence[Record]) -> float | None:
@@ -260,7 +280,7 @@ def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
     figure, axes = plt.subplots(len(chosen), 3, figsize=(12, 3 * len(chosen)), sharex=True, squeeze=False)
     for row, ((sparsity, mode), record) in zip(axes, chosen.items(), strict=True):
         table = record.snr
-        table = table[table["mode"] == ("fixed" if (table["mode"] == "fixed").any() else "online")]
+        table = table[table["mode"] == table.groupby("mode")["epoch"].nunique().idxmax()]
         quantities = [
             (table["grad_mean_norm"] / table["weight_norm"], "||gradient mean|| / ||W||"),
             (table["grad_std_norm"] / table["weight_norm"], "||gradient std|| / ||W||"),

@@ -16,6 +16,7 @@ from optim.folder import RunFolder
 from optim.main import RunConfig, refresh_summary, track
 from optim.measuring import add_snr, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
+from study.runs import check_data_files
 
 NAMES = (*METRICS, "snr", "spectrum")
 
@@ -33,7 +34,7 @@ def names(value: object) -> str:
 
 def epochs(value: object) -> str:
     """all, selected, last, or epochs; raises ValueError for anything else."""
-    if str(value) in ("all", "selected", "last") or re.fullmatch(r"\d+([-,]\d+)*", str(value)):
+    if str(value) in ("all", "selected", "last") or re.fullmatch(r"\d+(,\d+)*", str(value)):
         return str(value)
     raise ValueError("expected all, selected, last, or epochs such as 0,10,30")
 
@@ -51,8 +52,8 @@ class MeasureConfig(Config):
 def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
     """Measure saved states of runs and append what is not there yet to metrics.csv, snr.csv and spectra.
 
-    A state is never measured twice in one way: rows are known by the weights' checksum, the metric and its settings. How is
-    measured follows the run's own settings, but for the measurement flags given here.
+    A state is never measured twice in one way: rows are known by the weights' checksum, the metric and its settings, those
+    of the SNR by their epoch. How is measured follows the run's own settings, but for the measurement flags given here.
     """
     folders = [RunFolder(Path(path)) for path in runs]
     options = [with_measurements(stored_config(folder), config, given) for folder in folders]
@@ -75,6 +76,8 @@ def with_measurements(run: RunConfig, config: MeasureConfig, given: Mapping[str,
     for name, values in given.items():
         if name.startswith("save_"):
             raise FlagError(f"--{name}: say it with --metrics {name.removeprefix('save_')}")
+        if name == "snr_mode":
+            raise FlagError("--snr_mode: of saved states only the SNR at fixed weights can be measured")
         if len(values) > 1:
             raise FlagError(f"--{name} {','.join(values)}: one value is measured at a time")
     wanted = config.metrics.split(",")
@@ -96,7 +99,7 @@ def chosen_epochs(folder: RunFolder, text: str) -> tuple[list[int], bool]:
             raise RuntimeError(f"{folder.path} is not finished and has no selected weights; choose other --epochs")
         selected = False
     wanted = {"all": kept, "selected": [], "last": kept[-1:]}.get(text)
-    wanted = [int(epoch) for epoch in re.split("[-,]", text)] if wanted is None else wanted
+    wanted = [int(epoch) for epoch in text.split(",")] if wanted is None else wanted
     for epoch in wanted:
         if epoch not in kept:
             raise RuntimeError(
@@ -111,6 +114,8 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     """Append what is asked for and not there, and bring the summary of a finished run up to it."""
     before, device = folder.measured(), choose_device(options.device)
     dataset = load_dataset(options.data).to(device)
+    if folder.finished:
+        check_data_files(folder, dataset, options.data.root)
     network = build_network(options.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(device, memory_format=torch.channels_last)
     wanted, selected = chosen_epochs(folder, epochs)

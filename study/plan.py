@@ -10,6 +10,7 @@ grid:                                                # one mapping or a list of 
 ```
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,29 @@ from typing import Any
 
 import yaml
 
-from helper.config import FlagError, all_flags, flatten, near_match, unflatten
+from helper.config import FlagError, all_flags, flatten, near_match, replace, unflatten
 from loader.main import DataConfig, fingerprint_of
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
 from optim.main import RunConfig
 from optim.measuring import missing_metrics
+
+
+class Loader(yaml.SafeLoader):
+    """YAML without dates, which `1024-64-32` would be taken for, and with repeated keys refused instead of half forgotten."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
 
 KEYS = ("title", "config", "flags", "grid")
 ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
@@ -84,7 +102,7 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
         raise FlagError(f"{path}: grid: is empty; name at least one flag with its values, such as random_state: [1, 2, 3]")
     for name, value in flags.items():
         if isinstance(value, (list, dict)):
-            raise FlagError(f"{path}: flags: {name} has several values; put it into grid")
+            raise FlagError(f"{path}: {name} has several values; put it into grid")
     try:
         return [config for grid in grids for config in expand({**flags, **grid, **given})]
     except FlagError as error:
@@ -94,8 +112,8 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
 def mapping_in(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Raises FlagError: unreadable, or something else."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(), Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise FlagError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FlagError(f"{path}: expected a mapping of names to values")
@@ -115,12 +133,21 @@ def expand(values: Mapping[str, Any]) -> list[RunConfig]:
     configs = [
         unflatten(RunConfig, dict(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())
     ]
-    if any(str(seed) == "0" for seed in lists.get("random_state", ())):
-        raise FlagError("random_state 0 draws another seed at every call; a sweep needs seeds that can be found again")
+    for name in ("random_state", "random_state_pretrain"):
+        if any(str(seed).strip("0") == "" for seed in lists.get(name, ())):
+            raise FlagError(f"{name} 0 draws another seed at every call; a sweep needs seeds that can be found again")
     for name, reason in ONE_RUN.items():
         if any(getattr(config, name) != all_flags(RunConfig)[name].default for config in configs):
             raise FlagError(f"{name}: {reason}")
     return configs
+
+
+def with_measurements(config: RunConfig, other: RunConfig) -> RunConfig:
+    """The first of two configurations of one run, with what is to be measured in either."""
+    switches = [f.name for f in dataclasses.fields(config.metrics) if f.name.startswith("save_")]
+    both = {name: getattr(config.metrics, name) or getattr(other.metrics, name) for name in switches}
+    every = max(config.metrics.metric_every, other.metrics.metric_every)
+    return replace(config, **both, metric_every=every)
 
 
 def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[Planned]:
@@ -136,13 +163,15 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
         raise FlagError(f"results_root: a sweep has one, not {', '.join(sorted(roots))}")
     found: dict[str, Planned] = {}
 
-    def add(config: RunConfig) -> str:
+    def add(config: RunConfig) -> str:  # its name
         for name in PATHS:
             if getattr(config, name) and config.mode != "dense" and not Path(getattr(config, name)).exists():
                 raise FlagError(f"--{name} {getattr(config, name)}: does not exist")
         folder = run_folder(config, fingerprint(config.data))
         name = folder.path.relative_to(config.results_root).as_posix()
-        if name not in found:
+        if name in found:
+            found[name] = dataclasses.replace(found[name], config=with_measurements(found[name].config, config))
+        else:
             parent = None if config.mode == "dense" or config.pretrain_model_path else add(config.dense_parent())
             found[name] = Planned(config, folder, parent)
         return name

@@ -20,7 +20,7 @@ from helper.utils import available_cores, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
 from study.collect import Collection, Record, collect, tidy
-from study.page import Picture, Report, RunEntry, Section, Sheet, render
+from study.page import Picture, Report, RunEntry, Section, Sheet, image, render
 from study.runs import COMPARISONS
 from study.statistics import REGIME_RULE, Interval
 
@@ -35,7 +35,10 @@ NOTE = (
     "± is half of a 95 % interval: over seeds by Student's t; of a measurement on a single seed, 1.96 of its standard errors, "
     "which says nothing of other seeds."
 )
-PLACES = {"bands": "Bands and bars are 95 % intervals over seeds (Student's t); without them there is one seed."}
+BANDS = (
+    "Bands and bars are 95 % intervals over seeds (Student's t). Of a single seed, Tr F, Tr H and Jacobian have 1.96 standard "
+    "errors of their measurement, and other quantities nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def study_figures(
     table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record]
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """(id, title, caption, figure) of what the runs of a study have to show."""
-    bands = PLACES["bands"]
+    bands = BANDS
     if (table["sparsity"] > 0).any():
         caption = f"Grey: dense. {bands} Shaded: the gap between finetuned and scratch. {REGIME_RULE}"
         yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figures.figure1(table, compared)
@@ -203,6 +206,8 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
     for file in sorted((root / COMPARISONS).glob("*/result.json")):
         try:
             result = json.loads(file.read_text())
+            for one in result["figures"]:
+                image(Picture(one["id"], one["title"], one["caption"], file.parent / one["file"]))  # refuses what is no PNG
             pictures = [
                 Picture(p["id"], p["title"], p["caption"], file.parent / p["file"], more=(("PDF", link(file, p["file"])),))
                 for p in result["figures"]
@@ -211,7 +216,7 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
             columns = tuple(dict.fromkeys(key for row in rows for key in row))
             sheet = Sheet("", "", "", columns, tuple(tuple(row.get(c) for c in columns) for row in rows))
             sections.append(Section(result["title"], " and ".join(result["runs"]), tuple(pictures), (sheet,) if rows else ()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"damaged ({type(error).__name__} {error})"
             collection.left_out.append((file.relative_to(root).as_posix(), reason))
     return sections

@@ -60,21 +60,20 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
     where = choose_device(device)
     dataset = load_dataset(config.data).to(where)
     network.to(where, memory_format=torch.channels_last)
-    run = Run(folder, config, network, mask.to(where), dataset)
-    check_data_files(run)
-    return run
+    check_data_files(folder, dataset, config.data.root)
+    return Run(folder, config, network, mask.to(where), dataset)
 
 
-def check_data_files(run: Run) -> None:
-    """Raise RuntimeError where the data files are not those that the run was trained on."""
+def check_data_files(folder: RunFolder, dataset: Dataset, root: str) -> None:
+    """Raise RuntimeError where the data files are not those that a run was trained on."""
     try:
-        then, now = run.folder.read_summary()["identity"].get("data_files"), run.dataset.fingerprint
+        then, now = folder.read_summary()["identity"].get("data_files"), dataset.fingerprint
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"{run.folder.summary} is damaged: {error}") from None
+        raise RuntimeError(f"{folder.summary} is damaged: {error}") from None
     if then != now:
         raise RuntimeError(
-            f"{run.folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
-            f"{run.config.data.root} ({now or 'the published ones'}); say with --root where its files are"
+            f"{folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
+            f"{root} ({now or 'the published ones'}); say with --root where its files are"
         )
 
 

@@ -12,9 +12,9 @@ LEVEL = 0.95
 BORDER = 0.01  # smallest training gap, as a share of the examples, that counts as one
 REGIME_RULE = (
     f"Finetuned minus scratch, paired by seed. Optimization regime: the gap in training accuracy is at least {BORDER:g} and "
-    "its 95 % interval lies above 0. Generalization regime: the training gap's interval lies below that border, and the gap in "
-    "test accuracy has its interval above 0. No gap: the training gap's interval lies below the border and the test gap's "
-    "includes 0. Undecided: the training gap's interval allows both sides. With one seed there is no interval, and no regime."
+    "its 95 % interval lies above 0. Where the training gap's interval lies below that border, the gap in test accuracy "
+    "decides: generalization regime, if its interval lies above 0; scratch better, if below; no gap, if it includes 0. "
+    "Undecided: the training gap's interval allows both sides. With one seed there is no interval, and no regime."
 )
 
 
@@ -64,19 +64,20 @@ def rounded(value: float, places: int) -> str:
 def interval(values: Sequence[float], errors: Sequence[float] | None = None) -> Interval:
     """Mean over seeds with Student's t interval; of one seed, 1.96 standard errors of the measurement, if it has one.
 
-    Over several seeds the measurements' own errors are in their spread already. Seeds without a value do not count.
+    Over several seeds the measurements' own errors are in their spread already. Seeds without a finite value do not count.
 
     Args:
         errors: standard error of each value's measurement.
     """
     pairs = zip(values, errors if errors is not None else [math.nan] * len(values), strict=True)
-    known = [(value, error) for value, error in pairs if not math.isnan(value)]
+    known = [(value, error) for value, error in pairs if math.isfinite(value)]
     if not known:
         return Interval(math.nan, math.nan, math.nan, 0, "no value")
     seeds = numpy.array([value for value, _ in known])
     mean, n = float(seeds.mean()), len(seeds)
     if n > 1:
         half = float(quantile(n - 1) * seeds.std(ddof=1) / math.sqrt(n))
+        half = half if half > 1e-12 * abs(mean) else 0.0  # rounding is no spread
         return Interval(mean, mean - half, mean + half, n, f"t, {n} seeds")
     error = known[0][1]
     if math.isnan(error):
@@ -95,15 +96,18 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
     """Geometric mean of paired ratios, with the interval of their logarithms' mean; pairs must be positive."""
     pairs = [(a, b) for a, b in zip(above, below, strict=True) if a > 0 and b > 0]
     logs = interval([math.log(a / b) for a, b in pairs])
-    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.n, logs.method)
+    mean, low, high = (float(numpy.exp(numpy.minimum(bound, 700))) for bound in (logs.mean, logs.low, logs.high))
+    return Interval(mean, low, high, logs.n, logs.method)
 
 
 def regime(training_gap: Interval, test_gap: Interval) -> str:
     """Which regime the gaps (finetuned minus scratch) speak for, by `REGIME_RULE`."""
-    if math.isnan(training_gap.low):
+    if math.isnan(training_gap.low) or math.isnan(test_gap.low):
         return "one seed"
     if training_gap.mean >= BORDER:
         return "optimization" if training_gap.low > 0 else "undecided"
     if training_gap.high >= BORDER:
         return "undecided"
-    return "generalization" if test_gap.low > 0 else "no gap"
+    if test_gap.low > 0:
+        return "generalization"
+    return "scratch better" if test_gap.high < 0 else "no gap"

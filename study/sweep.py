@@ -70,22 +70,22 @@ def sweep(config: SweepConfig, file: str, **given: list[str]) -> int:
             executor.states[run.name] = FAILED
         elif run.name in todo:
             executor.submit(todo[run.name], [run.parent] if run.parent in todo else [])
-    with Signals() as signals, display_of(runs, executor) as show:
-        while any(state in (QUEUED, RUNNING) for state in executor.states.values()):
-            executor.poll()
-            show()
-            if signals.received:
-                executor.stop()
-                break
-            time.sleep(POLL_SECONDS)
-    return report_end(executor, todo, earlier, interrupted=signals.received)
+    try:
+        with Signals() as signals, display_of(runs, executor) as show:
+            while any(state in (QUEUED, RUNNING) for state in executor.states.values()) and not signals.received:
+                executor.poll()
+                show()
+                time.sleep(POLL_SECONDS)
+    finally:
+        executor.stop()  # nothing runs on unwatched, whatever ended the loop
+    return report_end(executor, todo, earlier, signals.received)
 
 
 def job_of(run: Planned, root: Path) -> Job:
     return Job(run.name, tuple(run.flags()), run.folder, root / "logs" / f"{run.name.replace('/', '_')}.log")
 
 
-def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job], *, interrupted: str | None) -> int:
+def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job], signal: str | None) -> int:
     """Print what became of the jobs, with the last lines of those that failed; the exit code."""
     count = collections.Counter(executor.states.values())
     print(", ".join(f"{n} {state}" for state, n in count.items() if n) or "nothing to do")
@@ -99,8 +99,8 @@ def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job]
     if count[FAILED]:
         print("\nexperiment.py: error: some runs failed; repeat them with --retry", file=sys.stderr)
         return 1
-    if interrupted or count[INTERRUPTED]:
-        print(f"experiment.py: {interrupted or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
+    if count[INTERRUPTED] + count[QUEUED]:
+        print(f"experiment.py: {signal or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
@@ -191,7 +191,7 @@ class Lines:
 
 def dry_run(configs: Sequence, jobs: int) -> None:
     """Print the runs of a sweep, what is there, and an estimate of the time and disk that the others take."""
-    problem: list[DataError] = []
+    problem: list[RuntimeError] = []
 
     def fingerprint(data: DataConfig) -> str | None:
         try:
@@ -201,15 +201,22 @@ def dry_run(configs: Sequence, jobs: int) -> None:
             return None
 
     runs = plan(configs, fingerprint)
-    torch.set_num_threads(max(1, available_cores() // jobs))
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cores() // jobs)))
     states = [state_of(run) for run in runs]
-    costs = [] if problem else [cost_of(run) for run in runs]
+    costs = []
+    if not problem:
+        try:
+            costs = [cost_of(run) for run in runs]
+        except RuntimeError as error:  # the device is not here
+            problem.append(error)
     for index, (run, state) in enumerate(zip(runs, states, strict=True)):
         print(f"{state:12} {duration(costs[index].seconds) if costs else '':>8}  {run.folder.path}")
     count = ", ".join(f"{n} {state}" for state, n in collections.Counter(states).items())
     print(f"\n{len(runs)} runs: {count}")
     if problem:
-        print(f"no estimate: {problem[0]}\nthe folders' names are those of the published data files")
+        print(f"no estimate: {problem[0]}")
+        if isinstance(problem[0], DataError):
+            print("the folders' names are those of the published data files")
         return
     positions = {run.name: index for index, run in enumerate(runs)}
     seconds = [cost.seconds for cost in costs]

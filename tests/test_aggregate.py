@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy
 import pandas
@@ -55,6 +56,8 @@ def gap(mean: float, half: float) -> Interval:
         (gap(0.001, 0.002), gap(0.03, 0.05), "no gap"),
         (gap(0.005, 0.01), gap(0.03, 0.01), "undecided"),
         (gap(-0.02, 0.01), gap(0.0, 0.01), "no gap"),
+        (gap(0.001, 0.002), gap(-0.05, 0.01), "scratch better"),
+        (gap(0.001, 0.002), interval([0.1]), "one seed"),
         (interval([0.2]), interval([0.1]), "one seed"),
     ],
 )
@@ -178,6 +181,50 @@ def test_damaged_and_unfinished_runs_are_left_out_with_the_reason(folders, tmp_p
     table = tidy(found)  # the other files are used
     assert table["entropy_train"].isna().sum() == 1
     assert table["acc_test"].notna().all()
+
+
+def test_a_copy_of_a_run_is_no_further_seed(folders, tmp_path):
+    folders(*family(seeds=(1, 2), ratios=(0.5,)))
+    (dense,) = tmp_path.glob("*/*/dense/*-s1-*")
+    shutil.copytree(dense, dense.with_name(dense.name + ".bak"))
+    found = collect(tmp_path)
+    assert len(found.records) == 6
+    assert [reason.startswith("the same run as") for _, reason in found.left_out] == [True]
+
+
+def test_training_columns_of_two_kinds_are_not_one_series(folders):
+    runs, _ = folders(*family(seeds=(1,), ratios=(0.5,)), *family(seeds=(2,), ratios=(0.5,), train_eval="running", save_snr=0))
+    assert runs["study"].nunique() == 1
+    assert set(runs.loc[runs["mode"] == "dense", "series"]) == {"dense, train_eval pass", "dense, train_eval running"}
+
+
+def test_seeds_under_parents_given_as_files_are_one_study(folders, tmp_path):
+    runs, _ = folders(*family(seeds=(1, 2), ratios=(0.5,)))
+    for path in tmp_path.glob("*/*/sparse-*/*/summary.json"):
+        summary = json.loads(path.read_text())
+        summary["identity"]["parent"] = f"hash of {summary['identity']['parent'].get('random_state', 42)}"
+        path.write_text(json.dumps(summary))
+    runs = tidy(collect(tmp_path))
+    sparse = runs[runs["mode"] != "dense"]
+    assert sparse["study"].nunique() == 1
+    assert gaps(sparse)["seeds"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "metrics", [None, [], {"fisher": None}, {"fisher": {"value": 1.0}}, {"fisher": {"value": "x", "standard_error": 1}}]
+)
+def test_damaged_measurements_of_a_summary_are_left_out(folders, tmp_path, metrics):
+    folders(*family(seeds=(1, 2), ratios=(0.5,)))
+    path = next(tmp_path.glob("*/*/dense/*/summary.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    found = collect(tmp_path)
+    assert (len(found.records), len(found.left_out)) == (5, 1)
+
+
+def test_numbers_that_are_not_finite_are_no_values():
+    assert interval([math.inf, 1.0, 3.0]).n == 2
+    assert interval([0.1, 0.1, 0.1]).half == 0
+    assert ratio_interval([1e-38, 1e60], [1.0, 1.0]).high > 1e300
 
 
 def test_curves_are_means_over_the_epochs_that_all_seeds_have():

@@ -57,6 +57,18 @@ def test_flags_of_the_command_line_take_the_place_of_the_files(written):
     assert {c.prune.prune_ratio for c in configs} == {0.7}
 
 
+def test_what_looks_like_a_date_is_a_list_of_widths(written):
+    (config,) = read_sweep(written("grid: {hidden_dims: 1024-64-32}"), {})
+    assert config.network.hidden_dims == "1024-64-32"
+
+
+def test_equal_runs_are_measured_as_either_asks():
+    runs = plan([*expand({"mode": "sparse-finetune"}), *expand({"mode": "dense", "save_jacobian": 1, "metric_every": 5})])
+    dense = runs[0].config
+    assert (dense.mode, dense.metrics.save_jacobian, dense.metrics.metric_every, len(runs)) == ("dense", True, 5, 2)
+    assert not runs[1].config.metrics.save_jacobian
+
+
 def test_flags_can_come_from_a_file_beside_the_sweep(written, tmp_path):
     (tmp_path / "common.yaml").write_text("lr: 0.3\nmomentum: 0.5\n")
     (config,) = read_sweep(written("config: common.yaml\nflags: {momentum: 0.6}\ngrid: {n_epochs: 40}"), {})
@@ -86,6 +98,12 @@ def test_the_words_of_a_run_make_the_same_run():
         ("grid: {random_state: 0}", "random_state 0 draws another seed"),
         ("grid: {overwrite: 1}", "overwrite: a sweep leaves finished runs as they are"),
         ("config: nowhere.yaml\ngrid: {lr: 0.1}", "nowhere.yaml: cannot be read"),
+        ("grid: {random_state_pretrain: 0}", "random_state_pretrain 0 draws another seed"),
+        ("grid: {lr: 0.1}\ngrid: {lr: 0.2}", "grid stands twice"),
+        ("grid: {lr: 0.1, lr: 0.2}", "lr stands twice"),
+        ("grid: {lr: true}", "--lr True: expected a number"),
+        ("grid: {root: null}", "--root None: expected a word"),
+        ("grid: {root: {a: 1}}", "--root {'a': 1}: expected a word"),
         ("just words", "expected a mapping"),
         ("grid: {a: b: c}", "cannot be read as YAML"),
         ("grid: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),

@@ -99,11 +99,15 @@ def test_comparisons_are_in_the_report_and_damaged_ones_are_listed(tmp_path, run
     result = {"kind": "disagree", "title": "A against B", "runs": ["x", "y"], "figures": [figure], "numbers": [{"n": 3}]}
     (good / "result.json").write_text(json.dumps(result))
     (bad / "result.json").write_text('{"title": 1')
+    for name, change in {"gone": {"figures": [figure | {"file": "b.png"}]}, "words": {"numbers": ["ab"]}}.items():
+        (tmp_path / "comparisons" / name).mkdir()
+        (tmp_path / "comparisons" / name / "result.json").write_text(json.dumps(result | change))
     assert run_command("report", tmp_path)[0] == 0
     page = (tmp_path / "report/index.html").read_text()
     assert "A against B" in page
     assert "Who disagrees" in page
-    assert "disagree_3_4/result.json" in page
+    for name in ("disagree_3_4", "gone", "words"):
+        assert f"{name}/result.json" in page
 
 
 def test_figure_11_shows_the_lowest_and_the_highest_sparsity(tmp_path):
@@ -116,6 +120,31 @@ def test_figure_11_shows_the_lowest_and_the_highest_sparsity(tmp_path):
         (0.9, "sparse-finetune", 1),
         (0.9, "sparse-scratch", 1),
     ]
+
+
+def test_the_curve_of_tr_f_is_of_one_series_and_one_way_of_measuring(tmp_path):
+    write_family(tmp_path)
+    longer = {"mode": "sparse-scratch", "prune_ratio": 0.9, "n_epochs": 60, "n_epochs_pretrain": 30}
+    write_run(unflatten(RunConfig, {**longer, "random_state": 1, "results_root": str(tmp_path)}))
+    (path,) = tmp_path.glob("*/*/sparse-scratch/l1-0.9-*-e30-s2-*/metrics.csv")
+    path.write_text(path.read_text().replace("layers,", "all,"))
+    records = collect(tmp_path).records
+    line = figures.fisher_lines(records, "all")["sparse-scratch", 0.9]
+    alike = [r for r in records if r.mode == "sparse-scratch" and r.flags["prune_ratio"] == 0.9 and r.flags["n_epochs"] == 30]
+    values = [
+        r.metrics.query("metric == 'fisher' and layer == 'all' and epoch == 10")["value"].item() for r in alike if r.seed != 2
+    ]
+    assert line.loc[line["epoch"] == 10, "mean"].item() == pytest.approx(sum(values) / 2)
+    assert line["epoch"].max() == 30
+
+
+def test_tr_f_that_is_not_finite_does_not_end_the_report(tmp_path, run_command):
+    write_family(tmp_path)
+    for path in tmp_path.glob("*/*/sparse-scratch/l1-0.9-*-s1-*/metrics.csv"):
+        rows = pandas.read_csv(path)
+        rows.loc[rows["epoch"] == 20, "value"] = float("inf")
+        rows.to_csv(path, index=False)
+    assert run_command("report", tmp_path)[0] == 0
 
 
 def test_unknown_commands_are_refused_with_the_near_match(run_command):
@@ -174,6 +203,7 @@ def test_a_measurement_after_the_fact_is_that_of_the_run_itself(train, run_comma
         (("--metrics", "fihser"), "did you mean fisher?"),
         (("--epochs", "some"), "expected all, selected, last, or epochs"),
         (("--save_fisher", 1), "say it with --metrics fisher"),
+        (("--snr_mode", "online"), "only the SNR at fixed weights"),
         (("--metric_rtol", "0.1,0.2"), "one value is measured at a time"),
         (("--metric_rtol", -1), "--metric_rtol -1"),
     ],
@@ -190,3 +220,9 @@ def test_measure_names_states_that_are_not_kept_and_folders_that_are_no_runs(tra
         experiment.main(["measure", str(folder), "--epochs", "7"])
     with pytest.raises(RuntimeError, match="is no run folder"):
         experiment.main(["measure", str(tmp_path)])
+
+
+def test_measure_refuses_other_data_than_the_run_was_trained_on(train, tmp_path, files):
+    folder = train(*QUICK, "--loader_name", "toy", "--root", files, "--limit_train", 100)
+    with pytest.raises(RuntimeError, match="was trained on other data files"):
+        experiment.main(["measure", str(folder), "--root", str(tmp_path)])

@@ -9,13 +9,17 @@ import sys
 import time
 
 import pytest
+import torch
 
 import experiment
+from helper.config import unflatten
 from helper.tables import last_row
 from helper.utils import ROOT, exclusive, in_use
 from optim.folder import RunFolder
+from optim.main import RunConfig
+from study import cost
 from study.cost import makespan
-from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool
+from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
 from study.sweep import LiveTable, duration
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
@@ -65,6 +69,10 @@ def test_a_measurement_asked_for_later_is_added_to_finished_runs(sweep, tmp_path
     assert (code, "1 to do" in printed) == (0, True)
     assert "jacobian" in summaries(tmp_path)[0]["metrics"]
     assert "0 to do" in sweep(grid, "--save_jacobian", 1)[1]
+    (folder,) = tmp_path.glob("results/*/*/*/*")
+    with pytest.raises(SystemExit):
+        experiment.main(["measure", str(folder), "--metrics", "jacobian", "--metric_rtol", "0.2"])
+    assert "0 to do" in sweep(grid, "--save_jacobian", 1)[1]  # the first way of measuring is still there
 
 
 def test_failures_are_reported_with_their_log_block_their_children_and_wait_for_retry(sweep, tmp_path):
@@ -98,6 +106,19 @@ def test_a_dry_run_without_the_data_says_what_is_missing(sweep, tmp_path):
     code, printed = sweep("flags: {loader_name: cifar100, root: nowhere}\ngrid: {net_name: resnet}", "--dry_run", 1)
     assert code == 0
     assert "no estimate: nowhere/cifar-100-python/train is missing" in printed
+
+
+def test_a_dry_run_without_the_device_lists_the_runs(sweep):
+    code, printed = sweep("flags: {device: cuda}\ngrid: {random_state: [1, 2]}", "--dry_run", 1)
+    assert code == 0
+    assert "2 runs: 2 to do" in printed
+    assert ("no estimate: --device cuda" in printed) or torch.cuda.is_available()
+
+
+def test_the_estimate_of_a_step_is_near_its_time():
+    config = unflatten(RunConfig, {"batch_size": 64})
+    per_example = cost.seconds_per_example(lambda rows: time.sleep(0.001 * len(rows)), cost.data_of(config.data), 64)
+    assert 0.001 <= per_example < 0.0015  # a sleep is never shorter; the fastest of several is hardly longer
 
 
 def test_sweeps_refuse_wrong_flags_in_one_line(sweep):
@@ -165,7 +186,7 @@ def test_children_start_after_their_parent_and_not_after_a_failed_one(tmp_path):
     assert order.read_text() == "parent child "
     expected = {"child": FINISHED, "parent": FINISHED, "bad": FAILED, "orphan": BLOCKED, "grandchild": BLOCKED}
     assert pool.states == expected
-    assert (tmp_path / "bad.log").read_text().endswith("exit code 3\n")
+    assert (tmp_path / "bad.log").read_text().endswith("\nexit code 3\n")
 
 
 def test_no_more_processes_run_than_allowed_and_the_cores_are_shared_out(tmp_path):
@@ -191,6 +212,23 @@ def test_a_killed_run_counts_as_interrupted_not_as_failed(tmp_path):
     assert pool.states == {"killed": INTERRUPTED}
 
 
+def test_children_of_a_killed_run_are_not_waited_for(tmp_path):
+    pool = LocalPool(1)
+    pool.submit(stand_in(tmp_path, "killed", "import os; os.kill(os.getpid(), 15)"))
+    pool.submit(stand_in(tmp_path, "child", "pass"), ["killed"])
+    work_off(pool)
+    assert pool.states == {"killed": INTERRUPTED, "child": INTERRUPTED}
+
+
+def test_a_crash_is_a_failure(tmp_path):
+    pool = LocalPool(1)
+    crash = stand_in(tmp_path, "crash", "import os; print('no newline', end='', flush=True); os.kill(os.getpid(), 11)")
+    pool.submit(crash)
+    work_off(pool)
+    assert pool.states == {"crash": FAILED}
+    assert failed_before(crash)
+
+
 def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
     pool = LocalPool(1)
     pool.submit(stand_in(tmp_path, "busy", "pass"))
@@ -205,7 +243,6 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
 def test_the_live_table_shows_epochs_and_accuracies_of_running_runs(tmp_path, train):
     from rich.console import Console
 
-    from optim.main import RunConfig
     from study.plan import plan
 
     (run,) = plan([RunConfig(results_root=str(tmp_path))])
