@@ -91,10 +91,18 @@ def series_of(runs: pandas.DataFrame, mode: str) -> list[str]:
     return runs.loc[runs["mode"] == mode, "series"].value_counts().index.tolist()
 
 
-def curves(tables: Sequence[pandas.DataFrame], column: str) -> pandas.DataFrame:
-    """(epoch, mean, low, high) of a column over the seeds' tables, at the epochs that all of them have."""
+def curves(tables: Sequence[pandas.DataFrame], column: str, *, logarithmic: bool = False) -> pandas.DataFrame:
+    """(epoch, mean, low, high) of a column over the seeds' tables, at the epochs that all of them have.
+
+    Args:
+        logarithmic: geometric mean and the interval of the logarithms, for what varies by factors.
+    """
     joined = pandas.concat([table.set_index("epoch")[column] for table in tables], axis=1, join="inner").dropna()
-    found = [interval(values.tolist()) for values in joined.to_numpy()]
+    if logarithmic:
+        joined = joined[(joined > 0).all(axis=1)]
+        found = [ratio_interval(values, [1.0] * len(values)) for values in joined.to_numpy()]
+    else:
+        found = [interval(values.tolist()) for values in joined.to_numpy()]
     bounds = [(f.mean, f.mean if numpy.isnan(f.low) else f.low, f.mean if numpy.isnan(f.high) else f.high) for f in found]
     return pandas.DataFrame(bounds, columns=["mean", "low", "high"]).assign(epoch=joined.index.to_numpy())
 

@@ -150,7 +150,7 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
 
 
 def keep_positive(axes: Sequence[Axes]) -> None:
-    """Limit logarithmic axes to the lines: a band over few seeds may reach below zero."""
+    """Limit logarithmic axes to the lines: a band over few seeds may reach over many decades."""
     values = numpy.concatenate([line.get_ydata() for axis in axes for line in axis.lines])
     positive = values[(values > 0) & numpy.isfinite(values)]
     if len(positive):
@@ -158,7 +158,10 @@ def keep_positive(axes: Sequence[Axes]) -> None:
 
 
 def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
-    """{(mode, sparsity): curve of Tr F over seeds}, of each one's main series, measured in the way that most rows are."""
+    """{(mode, sparsity): curve of Tr F over seeds, geometric means}, of each one's main series.
+
+    Measured in the way that most rows are.
+    """
     tables = {record.name: fisher_rows(record.metrics, subset) for record in records}
     joined = pandas.concat(tables.values()) if tables else pandas.DataFrame()
     if joined.empty:
@@ -171,7 +174,9 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
             rows[(rows[WAY] == list(way)).all(axis=1)].drop_duplicates("epoch", keep="last") for rows in alike if len(rows)
         ]
         if any(len(rows) for rows in alike):
-            found[mode, sparsity] = curves([rows.sort_values("epoch") for rows in alike if len(rows)], "value")
+            found[mode, sparsity] = curves(
+                [rows.sort_values("epoch") for rows in alike if len(rows)], "value", logarithmic=True
+            )
     return found
 
 

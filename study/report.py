@@ -41,6 +41,9 @@ BANDS = (
 )
 
 
+GEOMETRIC = "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t)."
+
+
 @dataclass(frozen=True)
 class ReportConfig(Config):
     """Report: how the page is headed."""
@@ -122,7 +125,7 @@ def study_figures(
         yield "training cost", "Test accuracy against training cost", caption, figures.cost_figure(table)
     figure = figures.figure3(records)
     if figure:
-        yield "figure 3", "Tr F against the epoch", bands, figure
+        yield "figure 3", "Tr F against the epoch", GEOMETRIC, figure
     sparsity = figures.main_sparsity(records)
     at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
     figure = figures.figure4(records)
@@ -130,7 +133,7 @@ def study_figures(
         yield "figure 4", "Training under label noise", at + bands, figure
     figure = figures.figure5(records)
     if figure:
-        yield "figure 5", "Tr F of examples with true and with wrong labels", at + bands, figure
+        yield "figure 5", "Tr F of examples with true and with wrong labels", at + GEOMETRIC, figure
     drawn = figures.figure11(records)
     if drawn:
         figure, shown = drawn

@@ -236,3 +236,6 @@ def test_curves_are_means_over_the_epochs_that_all_seeds_have():
     assert found["epoch"].tolist() == [0, 2]
     assert found["mean"].tolist() == [0.5, 3.0]
     assert (found["low"] < found["mean"]).all()
+    geometric = curves(tables, "x", logarithmic=True)
+    assert geometric["epoch"].tolist() == [2]  # a zero has no logarithm
+    assert geometric["mean"].tolist() == pytest.approx([8**0.5])
