@@ -148,9 +148,10 @@ class LiveTable:
         count = collections.Counter(states.values())
         done = len(self.runs) - len(states) + count[FINISHED]
         words = [f"{done}/{len(self.runs)} finished", *(f"{n} {state}" for state, n in count.items() if state != FINISHED)]
-        table = Table(
-            "run", "epoch", "train loss", "train acc", "test acc", "left", title=", ".join(words), title_justify="left"
-        )
+        table = Table(title=", ".join(words), title_justify="left")
+        table.add_column("run", overflow="fold")  # a name's end tells runs apart
+        for heading in ("epoch", "train loss", "train acc", "test acc", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for name, state in states.items():
             if state == RUNNING:
                 table.add_row(*self.row(self.runs[name]))
