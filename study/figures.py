@@ -62,7 +62,8 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
                 axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=colour, alpha=0.15, linewidth=0)
                 continue
             errors = ((rows["high"] - rows["low"]) / 2).fillna(0)
-            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=style, color=colour, alpha=tone, capsize=3, label=series)
+            look = {"color": colour, "alpha": tone, "capsize": 3, "label": series, "markerfacecolor": fill(colour, tone)}
+            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=style, **look)
             main.setdefault(mode, rows.set_index("sparsity")["mean"])
     if shade and {"sparse-finetune", "sparse-scratch"} <= main.keys():
         both = pandas.concat([main["sparse-finetune"], main["sparse-scratch"]], axis=1, join="inner")
@@ -72,7 +73,12 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
 def toned(table: pandas.DataFrame) -> list[tuple[float, str]]:
     """(opacity, series) of one mode, the series with the most runs first and darkest."""
     names = table.groupby("series", sort=False)["n"].sum().sort_values(ascending=False, kind="stable").index
-    return [(max(1 - 0.4 * i, 0.2), name) for i, name in enumerate(names)]
+    return [(max(1 - 0.3 * i, 0.2), name) for i, name in enumerate(names)]
+
+
+def fill(colour: str, tone: float) -> str:
+    """Markers of further series are hollow."""
+    return colour if tone == 1 else "white"
 
 
 def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
@@ -114,7 +120,7 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
                 marker = "D" if mode == "dense" else style[0]
                 axis.errorbar(
                     line[column] / 1e9, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
-                    linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
+                    linestyle="-" if len(line) > 1 else "none", linewidth=0.8, markerfacecolor=fill(colour, tone),
                 )  # fmt: skip
                 for _, point in line[line["sparsity"] > 0].iterrows():
                     axis.annotate(
