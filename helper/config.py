@@ -281,7 +281,8 @@ class Parser(ArgumentParser):
         message = re.sub(r'^(argument \S+: (?=--)|Parser key "\w+":\s*(?=--))', "", message)
         unknown = re.search(r"(?:unrecognized arguments:|Option ')\s*([^\s'=]+)", message)
         if unknown:
-            message = self.about_unknown(unknown.group(1))
+            stray = "unrecognized" in message and not unknown.group(1).startswith("-")
+            message = self.about_unknown(unknown.group(1)) + (", and no further word is expected" if stray else "")
         if message.startswith("Problems parsing config"):
             message = f"a --config file is no YAML of flags: {message.removeprefix('Problems parsing config: ')}"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -290,8 +291,6 @@ class Parser(ArgumentParser):
         name = word.lstrip("-")
         if name in self.retired:
             return f"{word}: {self.retired[name]}"
-        if not word.startswith("-"):
-            return f"{word}: one word too many"
         short = word.startswith("-") and not word.startswith("--")
         options = [o for action in self._actions for o in action.option_strings if o.startswith("--") != short]
         return f"{word}: no such flag{near_match(word if short else f'--{name}', options)}"
