@@ -125,6 +125,7 @@ def read(config: DataConfig) -> Source:
     return loaders[config.clean_name](config)
 
 
+@functools.cache
 def fingerprint_of(config: DataConfig) -> str | None:
     """Content hash of data files that are not the published ones; None for those. Files are read once.
 

@@ -1,5 +1,6 @@
 """`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
 
+import functools
 import logging
 import secrets
 import time
@@ -116,6 +117,10 @@ class RunConfig(Config):
             raise FlagError(f"{error} (of the dense parent, as its *_pretrain flags describe it)") from None
 
     def dense_parent(self) -> "RunConfig":
+        return self._dense_parent
+
+    @functools.cached_property
+    def _dense_parent(self) -> "RunConfig":
         """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}

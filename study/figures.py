@@ -149,7 +149,10 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
                 axis.plot(line["epoch"], line["mean"], "o-", markersize=3, color=shown, label=f"{sparsity:g}")
                 axis.fill_between(line["epoch"], line["low"], line["high"], color=shown, alpha=0.2, linewidth=0)
         axis.set(xlabel="epoch", title=mode, yscale="log")
-        axis.legend(title="share pruned", fontsize=8)
+        if len(sparsities) <= 8:
+            axis.legend(title="share pruned", fontsize=8)
+    if len(sparsities) > 8:
+        figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
     axes[0, 0].set_ylabel(QUANTITIES["fisher"])
     keep_positive(axes[0])
     return figure

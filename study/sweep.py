@@ -1,6 +1,7 @@
 """`experiment.py sweep`: all runs of a file, in parallel, each once, with a live table; or what they would be and cost."""
 
 import collections
+import functools
 import logging
 import sys
 import time
@@ -194,6 +195,7 @@ def dry_run(configs: Sequence, jobs: int) -> None:
     """Print the runs of a sweep, what is there, and an estimate of the time and disk that the others take."""
     problem: list[RuntimeError] = []
 
+    @functools.cache
     def fingerprint(data: DataConfig) -> str | None:
         try:
             return fingerprint_of(replace(data, download=False))
