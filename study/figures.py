@@ -152,7 +152,8 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
         if len(sparsities) <= 8:
             axis.legend(title="share pruned", fontsize=8)
     if len(sparsities) > 8:
-        figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
+        bar = figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
+        bar.ax.set_ylim(0, max(sparsities))
     axes[0, 0].set_ylabel(QUANTITIES["fisher"])
     keep_positive(axes[0])
     return figure
