@@ -142,7 +142,7 @@ def expand(values: Mapping[str, Any]) -> list[RunConfig]:
     return configs
 
 
-def with_measurements(config: RunConfig, other: RunConfig) -> RunConfig:
+def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
     """The first of two configurations of one run, with what is to be measured in either."""
     switches = [f.name for f in dataclasses.fields(config.metrics) if f.name.startswith("save_")]
     both = {name: getattr(config.metrics, name) or getattr(other.metrics, name) for name in switches}
@@ -170,7 +170,7 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
         folder = run_folder(config, fingerprint(config.data))
         name = folder.path.relative_to(config.results_root).as_posix()
         if name in found:
-            found[name] = dataclasses.replace(found[name], config=with_measurements(found[name].config, config))
+            found[name] = dataclasses.replace(found[name], config=measured_as_either(found[name].config, config))
         else:
             parent = None if config.mode == "dense" or config.pretrain_model_path else add(config.dense_parent())
             found[name] = Planned(config, folder, parent)

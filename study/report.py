@@ -113,14 +113,13 @@ def study_figures(
     table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record]
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """(id, title, caption, figure) of what the runs of a study have to show."""
-    bands = BANDS
     if (table["sparsity"] > 0).any():
-        caption = f"Grey: dense. {bands} Shaded: the gap between finetuned and scratch. {REGIME_RULE}"
+        caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {REGIME_RULE}"
         yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figures.figure1(table, compared)
         caption = (
             "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
             "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
-            f"mask pays for the dense run it was made from. Small numbers: share pruned. {bands}"
+            f"mask pays for the dense run it was made from. Small numbers: share pruned. {BANDS}"
         )
         yield "training cost", "Test accuracy against training cost", caption, figures.cost_figure(table)
     figure = figures.figure3(records)
@@ -130,7 +129,7 @@ def study_figures(
     at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
     figure = figures.figure4(records)
     if figure:
-        yield "figure 4", "Training under label noise", at + bands, figure
+        yield "figure 4", "Training under label noise", at + BANDS, figure
     figure = figures.figure5(records)
     if figure:
         yield "figure 5", "Tr F of examples with true and with wrong labels", at + GEOMETRIC, figure

@@ -115,7 +115,6 @@ class Progress:
 
     started: float = field(default_factory=time.monotonic)
     first_epoch: int | None = None
-    shown: tuple = ()
 
 
 def display_of(runs: Sequence[Planned], executor: Executor):
