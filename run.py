@@ -7,6 +7,7 @@ import sys
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from helper.config import FlagError, parse
+from helper.distributed import first_speaks, once, processes, rank
 from helper.signals import Signals
 from helper.utils import one_line_errors
 from optim.callbacks import Interrupted
@@ -23,20 +24,23 @@ EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
+    with first_speaks():
+        config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")
     try:
-        with Signals() as signals, logging_redirect_tqdm():
-            folder = train_run(config, signals)
+        with Signals() as signals, logging_redirect_tqdm(), processes(config.device):
+            folder = train_run(once(lambda: config), signals)  # one seed where each process has drawn its own
+            speaks = rank() == 0
     except FlagError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
         sys.exit(EXIT_WRONG_FLAGS)
     except Interrupted as stop:
         print(f"run.py: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    print(folder)
+    if speaks:
+        print(folder)
 
 
 if __name__ == "__main__":

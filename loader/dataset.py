@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helper.distributed import rank, size
+
 
 @dataclass(frozen=True)
 class Source:
@@ -98,9 +100,16 @@ class Dataset:
         """The inputs of a split as a network sees them, normalised when they are taken."""
         return NormalisedInputs(self, split)
 
-    def batches(self, split: Split, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order."""
-        for start in range(0, len(split), batch_size):
+    def batches(
+        self, split: Split, batch_size: int, order: Tensor | None = None, *, own: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order.
+
+        Args:
+            own: of several processes each gets every K-th batch.
+        """
+        first, every = (rank(), size()) if own else (0, 1)
+        for start in range(first * batch_size, len(split), every * batch_size):
             rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
             yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
 
@@ -119,23 +128,32 @@ class NormalisedInputs:
         return self.dataset.normalise(self.split.inputs[rows.to(self.split.inputs.device)])
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Each image shifted by -padding..padding pixels a side (zeros come in) and mirrored with probability 1/2.
+PADDING = 4  # pixels by which an image is shifted at most
 
-    The same distribution per image as torchvision's RandomCrop(size, padding) followed by RandomHorizontalFlip. The
-    numbers are drawn on the CPU, so every device augments alike.
+
+def draw_crops(n: int, generator: torch.Generator) -> Tensor:
+    """(3, n) shifts down and to the right, from 0 to 2 PADDING, and whether an image is mirrored, for `crop_and_flip`.
+
+    Drawn on the CPU, so every device augments alike.
+    """
+    shifts = torch.randint(2 * PADDING + 1, (2, n), generator=generator)
+    return torch.cat([shifts, torch.randint(2, (1, n), generator=generator, dtype=torch.bool)])
+
+
+def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Each image shifted by -PADDING..PADDING pixels a side (zeros come in) and mirrored with probability 1/2.
+
+    The same distribution per image as torchvision's RandomCrop(size, PADDING) followed by RandomHorizontalFlip.
 
     Args:
-        images: (N, C, H, W), any dtype.
+        images: (N, C, H, W), any dtype. draws: (3, N) of `draw_crops`.
     """
     n, _, height, width = images.shape
-    draws = torch.randint(2 * padding + 1, (2, n), generator=generator)
-    flip = torch.randint(2, (n,), generator=generator, dtype=torch.bool)
-    top, left, flip = (t.to(images.device) for t in (draws[0], draws[1], flip))
+    top, left, flip = draws.to(images.device)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - columns, columns)
     # pixels gathered with their channels together: the result is channels-last, as convolutions like it
-    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    padded = F.pad(images, [PADDING] * 4).permute(0, 2, 3, 1)
     image = torch.arange(n, device=images.device)
     return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

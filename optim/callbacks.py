@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from helper.distributed import Agreement, anyone, once, rank
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
@@ -87,7 +88,7 @@ class StopIfDiverged(Callback):
 def check_finite(trainer: Trainer) -> None:
     checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
     checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums[1])]
-    if not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0)):
+    if anyone(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
         raise Diverged(
             f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
             f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
@@ -121,7 +122,7 @@ class Evaluate(Callback):
         trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
         for name, split in (("val", data.val), ("test", data.test)):
             if len(split):
-                means = evaluate(trainer.network, data.batches(split, batch_size))
+                means = evaluate(trainer.network, data.batches(split, batch_size, own=True))
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.pass_snr and self.snr.rows:
             self.snr.write()
@@ -170,8 +171,9 @@ class Measure(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         table = self.folder.metrics()
+        before = len(table.rows)
         table.keep_until(trainer.recorded)
-        if table.path.exists():
+        if len(table.rows) < before:
             table.write()
 
     def on_epoch(self, trainer: Trainer) -> None:
@@ -253,7 +255,7 @@ class Track(Callback):
         self.tracker = tracker
 
     def on_epoch(self, trainer: Trainer) -> None:
-        self.tracker.epoch(trainer.epoch)
+        once(self.tracker.epoch, trainer.epoch)
 
 
 class WriteCheckpoint(Callback):
@@ -263,27 +265,26 @@ class WriteCheckpoint(Callback):
     """
 
     def __init__(self, folder: RunFolder, mask: Mask, signals: Signals) -> None:
-        self.folder, self.mask, self.signals = folder, mask, signals
+        self.folder, self.mask, self.signals, self.agreement = folder, mask, signals, Agreement()
 
     def on_step(self, trainer: Trainer) -> None:
-        if self.signals.received:
+        if self.agreement.any(bool(self.signals.received)):
             check_finite(trainer)
             self.save(trainer)
             self.stop(trainer)
 
     def on_epoch(self, trainer: Trainer) -> None:
-        self.save(trainer, epoch_done=True)
-        if self.signals.received and trainer.epoch < trainer.config.n_epochs:
+        self.save(trainer)
+        if anyone(bool(self.signals.received)) and trainer.epoch < trainer.config.n_epochs:
             self.stop(trainer)
 
-    def save(self, trainer: Trainer, *, epoch_done: bool = False) -> None:
-        state = trainer.state() | {"mask": dict(self.mask)} | ({"sums": None} if epoch_done else {})
-        save_state(self.folder.checkpoint, state, keep_previous=True)
+    def save(self, trainer: Trainer) -> None:
+        save_state(self.folder.checkpoint, trainer.state() | {"mask": dict(self.mask)}, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:
         raise Interrupted(
-            f"{self.signals.received}: stopped after {trainer.epoch} epochs and {trainer.step} steps; "
-            "the same command goes on from there"
+            f"{self.signals.received or 'another process was asked to end'}: stopped after {trainer.epoch} epochs "
+            f"and {trainer.step} steps; the same command goes on from there"
         )
 
 
@@ -293,7 +294,7 @@ class Progress(Callback):
     def on_start(self, trainer: Trainer) -> None:
         total = trainer.config.n_epochs * trainer.steps_per_epoch
         done = trainer.epoch * trainer.steps_per_epoch + trainer.step
-        self.bar = tqdm(total=total, initial=done, disable=not sys.stderr.isatty(), unit="step", leave=False)
+        self.bar = tqdm(total=total, initial=done, disable=rank() > 0 or not sys.stderr.isatty(), unit="step", leave=False)
 
     def on_step(self, trainer: Trainer) -> None:
         self.bar.update()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from helper.distributed import by_first
 from helper.utils import write_atomic
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class DamagedFile(RuntimeError):
     """A state file that is truncated, altered, or none."""
 
 
+@by_first
 def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
     """Write a state of tensors and plain containers; its tensors are stored as CPU tensors and load anywhere.
 
@@ -62,6 +64,7 @@ def load_state(path: Path) -> Any:
     raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}")
 
 
+@by_first
 def load_latest(path: Path) -> dict[str, Any] | None:
     """The newest sound state of `path` and the previous one beside it; None where there is neither."""
     for candidate in (path, previous(path)):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 
+from helper.distributed import by_first
 from helper.tables import Table
 from helper.utils import write_atomic
 
@@ -86,14 +87,17 @@ class RunFolder:
         return Table(self.path / "metrics.csv", METRICS)
 
     @property
+    @by_first
     def finished(self) -> bool:
         """The summary is written last."""
         return self.summary.exists() and self.model.exists()
 
+    @by_first
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""
         return sorted(int(path.stem.removeprefix("epoch_")) for path in self.states.glob("epoch_*.pt"))
 
+    @by_first
     def measured(self) -> tuple:
         """Something that differs once a measurement has been added."""
         spectra = [self.spectrum(), *self.path.glob("spectra/*.npz")]
@@ -107,6 +111,7 @@ class RunFolder:
         write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
+@by_first
 def spectrum_key(path: Path) -> dict[str, str] | None:
     """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
     try:
@@ -116,6 +121,7 @@ def spectrum_key(path: Path) -> dict[str, str] | None:
         return None
 
 
+@by_first
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """An .npz file, replaced atomically."""
     buffer = io.BytesIO()

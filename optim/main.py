@@ -1,5 +1,6 @@
 """`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
 
+import contextlib
 import functools
 import logging
 import secrets
@@ -13,6 +14,7 @@ import yaml
 from torch import nn
 
 from helper.config import Config, FlagError, flag, flatten, increasing, replace
+from helper.distributed import ahead, by_first, once, size
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
@@ -151,19 +153,26 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     device = choose_device(config.device)
     TRACKERS[config.tracker].check()
     keep_freed_memory()
-    dataset = load_dataset(config.data)
+    dataset = ahead(load_dataset, config.data)
     folder = run_folder(config, dataset.fingerprint)
     if folder.finished and not config.overwrite:
         return measure_more(folder, config, dataset.to(device))
     network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
-    with exclusive(folder.path):
-        if folder.config.exists():
-            check_stored(folder, config, dataset.fingerprint)
-        if folder.finished:
-            clear(folder)
-        with RunLog(folder.log):
-            train_in(folder, config, network, mask, dataset.to(device), signals)
+    with contextlib.ExitStack() as stack:
+        once(take, folder, config, dataset.fingerprint, stack)
+        train_in(folder, config, network, mask, dataset.to(device), signals)
     return folder.path
+
+
+def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
+    """Hold a folder for one run, and log into it, until the stack is closed; what stands there is made ready to go on."""
+    stack.enter_context(exclusive(folder.path))
+    if folder.config.exists():
+        check_stored(folder, config, fingerprint)
+    if folder.finished:
+        clear(folder)
+    stack.enter_context(RunLog(folder.log))
+    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
 
 
 def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
@@ -179,13 +188,19 @@ def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
 
 def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
     """Train, measure, summarise and draw in a folder that this process holds."""
-    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
     write_labels(folder, dataset)
     report_start(config, mask)
     train(folder, config, network, mask, dataset, signals)
     started = time.perf_counter()
     measure_selected(folder, config, network, dataset)
-    summary = summarise(folder, config, network, mask, dataset, measuring=time.perf_counter() - started)
+    conclude(folder, config, network, mask, dataset, measuring=time.perf_counter() - started, processes=size())
+
+
+@by_first
+def conclude(
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, *, measuring: float, processes: int
+) -> None:
+    summary = summarise(folder, config, network, mask, dataset, measuring, processes)
     draw(folder, config)
     folder.write_summary(summary)  # last: now the run is finished
     track(folder, config)
@@ -238,19 +253,25 @@ def report_start(config: RunConfig, mask: Mask) -> None:
 
 def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path:
     """Add the measurements that a finished run does not have yet: of its selected weights and of the states it kept."""
-    check_stored(folder, config, dataset.fingerprint)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
-    with exclusive(folder.path), RunLog(folder.log):
-        log.info("%s is finished; --overwrite 1 repeats it", folder.path)
+    with contextlib.ExitStack() as stack:
+        once(hold_finished, folder, config, dataset.fingerprint, stack)
         before = folder.measured()
         for epoch in folder.kept_epochs():
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
         if folder.measured() != before:
-            refresh_summary(folder, config)
-        track(folder, config)
+            once(refresh_summary, folder, config)
+        once(track, folder, config)
     return folder.path
+
+
+def hold_finished(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
+    check_stored(folder, config, fingerprint)
+    stack.enter_context(exclusive(folder.path))
+    stack.enter_context(RunLog(folder.log))
+    log.info("%s is finished; --overwrite 1 repeats it", folder.path)
 
 
 def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
@@ -261,6 +282,7 @@ def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
     folder.write_summary(summary)
 
 
+@by_first
 def write_labels(folder: RunFolder, dataset: Dataset) -> None:
     """labels.npz of a noisy run: position in the published file, true and given label of every training example."""
     if dataset.noisy:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from helper.distributed import once
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
@@ -35,7 +36,7 @@ def evaluate_training(
     """
     order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation")).to(dataset.train.labels.device)
     moments = GradientMoments(network, mask) if snr else None
-    batches = dataset.batches(dataset.train, batch_size, order)
+    batches = dataset.batches(dataset.train, batch_size, order, own=True)
     means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
     return means, [row | {"batch_size": batch_size, "mode": "fixed"} for row in moments.table()] if moments else []
 
@@ -121,15 +122,22 @@ def measure_spectrum_into(
     }  # fmt: skip
     if spectrum_key(path) == key:
         return
-    for other in path.parent.glob("spectra/*.npz"):
-        if spectrum_key(other) == key:  # the selected weights are those of a measured epoch
-            write_atomic(path, other.read_bytes())
-            return
+    if once(copy_measured, path, key):
+        return
     split = getattr(dataset, config.metric_split)
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
     write_arrays(path, tensors_of(found) | key)
     log.info("%s: largest eigenvalue %.5g ± %.1g (%.1f s)", path.stem, found.eigenvalues[0], found.residuals[0], found.seconds)
+
+
+def copy_measured(path: Path, key: dict[str, str]) -> bool:
+    """Take a spectrum from the epochs' where the selected weights are those of a measured one; whether there was any."""
+    for other in path.parent.glob("spectra/*.npz"):
+        if spectrum_key(other) == key:
+            write_atomic(path, other.read_bytes())
+            return True
+    return False
 
 
 def measure_state(

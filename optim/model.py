@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 from helper.config import FlagError, replace, unflatten
+from helper.distributed import by_first
 from helper.mask import Mask
 from helper.pruner import prune
 from helper.utils import stream
@@ -37,6 +38,7 @@ def model_state(network: nn.Module, mask: Mask, epoch: int) -> dict[str, Any]:
     return {"network": network.state_dict(), "mask": dict(mask), "epoch": epoch}
 
 
+@by_first
 def load_stored(path: Path) -> Stored:
     """A weights file: one of a run's, or a plain state dict of any origin.
 
@@ -74,6 +76,7 @@ def restore(network: nn.Module, origin: Path) -> Stored:
     return stored
 
 
+@by_first
 def start(config: "RunConfig", dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
     """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
 

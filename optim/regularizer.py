@@ -4,21 +4,21 @@ import torch
 from torch import Tensor
 
 
-def jacobian_penalty(logits: Tensor, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Unbiased estimate of the mean over examples of ||d logits / d inputs||_F^2, differentiable.
+def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
+    """Unbiased estimate of the sum over examples of ||d logits / d inputs||_F^2, differentiable.
 
     One random direction v on the unit sphere of the C logits for each example: C ||v^T J||^2 has mean ||J||_F^2.
 
     Args:
         logits: (N, C), computed from `inputs` with gradients on.
         inputs: (N, ...) normalised inputs, requiring gradients.
-        generator: a CPU generator.
+        noise: (N, C) independent normal numbers.
     Source: Hoffman, Roberts & Yaida 2019, algorithm 1 with one projection.
     """
-    direction = torch.randn(logits.shape, generator=generator).to(logits.device, logits.dtype)
+    direction = noise.to(logits.device, logits.dtype)
     direction = direction / direction.norm(dim=1, keepdim=True)
     (rows,) = torch.autograd.grad(logits, inputs, direction, create_graph=True)
-    return logits.shape[1] * rows.float().square().sum() / len(logits)
+    return logits.shape[1] * rows.float().square().sum()
 
 
 REGULARIZERS = {"none": None, "jacobian": jacobian_penalty}

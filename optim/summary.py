@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def summarise(
-    folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, measuring: float
+    folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, measuring: float, processes: int
 ) -> dict[str, Any]:
     """The content of summary.json; `network` has the selected weights."""
     selected = load_stored(folder.model).epoch
@@ -43,6 +43,7 @@ def summarise(
         "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
         "versions": versions(),
         "device": config.device,
+        "processes": processes,
         "git": git_state(),
     }
 

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.config import Config, FlagError, flag, increasing
+from helper.distributed import follow_first, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
 from helper.utils import stream
-from loader.dataset import Dataset, crop_and_flip
+from loader.dataset import Dataset, crop_and_flip, draw_crops
+from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
 
@@ -48,6 +50,9 @@ class TrainConfig(Config):
         0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0, when={"reg_type": ("jacobian",)}
     )
     precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
+    sync_batch_norm: bool = flag(
+        True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share"
+    )
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     train_eval: str = flag(
         "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
@@ -103,7 +108,8 @@ class Trainer:
     """The training loop over one data set on one device.
 
     Order and augmentation of epoch e, and the random numbers of a step, come from streams named by seed, epoch and step;
-    so `state` (epoch, step, weights, optimiser) is all that an exact continuation needs.
+    so `state` (epoch, step, weights, optimiser) is all that an exact continuation needs. Several processes draw the same
+    numbers for the global batch, and each takes its share of it: they train what one process does, to rounding.
 
     Args:
         network: on the device of the data set; trained in place.
@@ -117,12 +123,14 @@ class Trainer:
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device = dataset.train.inputs.device
-        self.forward = torch.compile(network) if config.compile else network
+        self.forward = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
+        if config.compile:
+            self.forward = torch.compile(self.forward)
         self.optimizer = build_optimizer(network, config)
         self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps of the epoch under way
-        self.sums: Tensor | None = None  # over the batches of the epoch under way
+        self.sums: Tensor | None = None  # over the batches of the epoch under way; this process's part while it lasts
         self.resumed = False
         self.row: dict[str, Any] = {}  # history of the epoch just completed, filled in by the callbacks
         self.train_seconds, self.images_timed = 0.0, 0  # this process's share of the steps of that epoch
@@ -140,6 +148,9 @@ class Trainer:
                 self.step, self.images_timed = step + 1, self.images_timed + len(rows)
                 self.emit("on_step")
             self.train_seconds = time.perf_counter() - started
+            self.sums = None if self.sums is None else summed(self.sums)
+            if not self.config.sync_batch_norm:
+                follow_first(self.network.buffers())
             self.epoch, self.step = self.epoch + 1, 0
             self.row = {}
             self.emit("on_epoch")
@@ -152,9 +163,11 @@ class Trainer:
         yield from list(enumerate(order.to(self.device).split(self.config.batch_size)))[self.step :]
 
     def train_step(self, step: int, rows: Tensor) -> None:
-        batch = self.dataset.train[rows]
-        generator = stream(self.seed, "step", self.epoch, step)
-        images = crop_and_flip(batch.inputs, generator) if self.dataset.augmented else batch.inputs
+        own, generator = share(len(rows)), stream(self.seed, "step", self.epoch, step)
+        batch = self.dataset.train[rows[own]]
+        images = batch.inputs
+        if self.dataset.augmented:
+            images = crop_and_flip(images, draw_crops(len(rows), generator)[:, own])
         inputs = self.dataset.normalise(images)
         self.set_learning_rate(learning_rate(self.config, self.epoch, step, self.steps_per_epoch))
 
@@ -165,10 +178,11 @@ class Trainer:
             logits = self.forward(inputs)
         logits = logits.float()
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        loss = losses.mean()
+        loss = losses.sum() / len(rows)
         if regularize is not None:
-            loss = loss + self.config.reg_weight / 2 * regularize(logits, inputs, generator)
-        loss.backward()
+            noise = torch.randn(len(rows), logits.shape[1], generator=generator)[own]
+            loss = loss + self.config.reg_weight / 2 * regularize(logits, inputs, noise) / len(rows)
+        (loss * size()).backward()  # gradients become means over the processes
         self.emit("on_gradients")
         self.optimizer.step()
 
@@ -204,15 +218,22 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "sums": self.sums,
+            "processes": size(),
+            "sums": None if self.sums is None or not self.step else summed(self.sums),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if state["processes"] != size() and not self.config.sync_batch_norm:
+            raise RuntimeError(
+                f"--sync_batch_norm 0: the run began with {state['processes']} processes and its BatchNorm depends on that; "
+                f"go on with as many, not with {size()}"
+            )
         self.epoch, self.step = state["epoch"], state["step"]
-        self.sums = None if state["sums"] is None else state["sums"].to(self.device)
+        if state["sums"] is not None:
+            self.sums = state["sums"].to(self.device) * (rank() == 0)
         self.resumed = True
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from helper.utils import stream
-from loader.dataset import Dataset, Split, crop_and_flip
+from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
 from loader.splits import balanced_rows
 from scripts.ordinary import import_transforms
 
@@ -46,7 +46,7 @@ def test_crop_and_flip_has_torchvisions_distribution():
 
     n = 16_200
     marker = (torch.arange(192).view(3, 8, 8) + 1).to(torch.uint8)
-    ours = crop_and_flip(marker.expand(n, -1, -1, -1), stream(0, "augment"))
+    ours = crop_and_flip(marker.expand(n, -1, -1, -1), draw_crops(n, stream(0, "augment")))
     transforms = import_transforms()
     torch.manual_seed(0)
     pipeline = transforms.Compose([transforms.RandomCrop(8, padding=4), transforms.RandomHorizontalFlip()])
@@ -60,7 +60,7 @@ def test_crop_and_flip_has_torchvisions_distribution():
 
 def test_crop_and_flip_treats_every_image_on_its_own_and_keeps_channels_last():
     images = torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8).contiguous() + 1
-    moved = crop_and_flip(images, stream(0, "augment"))
+    moved = crop_and_flip(images, draw_crops(64, stream(0, "augment")))
     for index, image in enumerate(moved):
         assert set(image.unique().tolist()) <= {0, index + 1}
     assert moved.is_contiguous(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helper.distributed import summed
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
@@ -24,7 +25,8 @@ def evaluate(
     """Means over the examples of a split, in eval mode and full precision; every example counts the same.
 
     Args:
-        batches: (inputs, given labels, true labels); un-augmented.
+        batches: (inputs, given labels, true labels); un-augmented. Several processes bring different ones and get the
+            same means, over all of them.
         moments: takes the gradient of the mean loss of every batch of exactly `batch_size` examples.
         noisy: add the columns of `noisy_means`.
     Returns:
@@ -39,7 +41,10 @@ def evaluate(
             if moments is not None and len(labels) == batch_size:
                 moments.update(torch.autograd.grad(losses.mean(), moments.weights))
             rows.append(batch_sums(logits, losses, labels, true_labels, noisy=noisy))
-        return means_of(torch.stack(rows).cpu().double().sum(0))  # the only wait for the device
+        own = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(10 if noisy else 4, dtype=torch.float64)
+    if moments is not None:
+        moments.merge()
+    return means_of(summed(own))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.parameters import active, default_dtype, measuring, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine, supported
@@ -163,7 +164,7 @@ def draw_squares(subject: Subject, engine: Engine, size: int, what: str, cotange
         for part, inputs in subject.chunks(rows, size, k, what):
             squares = engine.squares(inputs, lambda logits, part=part: cotangents(finite(logits), part))
             pieces.append(squares.transpose(0, 1).double().cpu())
-        return torch.cat(pieces)
+        return joined(pieces)
 
     return draw
 

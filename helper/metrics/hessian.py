@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, measuring, one_of
@@ -138,7 +139,7 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
             target = y if term == "hessian" else loss_gradient(subject.network, x, y)
             probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, target) for probe in range(k)]
             pieces.append(torch.stack(probes, 1).detach().double().cpu())
-        return torch.cat(pieces)
+        return joined(pieces)
 
     return sample_mean(draw, len(subject.inputs), budget, generator)
 

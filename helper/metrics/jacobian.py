@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of
 from helper.metrics.parameters import measuring, one_of
 from helper.metrics.sampling import Budget, sample_mean
@@ -86,7 +87,7 @@ def jacobian_norm(
                 value = torch.stack([g.double().square().flatten(1).sum(1) for g in gradients], 1)
                 value = value if v is not None else value.sum(1, keepdim=True)
             pieces.append(value[..., None].double().cpu())
-        return torch.cat(pieces)
+        return joined(pieces)
 
     with measuring(subject.device):
         budget = Budget(rtol, max_samples, n_probes)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from helper.distributed import size, summed
 from helper.metrics.parameters import active
 
 
@@ -31,6 +32,19 @@ class GradientMoments:
         torch._foreach_add_(self.mean, before, alpha=1 / self.n_batches)
         after = torch._foreach_sub(gradients, self.mean)
         torch._foreach_addcmul_(self.squares, before, after)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Put together what several processes have taken in (Chan et al. 1979)."""
+        if size() == 1:
+            return
+        n = max(1, int(summed(torch.tensor(self.n_batches))))
+        for mean, squares in zip(self.mean, self.squares, strict=True):
+            together = summed(mean * self.n_batches) / n
+            squares += self.n_batches * (mean - together).square()
+            squares.copy_(summed(squares))
+            mean.copy_(together)
+        self.n_batches = n
 
     def state(self) -> dict[str, int | list[Tensor]]:
         """What `load_state` goes on from."""

@@ -1,7 +1,7 @@
 """Top eigenvalues and spectral density of the Hessian or Gauss-Newton matrix, through hessian-eigenthings."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from helper.distributed import rank, share, summed
 from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, finite
 from helper.metrics.subject import Examples, Subject
@@ -87,12 +88,16 @@ def spectrum(
     size = max(d for d in range(1, subject.chunk_size(ACTIVATIONS) + 1) if n % d == 0)
     rows = torch.randperm(len(inputs), generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
-    hidden = None if progress else True  # None: hidden unless on a terminal
+    hidden = None if progress and rank() == 0 else True  # None: hidden unless on a terminal
     with (
         measuring(subject.device),
         tqdm(total=(1 + runs) * steps + k, desc="spectrum", unit="product", disable=hidden, leave=False) as bar,
     ):
-        operator = active_operator(subject, Batches(subject, labels, rows, size, bar), matrix)
+        batches = rows.split(size)
+        own = batches[share(len(batches))]
+        weight = len(own) / len(batches)
+        mine = Batches(subject, labels, own or batches[:1], bar)  # of more processes than batches some count for nothing
+        operator = active_operator(subject, mine, matrix, lambda product: summed(product * weight))
         steps, k = min(steps, operator.size), min(k, operator.size)
         top = lanczos(operator, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
         slq = spectral_density(operator, num_runs=runs, lanczos_steps=steps, num_grid_points=GRID, seed=seeds[1])
@@ -109,20 +114,26 @@ def spectrum(
 class Batches:
     """The same batches of normalised inputs and labels, made anew for every product; a bar counts the products."""
 
-    def __init__(self, subject: Subject, labels: Tensor, rows: Tensor, size: int, bar: tqdm) -> None:
-        self.subject, self.labels, self.rows, self.size, self.bar = subject, labels, rows, size, bar
+    def __init__(self, subject: Subject, labels: Tensor, rows: Sequence[Tensor], bar: tqdm) -> None:
+        self.subject, self.labels, self.rows, self.bar = subject, labels, rows, bar
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self.rows.split(self.size):
+        for part in self.rows:
             yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
         self.bar.update()
 
 
-def active_operator(subject: Subject, batches: Iterable[tuple[Tensor, Tensor]], matrix: str) -> "CurvatureOperator":
+def active_operator(
+    subject: Subject,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    matrix: str,
+    over_all: Callable[[Tensor], Tensor] = lambda product: product,
+) -> "CurvatureOperator":
     """The matrix of the batches' mean loss, restricted to the counted and active coordinates: no others exist in it.
 
     Args:
         batches: (inputs, labels), of one size: hessian-eigenthings weighs batches alike.
+        over_all: from a product with the mean over these batches to that over all processes'.
     Raises:
         ValueError: no coordinate is active, or a product is not finite.
     """
@@ -157,6 +168,6 @@ def active_operator(subject: Subject, batches: Iterable[tuple[Tensor, Tensor]], 
     def product(v: Tensor) -> Tensor:
         full = torch.zeros(len(keep), device=v.device, dtype=subject.dtype)
         full[keep] = v.to(subject.dtype)
-        return finite(whole.matvec(full)[keep]).to(v.dtype)
+        return finite(over_all(whole.matvec(full)[keep].to(v.dtype)))
 
     return LambdaOperator(product, n_active, device=subject.device, dtype=torch.float64)

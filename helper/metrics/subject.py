@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from helper.distributed import joined, rank, share
 from helper.mask import Mask
 from helper.metrics.operations import observe
 from helper.metrics.parameters import counted_parameters, measurable_copy, measuring
@@ -126,19 +127,23 @@ class Subject:
         return self.batch_size or max(1, min(100, n // 30, self.chunk_size(LIBRARY_COPIES, LIBRARY_COPIES)))
 
     def chunks(self, rows: Tensor, size: int, steps: int, what: str) -> Iterator[tuple[slice, Tensor]]:
-        """(positions in `rows`, inputs) of one chunk after the other; a bar counts `steps` for each example."""
-        hidden = None if self.progress else True  # None: hidden unless on a terminal
-        with tqdm(total=len(rows) * steps, desc=what, unit="draw", disable=hidden, leave=False) as bar:
-            for start in range(0, len(rows), size):
-                part = slice(start, min(start + size, len(rows)))
+        """(positions in `rows`, inputs) of one chunk after the other; a bar counts `steps` for each example.
+
+        Of several processes each gets its share of the rows; `joined` puts together what they make of them.
+        """
+        hidden = None if self.progress and rank() == 0 else True  # None: hidden unless on a terminal
+        own = share(len(rows))
+        with tqdm(total=(own.stop - own.start) * steps, desc=what, unit="draw", disable=hidden, leave=False) as bar:
+            for start in range(own.start, own.stop, size):
+                part = slice(start, min(start + size, own.stop))
                 yield part, self.rows(rows[part])
                 bar.update((part.stop - part.start) * steps)
 
     @torch.no_grad()
     def map_logits(self, rows: Tensor, function: Callable[[Tensor], Tensor], size: int) -> Tensor:
         """A function of the logits, (n, C) -> (n, ...), of many examples, without gradients."""
-        found = [function(self.network(inputs)) for _, inputs in self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")]
-        return torch.cat(found)
+        chunks = self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")
+        return joined([function(self.network(inputs)).cpu() for _, inputs in chunks])
 
 
 def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -1,0 +1,275 @@
+"""Several processes train what one does, measure what one does, write what one writes, and end together."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from helper import distributed
+from helper.utils import ROOT, exclusive, stream
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
+from optim.checkpoint import load_state
+from optim.folder import TIMING
+from optim.model import load_stored
+from optim.parallel import GlobalBatchNorm
+from optim.trainer import TrainConfig, Trainer
+from tests.several import printed, start_runs, together
+
+LOCAL = {"OMP_NUM_THREADS": "1"}
+MLP = ("-ln", "digits", "-nt", "mlp", "-hd", "24-16", "--figures", 0, "-bs", 100)
+LENET = ("-ln", "digits", "-nt", "mnist_lenet", "--augment", "crop_flip", "--figures", 0, "-bs", 100)
+RESNET = ("-ln", "digits", "-nt", "resnet", "-dp", 8, "-wf", 1, "--figures", 0, "-bs", 100, "--limit_train", 250)
+FIXED = ("-ms", 60, "--metric_rtol", 0)  # examples: else a pilot decides, where rounding may ask for one more and draw others
+
+
+def rows(folder: Path, table: str, *, without: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    with open(folder / f"{table}.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+
+
+def finish(workers, seconds: float = 120) -> list[int]:
+    """Exit codes; a process that does not end is a failure."""
+    for worker in workers:
+        worker.join(seconds)
+    codes = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+    assert None not in codes, "a process hangs"
+    return codes
+
+
+def two(tmp_path: Path, *flags: object) -> Path:
+    """The run folder of a run by two processes."""
+    codes = finish(start_runs(2, tmp_path / "printed", *flags, "--results_root", tmp_path / "two"))
+    assert codes == [0, 0], printed(tmp_path / "printed")
+    return Path(printed(tmp_path / "printed")[-1])
+
+
+# --------------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 128])
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_shares_cover_everything_once_and_are_nearly_equal(monkeypatch, n, k):
+    monkeypatch.setattr(distributed, "size", lambda: k)
+    positions = []
+    for rank in range(k):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        positions.append(list(range(n))[distributed.share(n)])
+    assert [position for share in positions for position in share] == list(range(n))
+    assert max(map(len, positions)) - min(map(len, positions)) <= 1
+
+
+def normalise_share(x: torch.Tensor, weights: torch.Tensor, share: list[slice]) -> dict[str, torch.Tensor]:
+    """One process's part of a layer, its gradients, and the gradients of a gradient penalty."""
+    x = x[share[distributed.rank()]].requires_grad_()
+    layer = nn.BatchNorm2d(3).double()
+    synchronised = GlobalBatchNorm(layer) if distributed.size() > 1 else layer
+    torch.nn.init.uniform_(layer.weight, generator=stream(0, "weight"))
+    output = synchronised(x)
+    (slope,) = torch.autograd.grad((output * weights[share[distributed.rank()]]).sin().sum(), x, create_graph=True)
+    (slope.square().sum() + output.cos().sum()).backward()
+    found = {"output": output, "slope": slope, "x": x.grad, "weight": layer.weight.grad, "bias": layer.bias.grad}
+    return {name: t.detach() for name, t in found.items()} | dict(layer.named_buffers())
+
+
+@pytest.mark.parametrize("share", [[slice(0, 4), slice(4, 7)], [slice(0, 7), slice(7, 7)]], ids=["4 and 3", "7 and 0"])
+def test_global_batch_norm_is_batch_norm_of_all_examples_also_differentiated_twice(share):
+    x, weights = (torch.randn(7, 3, 2, 2, generator=stream(0, name), dtype=torch.float64) for name in "xw")
+    expected = normalise_share(x, weights, [slice(0, 7)])
+    first, second = together(2, normalise_share, x, weights, share)
+    for name, value in expected.items():
+        if name in ("output", "slope", "x"):
+            found = torch.cat([first[name], second[name]])
+        elif name in ("weight", "bias"):
+            found = first[name] + second[name]
+        else:
+            found = first[name]
+            assert torch.equal(found, second[name])
+        torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
+
+
+class InDoublePrecision(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x.double())
+
+
+def train_in_double(network: str, config: TrainConfig, augment: str) -> dict[str, torch.Tensor]:
+    """Weights after training on 70 digits, in float64, so that little but the loss depends on the order of additions."""
+    dataset = load_dataset(DataConfig(loader_name="digits", limit_train=70, augment=augment))
+    options = {"depth": 8, "widen_factor": 1} if network == "resnet" else {}
+    built = build_network(NetworkConfig(net_name=network, **options), (1, 8, 8), 10, stream(0, "init"))
+    model = InDoublePrecision(built)
+    Trainer(model, dataset, config, seed=3, callbacks=[]).fit()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "augment"),
+    [
+        ("mlp", {}, "none"),
+        ("mnist_lenet", {"optimizer_name": "adam", "lr": 1e-3}, "crop_flip"),
+        ("mnist_lenet", {"reg_type": "jacobian"}, "none"),
+        ("resnet", {}, "crop_flip"),
+        ("resnet", {"reg_type": "jacobian"}, "none"),
+    ],
+)
+def test_processes_train_what_one_does_to_rounding(network, options, augment):
+    config = TrainConfig(**{"n_epochs": 2, "batch_size": 23, "lr": 0.02, "lr_milestones": "1", **options})  # 23 + 23 + 23 + 1
+    expected = train_in_double(network, config, augment)
+    for weights in together(3, train_in_double, network, config, augment):  # the last batch leaves two with nothing
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-6)  # losses are in float32
+
+
+# ------------------------------------------------------------------------------------------------------ whole runs
+
+
+@pytest.mark.parametrize("flags", [MLP, LENET, RESNET], ids=["mlp", "lenet augmented", "resnet"])
+def test_a_run_by_two_processes_has_the_tables_of_one(train, tmp_path, flags):
+    measured = ("--save_hessian", 1, "--hessian_method", "hutchinson", "--save_jacobian", 1, *FIXED)
+    spectrum = ("--save_spectrum", 1, "--spectrum_k", 2, "--spectrum_steps", 4, "--spectrum_runs", 1)
+    flags = (*flags, "--n_epochs", 2, "--lr", 0.02, *measured, *spectrum)
+    one, both = train(*flags), two(tmp_path, *flags)
+    assert one.relative_to(tmp_path).parts[-1] == both.parts[-1]
+    assert {p.relative_to(one) for p in one.rglob("*")} == {p.relative_to(both) for p in both.rglob("*")}
+    for table in ("history", "snr", "metrics"):
+        columns = (*TIMING, "estimator", "checkpoint")
+        alone, shared = rows(one, table, without=columns), rows(both, table, without=columns)
+        assert len(alone) == len(shared) > 0
+        for a, b in zip(alone, shared, strict=True):
+            for name in a:
+                try:
+                    assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-3, abs=1e-5), (table, name, a, b)
+                except ValueError:
+                    assert a[name] == b[name]
+    with numpy.load(one / "spectrum.npz") as alone, numpy.load(both / "spectrum.npz") as shared:
+        numpy.testing.assert_allclose(shared["eigenvalues"], alone["eigenvalues"], rtol=1e-3)
+    log = (both / "training.log").read_text()
+    assert all(log.count(f"epoch {epoch}/2 ") == 1 for epoch in range(3))
+
+
+def test_a_sparse_run_by_two_processes_trains_its_parent_and_keeps_the_mask(train, tmp_path):
+    flags = (*MLP, "--mode", "sparse-finetune", "--prune_ratio", 0.8, "--n_epochs", 2, "--save_fisher", 0)
+    one, both = load_stored(train(*flags) / "model.pt"), load_stored(two(tmp_path, *flags) / "model.pt")
+    for name, tensor in one.weights.items():
+        torch.testing.assert_close(both.weights[name], tensor, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(one.mask[name], both.mask[name]) for name in one.mask)
+    assert len(list((tmp_path / "two").glob("digits/mlp-24-16/dense/*/summary.json"))) == 1
+
+
+def test_a_measurement_asked_for_later_is_added_by_two_processes(train, tmp_path):
+    folder = two(tmp_path, *MLP, "--n_epochs", 1, "--save_fisher", 0)
+    more = (*MLP, "--n_epochs", 1, "--save_fisher", 1, *FIXED)
+    assert two(tmp_path, *more) == folder
+    found = {row["metric"]: row for row in rows(folder, "metrics") if row["layer"] == "all" and row["epoch"] == "1"}
+    expected = {row["metric"]: row for row in rows(train(*more), "metrics") if row["layer"] == "all" and row["epoch"] == "1"}
+    assert float(found["fisher"]["value"]) == pytest.approx(float(expected["fisher"]["value"]), rel=1e-3)
+
+
+def test_one_seed_is_drawn_for_all_processes(tmp_path):
+    folder = two(tmp_path, *MLP, "--n_epochs", 1, "--random_state", 0, "--save_fisher", 0)
+    assert len(list(folder.parent.iterdir())) == 1
+
+
+# ---------------------------------------------------------------------------------------------- ends, wanted or not
+
+
+def interrupt(tmp_path: Path, name: str, number: int, rank: int, flags: tuple) -> list[int]:
+    """Send a signal to one process of a run once it has trained a while; the exit codes of all."""
+    workers = start_runs(2, tmp_path / name, *flags)
+    deadline = time.monotonic() + 60
+    while not any(line.startswith("epoch 3/") for line in printed(tmp_path / name)):
+        assert time.monotonic() < deadline, printed(tmp_path / name)
+        time.sleep(0.01)
+    os.kill(workers[rank].pid, number)
+    return finish(workers)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(tmp_path, rank):
+    flags = (*LENET, "-bs", 50, "--n_epochs", 30, "--snr_mode", "online", "--save_fisher", 0, "--results_root")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert interrupt(tmp_path, "first", signal.SIGUSR1, rank, (*flags, broken)) == [75, 75]
+    said = [line for line in printed(tmp_path / "first") if line.startswith("run.py: ")]
+    assert len(said) == 1
+    assert "the same command goes on from there" in said[0]
+    assert finish(start_runs(2, tmp_path / "second", *flags, broken)) == [0, 0]
+    assert any(line.startswith("resuming after") for line in printed(tmp_path / "second"))
+    assert finish(start_runs(2, tmp_path / "whole", *flags, whole)) == [0, 0]
+    (a,), (b,) = (list(root.glob("*/*/*/*/")) for root in (broken, whole))
+    assert (a / "model.pt").read_bytes() == (b / "model.pt").read_bytes()
+    assert rows(a, "history", without=TIMING) == rows(b, "history", without=TIMING)
+    assert (a / "snr.csv").read_text() == (b / "snr.csv").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_run_with_one_message_and_it_goes_on(tmp_path, rank):
+    flags = (*LENET, "-bs", 50, "--n_epochs", 20, "--save_fisher", 0, "--save_snr", 0, "--results_root", tmp_path / "runs")
+    codes = interrupt(tmp_path, "first", signal.SIGKILL, rank, flags)
+    assert sorted(codes) == [-9, 1]
+    errors = [line for line in printed(tmp_path / "first") if "error" in line]
+    assert errors == ["run.py: error: another process of this run has ended; the same command goes on from the last checkpoint"]
+    assert finish(start_runs(2, tmp_path / "second", *flags)) == [0, 0]
+    assert any(line.startswith("resuming after") for line in printed(tmp_path / "second"))
+
+
+def test_an_error_of_the_first_process_ends_all_of_them_with_its_message_once(train, tmp_path):
+    flags = (*MLP, "--n_epochs", 1, "--save_fisher", 0)
+    folder = train(*flags)
+    (folder / "summary.json").unlink()
+    with exclusive(folder):
+        assert finish(start_runs(2, tmp_path / "printed", *flags, "--results_root", tmp_path)) == [1, 1]
+    errors = [line for line in printed(tmp_path / "printed") if "error" in line]
+    assert len(errors) == 1
+    assert "is in use by another process" in errors[0]
+
+
+def test_a_diverged_run_says_so_once(tmp_path):
+    flags = (*MLP, "--n_epochs", 3, "--lr", 1e9, "--save_fisher", 0, "--save_snr", 0, "--results_root", tmp_path)
+    assert finish(start_runs(2, tmp_path / "printed", *flags)) == [1, 1]
+    assert sum("is not finite" in line for line in printed(tmp_path / "printed")) == 1
+
+
+@pytest.mark.parametrize("flags", [("--lr", "fast"), ("--device", "tpu")], ids=["a wrong flag", "an unfit device"])
+def test_what_every_process_would_refuse_is_said_once(tmp_path, flags):
+    codes = finish(start_runs(2, tmp_path / "printed", *MLP, *flags, "--results_root", tmp_path))
+    assert set(codes) <= {1, 2}
+    assert 0 not in codes
+    assert len(printed(tmp_path / "printed")) == 1, printed(tmp_path / "printed")
+
+
+def test_batch_norm_by_shares_keeps_the_first_ones_statistics_and_refuses_another_number_of_processes(train, tmp_path):
+    flags = (*RESNET, "--n_epochs", 2, "--sync_batch_norm", 0, "--save_snr", 0, "--save_fisher", 0)
+    folder = two(tmp_path, *flags)
+    weights, kept = load_stored(folder / "model.pt").weights, load_stored(folder / "state_dicts/epoch_2.pt").weights
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+    assert load_state(folder / "checkpoint.pt")["processes"] == 2
+    (folder / "summary.json").unlink()
+    (folder / "model.pt").unlink()
+    with pytest.raises(RuntimeError, match="began with 2 processes"):
+        train(*flags, root=tmp_path / "two")
+
+
+def test_torchrun_starts_a_run_that_one_process_goes_on_with(train, tmp_path):
+    flags = [*map(str, (*MLP, "--n_epochs", 2, "--save_fisher", 0)), "--results_root", str(tmp_path)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "run.py")]
+    done = subprocess.run([*torchrun, *flags], capture_output=True, text=True, timeout=300, env=os.environ | LOCAL)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.splitlines()[-1])
+    assert len(done.stdout.splitlines()) == 1
+    (folder / "summary.json").unlink()
+    assert train(*flags) == folder
