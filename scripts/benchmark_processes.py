@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""One process against two of torchrun on this machine: how far apart their numbers are, and how fast each trains.
+
+python scripts/benchmark_processes.py --root DATA        # a folder with cifar-100-python
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helper.tables import Table
+from helper.utils import ROOT
+from optim.folder import RunFolder
+from optim.model import load_stored
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+WAYS = {"1 process, 1 thread": ((), 1), "1 process, 2 threads": ((), 2), "2 processes, 1 thread each": (TORCHRUN, 1)}
+NETWORKS = {
+    "MLP 128-64": ("--net_name", "mlp", "--augment", "none"),
+    "LeNet": ("--net_name", "mnist_lenet"),
+    "ResNet-20": ("--net_name", "resnet", "--depth", "20", "--widen_factor", "1"),
+}
+MEASURED = ("--save_hessian", "1", "--hessian_method", "hutchinson", "--save_jacobian", "1", "-ms", "300")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    data = ("--loader_name", "cifar100", "--root", options.root, "--verify_data", "0", "--limit_train", str(options.images))
+    common = (*data, "--limit_test", "500", "--n_epochs", str(options.epochs), "--lr", "0.02", "--figures", "0")
+    equal, fast = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, network in NETWORKS.items():
+            speeds: dict[str, list[float]] = {way: [] for way in WAYS}
+            folders: dict[str, RunFolder] = {}
+            for round_ in range(options.rounds):
+                for way in WAYS:
+                    root = Path(scratch, name, way, str(round_))
+                    folders[way] = run(way, (*common, *network, *(MEASURED if round_ == 0 else ("--save_fisher", "0"))), root)
+                    speeds[way].append(float(folders[way].history().rows[-1]["images_per_second"]))
+                if round_ == 0:
+                    alone, _, two = folders.values()
+                    equal.append(f"| {name} | {' | '.join(differences(alone, two))} |")
+            one = speeds["1 process, 1 thread"]
+            for way, found in speeds.items():
+                ratios = [b / a for a, b in zip(one, found, strict=True)]
+                spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+                fast.append(f"| {name} | {way} | {statistics.median(found):,.0f} | {spread} |")
+    print("| network | training loss | weights | Tr F | Tr H | Jacobian | standard errors | SNR |")
+    print("|---|---|---|---|---|---|---|---|")
+    print("\n".join(equal))
+    print("\n| network | | training, images/s | × |\n|---|---|---|---|")
+    print("\n".join(fast))
+
+
+def run(way: str, flags: tuple[str, ...], root: Path) -> RunFolder:
+    launcher, threads = WAYS[way]
+    command = [sys.executable, *launcher, str(ROOT / "run.py"), *flags, "--results_root", str(root)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return RunFolder(Path(done.stdout.splitlines()[-1]))
+
+
+def differences(one: RunFolder, two: RunFolder) -> list[str]:
+    """Largest relative differences between a run by one process and by two; a tensor's relative to its largest weight."""
+    first, second = (load_stored(folder.model).weights for folder in (one, two))
+    floats = [name for name in first if first[name].is_floating_point()]
+    weights = max(((first[name] - second[name]).abs().max() / first[name].abs().max()).item() for name in floats)
+    values = [apart(one.metrics(), two.metrics(), "value", metric) for metric in ("fisher", "hessian", "jacobian")]
+    errors, snr = apart(one.metrics(), two.metrics(), "standard_error"), apart(one.snr(), two.snr(), "snr")
+    losses = apart(one.history(), two.history(), "loss_train")
+    return [f"{value:.0e}" for value in (losses, weights, *values, errors, snr)]
+
+
+def apart(one: Table, two: Table, column: str, metric: str | None = None) -> float:
+    """Largest relative difference in a column of two tables, of one metric or of all rows."""
+    pairs = zip(one.rows, two.rows, strict=True)
+    numbers = [(float(a[column]), float(b[column])) for a, b in pairs if metric in (None, a.get("metric"))]
+    return max(abs(a - b) / abs(a) for a, b in numbers if a)
+
+
+if __name__ == "__main__":
+    main()
