@@ -245,7 +245,7 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
     wall = makespan(seconds, [positions[run.parent] if run.parent else None for run in runs], config.jobs)
     print(prices(runs, costs))
     print(
-        f"about {duration(wall)} with --jobs {config.jobs}, {duration(sum(seconds))} one after the other, start-up not counted;\n"
+        f"about {duration(wall)} with --jobs {config.jobs}, {duration(sum(seconds))} one after the other, without start-up;\n"
         + (priced_by(reference) if reference else f"from steps measured on {configs[0].device} just now")
     )
 
@@ -270,7 +270,7 @@ def prices(runs: Sequence[Planned], costs: Sequence[Cost]) -> str:
 def priced_by(reference: Reference) -> str:
     return (
         f"every job has a device that trains {reference.images_per_second:,.0f} images/s of {reference.name} "
-        f"({reference.macs / 1e6:,.3g} M multiply-accumulates each), other networks in that ratio"
+        f"({reference.macs:,} multiply-accumulates each), other networks in that ratio"
     )
 
 

@@ -98,7 +98,7 @@ def test_a_dry_run_lists_and_estimates_and_leaves_nothing_behind(sweep, tmp_path
     assert code == 0
     assert "3 runs: 3 to do" in printed
     assert "about" in printed
-    assert "start-up not counted" in printed
+    assert "without start-up" in printed
     assert not (tmp_path / "results").exists()
 
 
