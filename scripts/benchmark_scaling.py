@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What the numbers of docs/scaling.md rest on: costs of passes, states on disk, measuring at ImageNet's size.
 
-    python scripts/benchmark_scaling.py [passes] [states] [imagenet]
+    python scripts/benchmark_scaling.py [passes] [states] [imagenet] [queue]
 
 One thread. The ImageNet part builds a ResNet-50 (He et al. 2016) of the blocks here and measures a Fisher trace of it over
 a few random images of 224 pixels and 1,000 classes, which needs 2 GB of memory.
@@ -29,9 +29,12 @@ from loader.sizes import Sizes, published_sizes
 from network.main import build_network
 from network.resnet import Bottleneck
 from optim.checkpoint import save_state
+from optim.folder import RunFolder
 from optim.main import RunConfig
 from optim.model import model_state
 from study.cost import data_of, time_steps
+from study.executor import Job, LocalPool
+from study.sweep import Lines
 from study.work import FLOAT, TENSOR, shape_for
 
 IMAGENET = 1_281_167  # training images
@@ -126,7 +129,28 @@ def imagenet() -> None:
     )
 
 
-PARTS = {"passes": passes, "states": states, "imagenet": imagenet}
+def queue() -> None:
+    """What looking after a sweep of 10,000 runs takes, while two of them run."""
+
+    class Sleeping(Job):
+        command = ("sleep", "1000")
+
+    with tempfile.TemporaryDirectory() as folder:
+        pool = LocalPool(2)
+        for index in range(10_000):
+            path = Path(folder, str(index))
+            pool.submit(Sleeping(path.name, (), RunFolder(path), path.with_suffix(".log")), [] if index < 10 else ["0"])
+        pool.poll()
+        lines = Lines([None] * 10_000, pool)
+        looked = min(seconds(pool.poll) for _ in range(20))
+        shown = min(seconds(lines) for _ in range(20))
+        pool.stop()
+    print(
+        f"10,000 jobs queued: {1e3 * looked:.3f} ms a look at them, {1e3 * shown:.2f} ms to see what to print, 5 times a second"
+    )
+
+
+PARTS = {"passes": passes, "states": states, "imagenet": imagenet, "queue": queue}
 
 
 def main() -> None:

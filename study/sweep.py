@@ -234,10 +234,10 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
         print(f"{state:12} {duration(costs[index].seconds) if costs else '':>8}  {run.folder.path}")
     count = ", ".join(f"{n} {state}" for state, n in collections.Counter(states).items())
     print(f"\n{len(runs)} runs: {count}")
-    if problem:
-        print(f"{'data' if reference else 'no estimate'}: {problem[0]}")
-        if isinstance(problem[0], DataError):
-            print("the folders' names are those of the published data files")
+    if problem and not reference:
+        print(f"no estimate: {problem[0]}")
+    if problem and isinstance(problem[0], DataError):
+        print("without the data, the folders' names are those of the published data files, and so are sizes")
     if not costs:
         return
     positions = {run.name: index for index, run in enumerate(runs)}

@@ -19,7 +19,7 @@ from optim.main import RunConfig
 from study.plan import Planned
 
 FORWARD = 1 / 3  # of a training step: one of its three products of every layer
-NOISE = 0.25  # variance of a draw of `spectral`, relative to the squared trace (docs/measurements.md)
+NOISE = 1.0  # variance of a weighted draw relative to the squared trace: 0.2 of networks that have memorised, 2 early on
 PRODUCT = 2  # training steps that a product of the Hessian with a vector takes
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 105, "metrics": 225, "log": 130}  # bytes of a row

@@ -158,6 +158,7 @@ def test_several_files_share_their_runs_and_no_data_is_needed(price):
     )
     assert line_of(printed, "cifar100/resnet8x1")[:2] == ["7", f"{7 * 30 * 50_000 / 1e6:.1f}"]  # three parents
     assert "names are those of the published data files" in printed
+    assert "no estimate" not in printed
 
 
 # ------------------------------------------------------------------------------------------------------------ disk
