@@ -211,6 +211,18 @@ def test_no_more_processes_run_than_allowed_and_the_cores_are_shared_out(tmp_pat
     assert printed == {f"{threads} 0", f"{threads} 1"}
 
 
+def test_a_full_pool_looks_only_at_what_runs(tmp_path):
+    pool = LocalPool(1)
+    pool.submit(stand_in(tmp_path, "first", "import time; time.sleep(1)"))
+    pool.submit(stand_in(tmp_path, "second", "pass"))
+    pool.poll()
+    waiting, pool.jobs = pool.jobs, None  # looking through those that wait would fail
+    pool.poll()
+    pool.jobs = waiting
+    work_off(pool)
+    assert pool.states == {"first": FINISHED, "second": FINISHED}
+
+
 def test_a_killed_run_counts_as_interrupted_not_as_failed(tmp_path):
     pool = LocalPool(1)
     pool.submit(stand_in(tmp_path, "killed", "import os; os.kill(os.getpid(), 9)"))
