@@ -145,11 +145,13 @@ CONVERTERS = {bool: switch, int: integer, float: float, str: str}
 
 
 def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
-    """The value of a flag in its canonical form.
+    """The value of a flag in its canonical form, in which defaults are written.
 
     Raises:
         FlagError: naming flag, value and what is allowed.
     """
+    if value is field.default:  # most of the values of a sweep's many configs
+        return value
     spec: Flag = field.metadata["flag"]
     kind, optional = value_type(cls, field)
     if optional and (value is None or value == "null"):

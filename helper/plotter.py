@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy
 import pandas
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def save(figure: Figure, stem: Path) -> Path:
     with open(stem.with_suffix(".png"), "wb") as file:
         figure.canvas.print_png(file)  # draws once, where savefig draws once more for the layout
     figure.set_layout_engine("none")  # it is found
-    figure.savefig(stem.with_suffix(".pdf"))
+    FigureCanvasPdf(figure).print_pdf(stem.with_suffix(".pdf"))
     plt.close(figure)
     return stem.with_suffix(".png")
 

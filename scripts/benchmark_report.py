@@ -30,7 +30,7 @@ SETTINGS = (
 
 def make_runs(root: Path, n: int) -> int:
     """Write n finished runs: for each setting and seed a dense one, and finetuned and scratch ones at many sparsities."""
-    seeds, written = (1, 2, 3, 4, 5), 0
+    seeds, written = range(1, 1 + max(5, n // 200)), 0
     ratios = [round(0.5 + 0.02 * i, 2) for i in range(max(1, round((n / (len(SETTINGS) * len(seeds)) - 1) / 2)))]
     for setting in SETTINGS:
         for seed in seeds:

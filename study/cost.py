@@ -1,7 +1,8 @@
-"""What a sweep will cost: time from measured steps on this device, disk from the states that a run keeps."""
+"""What a sweep will cost: time from steps measured on this device, or from the speed of another one; disk."""
 
 import dataclasses
 import functools
+import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,49 +10,90 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from helper.config import FlagError, near_match
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.utils import choose_device, stream
 from loader.dataset import Dataset
 from loader.main import load_dataset
+from loader.sizes import Sizes, published_sizes
 from network.main import build_network
 from optim.main import RunConfig
 from optim.trainer import Trainer
 from study.plan import Planned
+from study.work import Work, shape_for, work_of
 
 ENOUGH = 0.3  # seconds of a step from which a larger one would take as much for each example
-FLOAT = 4  # bytes
+STEP = 0.001  # seconds that a step takes however small the network is: Python and the launch of its operations
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run: seconds of training and evaluation, without curvature measurements; bytes on disk, without figures."""
+    """What is left of a run: the work, and the seconds it takes, without start-up."""
 
+    work: Work
     seconds: float
-    bytes: int
 
 
 def cost_of(run: Planned) -> Cost:
-    """What is left of a run: nothing of a finished one, the epochs to come of one that has begun.
+    """Of a run that is not finished, by steps measured on its device.
 
     Raises:
         DataError, RuntimeError: the data or the device are not there.
     """
-    config = run.config
-    if run.folder.finished:
-        return Cost(0.0, 0)
-    dataset = data_of(config.data)
-    n_train, n_test = len(dataset.train), len(dataset.val) + len(dataset.test)
-    speeds = measured_speeds(config)
-    evaluated = 0.0
-    if config.train.train_eval == "pass":
-        with_gradients = config.metrics.save_snr and config.metrics.snr_mode == "fixed"
-        evaluated = n_train * (speeds.gradient if with_gradients else speeds.forward)
-    epoch = n_train * speeds.train + evaluated + n_test * speeds.forward
-    done = len(run.folder.history().rows) - 1 if run.begun else 0
-    states = len(config.train.saved_epochs()) + 1  # and model.pt
-    momenta = {"sgd": 1 if config.train.momentum else 0, "adam": 2}[config.train.optimizer_name]
-    return Cost((config.train.n_epochs - max(done, 0)) * epoch, speeds.parameters * FLOAT * (states + 2 * (1 + momenta)))
+    work = work_of(run, Sizes.of(data_of(run.config.data)))
+    speeds = measured_speeds(run.config)
+    trained = work.training * speeds.train + work.forward * speeds.forward
+    return Cost(work, trained + (work.gradient + work.measuring) * speeds.gradient)
+
+
+# ---------------------------------------------------------------------------------------- the speed of another device
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Training images a second of one network on one data set, `data/network` as in the names of runs.
+
+    A network of other multiply-accumulates is taken to be faster or slower in their ratio, but no step to be faster than
+    `STEP`; pruned weights are multiplied like all others.
+    """
+
+    name: str
+    images_per_second: float
+    macs: int
+
+    def cost_of(self, run: Planned) -> Cost:
+        """Of a run that is not finished. No data file is read: the data set is taken for the published one."""
+        sizes = published_sizes(run.config.data)
+        work = work_of(run, sizes)
+        return Cost(work, work.images / self.speed(run, sizes))
+
+    def speed(self, run: Planned, sizes: Sizes) -> float:
+        """Training images a second of a run."""
+        if run.group == self.name:
+            return self.images_per_second
+        macs = shape_for(run.config, sizes).macs
+        return min(self.images_per_second * self.macs / macs, min(run.config.train.batch_size, sizes.train) / STEP)
+
+
+def choose_reference(runs: Sequence[Planned], images_per_second: float, name: str | None) -> Reference:
+    """The network that is named, or else the one with the most multiply-accumulates to train.
+
+    Raises:
+        FlagError: no run has it.
+    """
+    macs, work = {}, dict.fromkeys((run.group for run in runs), 0.0)
+    for run in runs:
+        sizes = published_sizes(run.config.data)
+        macs[run.group] = shape_for(run.config, sizes).macs
+        work[run.group] += macs[run.group] * sizes.train * run.config.train.n_epochs
+    if name is not None and name not in work:
+        raise FlagError(f"--reference {name}: no run of the sweep is one of {', '.join(work)}{near_match(name, work)}")
+    name = name or max(work, key=work.__getitem__)
+    return Reference(name, images_per_second, macs[name])
+
+
+# ----------------------------------------------------------------------------------------- measured on this device
 
 
 data_of = functools.cache(load_dataset)  # whose own cache holds one
@@ -59,12 +101,11 @@ data_of = functools.cache(load_dataset)  # whose own cache holds one
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds an example, and the network's parameters."""
+    """Seconds an example of a training step, a forward pass, and a pass that takes in gradients."""
 
     train: float
     forward: float
     gradient: float
-    parameters: int
 
 
 SPEEDS: dict[tuple, Speeds] = {}
@@ -94,7 +135,6 @@ def time_steps(config: RunConfig) -> Speeds:
         train=seconds_per_example(lambda rows: trainer.train_step(0, rows), dataset, batch),
         forward=seconds_per_example(lambda rows: evaluate(network, pieces(dataset, rows, batch)), dataset, batch),
         gradient=seconds_per_example(lambda rows: with_moments(network, dataset, rows), dataset, batch),
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
 
 
@@ -134,8 +174,7 @@ def makespan(seconds: Sequence[float], parents: Sequence[int | None], n_jobs: in
     """Wall time when `n_jobs` at a time are worked off in order, each after its parent."""
     free, ends = [0.0] * n_jobs, []
     for duration, parent in zip(seconds, parents, strict=True):
-        slot = min(range(n_jobs), key=free.__getitem__)
-        start = max(free[slot], 0.0 if parent is None else ends[parent])
-        free[slot] = start + duration
-        ends.append(free[slot])
+        start = max(heapq.heappop(free), 0.0 if parent is None else ends[parent])
+        heapq.heappush(free, start + duration)
+        ends.append(start + duration)
     return max(ends, default=0.0)

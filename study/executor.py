@@ -62,6 +62,8 @@ class LocalPool:
         self.states[job.name] = QUEUED
 
     def poll(self) -> None:
+        if len(self.running) == self.n_jobs and all(process.poll() is None for _, process in self.running.values()):
+            return  # nothing has changed for those that wait, who may be thousands
         for slot, (job, process) in list(self.running.items()):
             if process.poll() is not None:
                 del self.running[slot]

@@ -1,5 +1,6 @@
 """Figures of the report, from long tables of means with intervals and from the curves of single runs. No torch."""
 
+import collections
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from helper.plotter import GREEN, MODES, PURPLE, QUANTITIES, by_layer
 from study.aggregate import curves
-from study.collect import Record, grouped
+from study.collect import Record, grouped, number
 
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
 
@@ -172,31 +173,26 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
 
     Measured in the way that most rows are.
     """
-    tables = {record.name: fisher_rows(record.metrics, subset) for record in records}
-    joined = pandas.concat(tables.values()) if tables else pandas.DataFrame()
-    if joined.empty:
-        return {}
-    way = joined.groupby(WAY).size().idxmax()
+    rows = {record.name: fisher_rows(record, subset) for record in records}
+    ways = collections.Counter(way_of(row) for part in rows.values() for row in part)
+    usual = max(ways, key=ways.__getitem__, default=None)
     found = {}
     for (mode, sparsity), group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
-        alike = [tables[r.name] for r in of_main_series(group)]
-        alike = [
-            rows[(rows[WAY] == list(way)).all(axis=1)].drop_duplicates("epoch", keep="last") for rows in alike if len(rows)
-        ]
-        if any(len(rows) for rows in alike):
-            found[mode, sparsity] = curves(
-                [rows.sort_values("epoch") for rows in alike if len(rows)], "value", logarithmic=True
-            )
+        alike = [[row for row in rows[r.name] if way_of(row) == usual] for r in of_main_series(group)]
+        points = [{int(row["epoch"]): number(row["value"]) for row in part} for part in alike if part]
+        tables = [pandas.DataFrame(sorted(part.items()), columns=["epoch", "value"]) for part in points]
+        if tables:
+            found[mode, sparsity] = curves(tables, "value", logarithmic=True)
     return found
 
 
-WAY = ["params", "split", "settings"]
+def fisher_rows(record: Record, subset: str) -> list[dict[str, str]]:
+    wanted = {"metric": "fisher", "layer": "all", "subset": subset}
+    return [row for row in record.rows("metrics") if wanted.items() <= row.items()]
 
 
-def fisher_rows(table: pandas.DataFrame, subset: str) -> pandas.DataFrame:
-    if table.empty:
-        return pandas.DataFrame()
-    return table[(table["metric"] == "fisher") & (table["layer"] == "all") & (table["subset"] == subset)]
+def way_of(row: dict[str, str]) -> tuple[str, ...]:
+    return row["params"], row["split"], row["settings"]
 
 
 NOISY_PANELS = (
@@ -283,7 +279,7 @@ def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
 
     Finetuned and from scratch at the lowest and at the highest sparsity, first seed of each.
     """
-    measured = [r for r in records if r.mode in ("sparse-finetune", "sparse-scratch") and len(r.snr)]
+    measured = [r for r in records if r.mode in ("sparse-finetune", "sparse-scratch") and r.rows("snr")]
     if not measured:
         return None
     sparsities = {r.summary["sparsity_requested"] for r in measured}

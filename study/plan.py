@@ -61,6 +61,11 @@ class Planned:
         return self.folder.path.relative_to(self.config.results_root).as_posix()
 
     @property
+    def group(self) -> str:
+        """`data/network`: the first two parts of its name."""
+        return f"{self.config.data.loader_name}/{self.config.network.label}"
+
+    @property
     def finished(self) -> bool:
         """Trained, and everything measured that is asked for of the selected weights."""
         return self.folder.finished and not missing_metrics(self.folder, self.config.metrics)
@@ -144,6 +149,8 @@ def expand(values: Mapping[str, Any]) -> list[RunConfig]:
 
 def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
     """The first of two configurations of one run, with what is to be measured in either."""
+    if config.metrics == other.metrics:
+        return config
     switches = [f.name for f in dataclasses.fields(config.metrics) if f.name.startswith("save_")]
     both = {name: getattr(config.metrics, name) or getattr(other.metrics, name) for name in switches}
     every = max(config.metrics.metric_every, other.metrics.metric_every)

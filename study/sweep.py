@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from helper.config import Config, flag, replace
+from helper.config import Config, FlagError, flag, replace
 from helper.signals import Signals
 from helper.tables import last_row
 from helper.utils import available_cores
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
-from study.cost import cost_of, makespan
+from optim.main import RunConfig
+from study.cost import Cost, Reference, choose_reference, cost_of, makespan
 from study.executor import (
     BLOCKED,
     EXIT_INTERRUPTED,
@@ -36,6 +37,7 @@ from study.executor import (
     failed_before,
 )
 from study.plan import Planned, plan, read_sweep
+from study.work import Work
 
 SHOWN_LINES = 8  # of a failed run's log
 POLL_SECONDS = 0.2
@@ -48,17 +50,30 @@ class SweepConfig(Config):
 
     jobs: int = flag(1, "runs at a time; each gets its share of the cores", low=1)
     dry_run: bool = flag(False, "list the runs, what is there of them, and what the rest will take")
+    images_per_second: float | None = flag(
+        None, "with --dry_run: speed of the device the sweep is meant for, as history.csv of a run there has it", low=1e-6
+    )
+    reference: str | None = flag(
+        None, "data/network, as folders are named, whose --images_per_second that is; default: what most is trained of"
+    )
     retry: bool = flag(False, "repeat the runs that failed the last time")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images_per_second is not None and not self.dry_run:
+            raise FlagError("--images_per_second prices a sweep that is not run here; it needs --dry_run 1")
+        if self.reference is not None and self.images_per_second is None:
+            raise FlagError("--reference says what --images_per_second was measured with, which is not given")
 
-def sweep(config: SweepConfig, file: str, **given: list[str]) -> int:
-    """Run every run of a YAML file once, dense parents first: finished ones are left, interrupted ones go on.
 
-    Flags of run.py take the place of the file's; several values of one are separated by commas.
+def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
+    """Run every run of YAML files once, dense parents first: finished ones are left, interrupted ones go on.
+
+    Flags of run.py take the place of the files'; several values of one are separated by commas.
     """
-    configs = read_sweep(Path(file), given)
+    configs = [run for file in files for run in read_sweep(Path(file), given)]
     if config.dry_run:
-        dry_run(configs, config.jobs)
+        dry_run(config, configs)
         return 0
     runs = plan(configs)
     root = Path(runs[0].config.results_root)
@@ -190,7 +205,7 @@ class Lines:
 # -------------------------------------------------------------------------------------------------------- dry run
 
 
-def dry_run(configs: Sequence, jobs: int) -> None:
+def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
     """Print the runs of a sweep, what is there, and an estimate of the time and disk that the others take."""
     problem: list[RuntimeError] = []
 
@@ -203,30 +218,59 @@ def dry_run(configs: Sequence, jobs: int) -> None:
             return None
 
     runs = plan(configs, fingerprint)
-    torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cores() // jobs)))
     states = [state_of(run) for run in runs]
+    reference, estimate = None, cost_of
+    if config.images_per_second is not None:
+        reference = choose_reference(runs, config.images_per_second, config.reference)
+        estimate = reference.cost_of
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cores() // config.jobs)))
     costs = []
-    if not problem:
+    if reference or not problem:
         try:
-            costs = [cost_of(run) for run in runs]
+            costs = [Cost(Work(), 0.0) if state == "finished" else estimate(r) for r, state in zip(runs, states, strict=True)]
         except RuntimeError as error:  # the device is not here
             problem.append(error)
     for index, (run, state) in enumerate(zip(runs, states, strict=True)):
         print(f"{state:12} {duration(costs[index].seconds) if costs else '':>8}  {run.folder.path}")
     count = ", ".join(f"{n} {state}" for state, n in collections.Counter(states).items())
     print(f"\n{len(runs)} runs: {count}")
-    if problem:
+    if problem and not reference:
         print(f"no estimate: {problem[0]}")
-        if isinstance(problem[0], DataError):
-            print("the folders' names are those of the published data files")
+    if problem and isinstance(problem[0], DataError):
+        print("without the data, the folders' names are those of the published data files, and so are sizes")
+    if not costs:
         return
     positions = {run.name: index for index, run in enumerate(runs)}
     seconds = [cost.seconds for cost in costs]
-    wall = makespan(seconds, [positions[run.parent] if run.parent else None for run in runs], jobs)
+    wall = makespan(seconds, [positions[run.parent] if run.parent else None for run in runs], config.jobs)
+    print(prices(runs, costs))
     print(
-        f"about {duration(wall)} with --jobs {jobs} ({duration(sum(seconds))} one after the other), from steps measured on "
-        f"{runs[0].config.device} just now; curvature measurements and start-up come on top\n"
-        f"about {sum(cost.bytes for cost in costs) / 1e6:,.0f} MB of states and checkpoints under {runs[0].config.results_root}"
+        f"about {duration(wall)} with --jobs {config.jobs}, {duration(sum(seconds))} one after the other, without start-up;\n"
+        + (priced_by(reference) if reference else f"from steps measured on {configs[0].device} just now")
+    )
+
+
+def prices(runs: Sequence[Planned], costs: Sequence[Cost]) -> str:
+    """A table with a line for each data set and network: images to be passed, device hours, disk."""
+    groups: dict[str, list[Cost]] = {}
+    for run, cost in zip(runs, costs, strict=True):
+        if cost.seconds:
+            groups.setdefault(run.group, []).append(cost)
+    everything = [cost for group in groups.values() for cost in group]
+    lines = [("images by a training step's cost", "runs", "training", "evaluation", "measuring", "device h", "MB", "files")]
+    for name, part in [*groups.items(), ("total", everything)]:
+        work = sum((cost.work for cost in part), Work())
+        images = (f"{n / 1e6:,.1f} M" for n in (work.training, work.evaluation, work.measuring))
+        hours = sum(cost.seconds for cost in part) / 3600
+        lines.append((name, f"{len(part):,}", *images, f"{hours:,.2f}", f"{work.bytes / 1e6:,.0f}", f"{work.files:,}"))
+    width = max(len(line[0]) for line in lines)
+    return "\n".join(f"{line[0]:{width}}" + "".join(f"{word:>12}" for word in line[1:]) for line in lines)
+
+
+def priced_by(reference: Reference) -> str:
+    return (
+        f"every job has a device that trains {reference.images_per_second:,.0f} images/s of {reference.name} "
+        f"({reference.macs:,} multiply-accumulates each), other networks in that ratio"
     )
 
 

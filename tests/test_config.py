@@ -2,7 +2,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from helper.config import Config, FlagError, dashed, flag, flatten, identity, replace, unflatten
+from helper.config import (
+    Config,
+    FlagError,
+    checked,
+    dashed,
+    flag,
+    flag_fields,
+    flatten,
+    identity,
+    parts,
+    replace,
+    unflatten,
+)
 from helper.metrics.main import MetricConfig
 from helper.pruner import PruneConfig
 from loader.main import DataConfig
@@ -163,3 +175,10 @@ def test_a_config_class_of_ones_own_works_alike():
         size: int = flag(3, "a size", low=1)
 
     assert Own(size="4").size == 4
+
+
+def test_defaults_which_are_taken_unchecked_are_what_their_own_texts_give():
+    for cls in (RunConfig, *parts(RunConfig).values()):
+        for field in flag_fields(cls):
+            text = str(int(field.default)) if isinstance(field.default, bool) else str(field.default)
+            assert field.default is None or checked(cls, field, text) == field.default, field.name

@@ -1,0 +1,211 @@
+"""What a sweep is said to take, against counts by hand and against runs that were really made."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import experiment
+from helper.config import FlagError, unflatten
+from helper.macs import count_macs
+from loader import loader_digits
+from loader.main import DATASETS, DataConfig, load_dataset
+from loader.sizes import PUBLISHED, Sizes, published_sizes
+from network.main import build_network
+from optim.folder import RunFolder
+from optim.main import RunConfig
+from optim.model import stored_config
+from study.cost import STEP, Reference, choose_reference, makespan
+from study.plan import Planned, plan
+from study.sweep import SweepConfig
+from study.work import FORWARD, Work, disk_of, measured_epochs, work_of
+
+TRAIN, TEST = 1438, 359  # digits
+
+
+def planned(root="nowhere", **flags) -> Planned:
+    """The last run that some flags plan: not its dense parent."""
+    return plan([unflatten(RunConfig, {"results_root": str(root), **flags})], fingerprint=lambda data: None)[-1]
+
+
+@pytest.fixture
+def price(tmp_path, capsys):
+    """price(text of a file, ..., flags=()) -> what the priced dry run prints; results under the test's own folder."""
+
+    def call(*texts: str, flags=(), rate: float = 100.0) -> str:
+        files = [tmp_path / f"{index}.yaml" for index in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        words = [*files, "--dry_run", 1, "--images_per_second", rate, "--results_root", tmp_path / "results", *flags]
+        with pytest.raises(SystemExit) as stop:
+            experiment.main(["sweep", *map(str, words)])
+        captured = capsys.readouterr()
+        assert stop.value.code == 0, captured.err
+        return captured.out
+
+    return call
+
+
+def line_of(printed: str, name: str) -> list[str]:
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
+    return line.replace(" M ", " ").split()[1:]
+
+
+# ---------------------------------------------------------------------------------------------------------- sizes
+
+
+def test_every_data_set_has_its_published_sizes():
+    assert PUBLISHED.keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {}, {"test_size": 0.35, "val_size": 0.1}, {"limit_train": 301, "limit_test": 50, "val_size": 0.3},
+        {"loader_name": "toy"}, {"loader_name": "toy_noisy", "val_size": 0.2},
+    ],
+)  # fmt: skip
+def test_sizes_without_reading_are_those_of_the_loaded_data(flags, tmp_path):
+    config = DataConfig(root=str(tmp_path), **flags)
+    assert published_sizes(config) == Sizes.of(load_dataset(config))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("flags", [{}, {"limit_classes": 7, "val_size": 0.1}])
+def test_published_sizes_are_those_of_the_real_files(flags, data_root):
+    config = DataConfig(loader_name="cifar100", root=str(data_root), verify_data=False, **flags)
+    assert published_sizes(config) == Sizes.of(load_dataset(config))
+
+
+def test_the_digits_are_those_that_scikit_learn_gives():
+    bunch, source = load_digits(), loader_digits.load(DataConfig())
+    assert source.train_inputs.sum() + source.test_inputs.sum() == bunch.images.sum()
+    found = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(source.test_inputs, source.test_labels, strict=True)}
+    assert found <= {(tuple(map(int, x)), int(y)) for x, y in zip(bunch.data, bunch.target, strict=True)}
+    assert (len(source.train_labels), len(source.test_labels)) == (TRAIN, TEST)
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize(
+    ("flags", "forward", "gradient"),
+    [
+        ({}, 4 * TEST, 4 * TRAIN),  # epoch 0 and three more
+        ({"save_snr": 0}, 4 * (TEST + TRAIN), 0),
+        ({"snr_mode": "online"}, 4 * (TEST + TRAIN), 0),
+        ({"snr_mode": "online", "train_eval": "running"}, 4 * TEST + TRAIN, 0),
+        ({"val_size": 0.1}, 4 * (TEST + 144), 4 * (TRAIN - 144)),
+    ],
+)
+def test_passes_over_the_images_are_counted(flags, forward, gradient):
+    run = planned(mode="sparse-scratch", n_epochs=3, lr_milestones="1", save_fisher=0, **flags)
+    work = work_of(run, published_sizes(run.config.data))
+    assert (work.training, work.forward, work.gradient, work.measuring) == (
+        3 * (TRAIN - 144 if "val_size" in flags else TRAIN), forward, gradient, 0,
+    )  # fmt: skip
+    assert work.images == pytest.approx(work.training + forward / 3 + gradient)
+
+
+def test_of_a_run_that_has_begun_the_epochs_to_come_are_left(tmp_path):
+    run = planned(tmp_path, n_epochs=10, lr_milestones="1", metric_every=4)
+    whole = work_of(run, published_sizes(run.config.data))
+    run.folder.path.mkdir(parents=True)
+    run.folder.checkpoint.touch()
+    (run.folder.path / "history.csv").write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(7)))  # 0..6
+    left = work_of(run, published_sizes(run.config.data))
+    assert (left.training, left.forward, left.gradient) == (4 * TRAIN, 4 * TEST, 4 * TRAIN)
+    assert left.measuring == pytest.approx(whole.measuring * 2 / 4)  # 8 and 10 of 0, 4, 8 and 10
+
+
+def test_states_are_measured_at_the_start_on_the_way_and_at_the_end():
+    assert measured_epochs(planned(n_epochs=10, metric_every=5).config) == [0, 5, 10]
+    assert measured_epochs(planned(n_epochs=10).config) == [0, 10]
+
+
+# ----------------------------------------------------------------------------------------------------------- hours
+
+
+def test_hours_are_images_over_the_speed_and_children_wait_for_their_parent(price):
+    grid = "flags: {n_epochs: 5, lr_milestones: 1, save_fisher: 0}\ngrid: {mode: sparse-scratch, prune_ratio: [0.5, 0.8, 0.9]}"
+    printed = price(grid, flags=("--jobs", 2), rate=20)
+    seconds = (5 * TRAIN + 6 * TRAIN + 6 * TEST / 3) / 20  # of each of the four runs
+    runs, training, evaluation, _, hours, _, _ = line_of(printed, "digits/mlp-128-64")
+    assert (runs, training, evaluation) == ("4", f"{20 * TRAIN / 1e6:.1f}", f"{24 * (TRAIN + TEST / 3) / 1e6:.1f}")
+    assert float(hours) == pytest.approx(4 * seconds / 3600, abs=0.006)
+    assert makespan([seconds] * 4, [None, 0, 0, 0], 2) == pytest.approx(3 * seconds)  # the parent; two; one
+    assert f"about {round(3 * seconds / 60)} min with --jobs 2" in printed
+
+
+def test_another_network_is_as_much_faster_as_it_multiplies_less_but_no_step_is_below_its_least_time():
+    big, small, tiny = (planned(hidden_dims=dims) for dims in ("1024-1024", "512-512", "4"))
+    sizes = published_sizes(big.config.data)
+
+    def macs(run: Planned) -> int:
+        return count_macs(build_network(run.config.network, (1, 8, 8), 10, torch.Generator()), (1, 8, 8))[0]
+
+    reference = choose_reference([small, big, tiny], 500.0, None)
+    assert reference == Reference("digits/mlp-1024-1024", 500.0, macs(big))
+    assert reference.speed(big, sizes) == 500
+    assert reference.speed(small, sizes) == pytest.approx(500 * macs(big) / macs(small))
+    assert reference.speed(tiny, sizes) == pytest.approx(128 / STEP)
+    assert choose_reference([small, big], 500.0, "digits/mlp-512-512").macs == macs(small)
+
+
+def test_several_files_share_their_runs_and_no_data_is_needed(price):
+    flags = "flags: {loader_name: cifar100, root: nowhere, net_name: resnet, depth: 8, widen_factor: 1}\n"
+    printed = price(
+        flags + "grid: {mode: sparse-finetune, random_state: [1, 2]}", flags + "grid: {mode: lottery, random_state: [2, 3]}"
+    )
+    assert line_of(printed, "cifar100/resnet8x1")[:2] == ["7", f"{7 * 30 * 50_000 / 1e6:.1f}"]  # three parents
+    assert "names are those of the published data files" in printed
+    assert "no estimate" not in printed
+
+
+# ------------------------------------------------------------------------------------------------------------ disk
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"mode": "sparse-finetune", "n_epochs": 3, "optimizer_name": "adam", "lr": 0.001},
+        {
+            "loader_name": "digits_noisy", "net_name": "resnet", "depth": 8, "widen_factor": 1, "n_epochs": 2,
+            "limit_train": 256, "metric_every": 1, "save_hessian": 1, "metric_rtol": 0.3, "figures": 0,
+        },
+    ],
+)  # fmt: skip
+def test_a_finished_run_has_the_files_and_within_15_percent_the_bytes_that_were_said(train, flags):
+    folder = train(*(word for name, value in flags.items() for word in (f"--{name}", value)), "--lr_milestones", 1)
+    config = stored_config(RunFolder(folder))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    said, n_files = disk_of(config, published_sizes(config.data))
+    assert len(files) == n_files
+    assert sum(path.stat().st_size for path in files) == pytest.approx(said, rel=0.15)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"images_per_second": 100}, "it needs --dry_run 1"),
+        ({"reference": "a/b", "dry_run": 1}, "--reference says what --images_per_second"),
+        ({"images_per_second": 0, "dry_run": 1}, "--images_per_second 0: must be at least"),
+        ({"images_per_second": "fast", "dry_run": 1}, "--images_per_second fast: expected a number"),
+        ({"images_per_second": "nan", "dry_run": 1}, "--images_per_second nan: must be"),
+    ],
+)
+def test_speeds_that_make_no_price_are_refused(flags, words):
+    with pytest.raises(FlagError, match=words):
+        SweepConfig(**flags)
+
+
+def test_a_reference_that_the_sweep_has_not_is_refused_with_those_it_has():
+    with pytest.raises(FlagError, match=r"no run of the sweep is one of digits/mlp-128-64; did you mean digits/mlp-128-64\?"):
+        choose_reference([planned()], 100.0, "digits/mlp-128-32")
+
+
+def test_work_adds_up():
+    assert Work(1, 3, 2, 1, 10, 2) + Work(1, 0, 0, 0, 5, 1) == Work(2, 3, 2, 1, 15, 3)
+    assert Work(training=1, forward=3, gradient=2, measuring=4).images == pytest.approx(1 + 3 * FORWARD + 2 + 4)
