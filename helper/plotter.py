@@ -53,8 +53,7 @@ def draw_run(folder: Path) -> list[Path]:
     for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
         if path.exists():
             name = "spectrum" if path.parent == folder else f"spectrum_{path.stem}"
-            with numpy.load(path) as arrays:
-                drawn.append(draw_spectrum(arrays, folder / "figures" / name))
+            drawn.append(draw_spectrum(read_arrays(path), folder / "figures" / name))
     return drawn
 
 

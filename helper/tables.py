@@ -15,8 +15,7 @@ class Table:
         self.path, self.columns = path, columns
         self.rows: list[dict[str, str]] = []
         if path.exists():
-            with open(path, newline="") as file:
-                self.rows = [{c: row.get(c) or "" for c in columns} for row in csv.DictReader(file)]
+            self.rows = [{c: row.get(c) or "" for c in columns} for row in whole_rows(path)]
 
     def keep_until(self, epoch: int) -> None:
         """Forget the rows of later epochs: an interrupted run writes them again."""
@@ -33,12 +32,33 @@ class Table:
         write_atomic(self.path, buffer.getvalue())
 
 
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table in which every row has an epoch.
+
+    Raises:
+        RuntimeError: damaged.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no file")
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() or int(row["epoch"]) < 0 for row in rows):
+            raise ValueError("a row has more or fewer cells than the heading")
+    except (ValueError, KeyError, csv.Error) as error:
+        raise RuntimeError(
+            f"{path} is damaged ({type(error).__name__} {error}); put a copy back, or repeat the run with --overwrite 1 once it "
+            "is removed"
+        ) from None
+    return rows
+
+
 def last_row(path: Path) -> dict[str, str]:
     """The last row of a table that another process writes; empty where there is none."""
-    if not path.exists():
+    try:
+        return next(reversed(whole_rows(path)), {}) if path.exists() else {}
+    except RuntimeError:
         return {}
-    with open(path, newline="") as file:
-        return next(reversed(list(csv.DictReader(file))), {})
 
 
 def text(value: Any) -> str:

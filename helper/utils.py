@@ -20,7 +20,10 @@ from typing import Any
 
 import torch
 
+from helper.untrusted import one_line
+
 IN_USE = "is in use by another process"
+UNFINISHED = (".partial", ".new")  # files that take another one's place when they are whole
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,7 +114,7 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
         cure = ""
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             cure = "; what was saved before is sound: make room and run the same command again"
-        print(f"{prog}: error: {name}{' '.join(str(error).split())}{cure}", file=sys.stderr)
+        print(f"{prog}: error: {name}{one_line(error)}{cure}", file=sys.stderr)
 
     return hook
 
@@ -119,6 +122,9 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the kernel releases it when this one ends, however it ends.
+
+    What killed processes were writing in it is removed.
+
 
     Raises:
         RuntimeError: another process holds it.
@@ -129,6 +135,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(f"{folder} {IN_USE}; wait for it or choose another --results_root") from None
+        for left_over in (file for depth in ("", "*/") for kind in UNFINISHED for file in folder.glob(f"{depth}.*{kind}")):
+            left_over.unlink(missing_ok=True)  # of a killed process
         yield
 
 

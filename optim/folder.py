@@ -2,13 +2,17 @@
 
 import io
 import json
+import struct
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+from helper.config import digest
 from helper.tables import Table
 from helper.utils import write_atomic
 
@@ -25,6 +29,11 @@ METRICS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds",
 ]  # fmt: skip
+
+UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load raise
+    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
+    SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,16 +101,25 @@ class RunFolder:
 
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""
-        return sorted(int(path.stem.removeprefix("epoch_")) for path in self.states.glob("epoch_*.pt"))
+        numbers = (path.stem.removeprefix("epoch_") for path in self.states.glob("epoch_*.pt"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
-    def measured(self) -> tuple:
-        """Something that differs once a measurement has been added."""
-        spectra = [self.spectrum(), *self.path.glob("spectra/*.npz")]
-        return len(self.snr().rows), len(self.metrics().rows), *(spectrum_key(path) for path in spectra)
+    def measured(self) -> str:
+        """A hash that differs once a measurement has been added; the summary has that of the tables it was made from."""
+        spectra = {path.name: spectrum_key(path) for path in (self.spectrum(), *self.path.glob("spectra/*.npz"))}
+        return digest({"snr": len(self.snr().rows), "metrics": len(self.metrics().rows), "spectra": spectra})
 
     def read_summary(self) -> dict[str, Any]:
-        """Raises ValueError when the file is no summary."""
-        return json.loads(self.summary.read_text())
+        """Raises RuntimeError when the file is no summary."""
+        try:
+            summary = json.loads(self.summary.read_text())
+            parts = [summary[name] for name in ("identity", "metrics")]
+            if not (isinstance(summary["epoch_selected"], int) and all(isinstance(part, dict) for part in parts)):
+                raise ValueError("it has not the layout of a summary")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"{type(error).__name__} {error}"
+            raise RuntimeError(f"{self.summary} is damaged ({reason}); remove it and run the same command again") from None
+        return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
@@ -110,10 +128,29 @@ class RunFolder:
 def spectrum_key(path: Path) -> dict[str, str] | None:
     """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
     try:
-        with numpy.load(path) as arrays:
-            return {name: str(arrays[name]) for name in SPECTRUM_KEY}
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        arrays = read_arrays(path)
+        return {name: str(arrays[name]) for name in SPECTRUM_KEY}
+    except (FileNotFoundError, KeyError, RuntimeError):
         return None
+
+
+def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
+    """An .npz file of `write_arrays`: nothing in it is unpickled, or larger than the file.
+
+    Raises:
+        FileNotFoundError: there is none. RuntimeError: it is damaged, compressed, or holds Python objects.
+    """
+    if path.exists() and not path.is_file():
+        raise RuntimeError(f"{path} is no file")
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("it is compressed")
+        with numpy.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except UNREADABLE as error:
+        raise RuntimeError(f"{path} is damaged ({type(error).__name__} {error}); remove it to have it made again") from None
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:

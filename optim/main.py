@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy
 import torch
 import yaml
 from torch import nn
@@ -29,7 +28,7 @@ from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim import callbacks as hooks
 from optim.checkpoint import content_hash, load_latest
-from optim.folder import RunFolder
+from optim.folder import RunFolder, write_arrays
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import measure_selected, measure_state
 from optim.model import start
@@ -243,19 +242,20 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with exclusive(folder.path), RunLog(folder.log):
         log.info("%s is finished; --overwrite 1 repeats it", folder.path)
-        before = folder.measured()
         for epoch in folder.kept_epochs():
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
-        if folder.measured() != before:
-            refresh_summary(folder, config)
+        refresh_summary(folder, config)
         track(folder, config)
     return folder.path
 
 
 def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
-    """Bring summary and figures of a finished run up to what has been measured since."""
-    summary = folder.read_summary()
+    """Bring summary and figures of a finished run up to what has been measured since, in this process or one that was killed."""
+    summary, measured = folder.read_summary(), folder.measured()
+    if summary.get("measured") == measured:
+        return
+    summary["measured"] = measured
     summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
     draw(folder, config)
     folder.write_summary(summary)
@@ -266,7 +266,7 @@ def write_labels(folder: RunFolder, dataset: Dataset) -> None:
     if dataset.noisy:
         train = dataset.train
         arrays = {"index": train.indices, "true_label": train.true_labels, "given_label": train.labels}
-        numpy.savez(folder.labels, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+        write_arrays(folder.labels, {name: tensor.cpu().numpy() for name, tensor in arrays.items()})
 
 
 def draw(folder: RunFolder, config: RunConfig) -> None:

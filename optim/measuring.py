@@ -75,7 +75,7 @@ def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
     """What is switched on in `config` and a finished run does not have, measured that way, of its selected weights."""
     try:
         epoch = str(folder.read_summary()["epoch_selected"])
-    except (ValueError, KeyError):
+    except RuntimeError:
         return config.wanted()
     rows = [row for row in folder.metrics().rows if row["epoch"] == epoch and row["layer"] == "all"]
 

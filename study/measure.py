@@ -112,7 +112,7 @@ def chosen_epochs(folder: RunFolder, text: str) -> tuple[list[int], bool]:
 
 def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     """Append what is asked for and not there, and bring the summary of a finished run up to it."""
-    before, device = folder.measured(), choose_device(options.device)
+    device = choose_device(options.device)
     dataset = load_dataset(options.data).to(device)
     if folder.finished:
         check_data_files(folder, dataset, options.data.root)
@@ -126,6 +126,6 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
         restore(network, folder.model)
         add_snr(folder, options, network, stored.mask.to(device), dataset, stored.epoch)
         measure_selected(folder, options, network, dataset)
-    if folder.finished and folder.measured() != before:
+    if folder.finished:
         refresh_summary(folder, options)
         track(folder, options)

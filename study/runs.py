@@ -66,10 +66,7 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
 
 def check_data_files(folder: RunFolder, dataset: Dataset, root: str) -> None:
     """Raise RuntimeError where the data files are not those that a run was trained on."""
-    try:
-        then, now = folder.read_summary()["identity"].get("data_files"), dataset.fingerprint
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"{folder.summary} is damaged: {error}") from None
+    then, now = folder.read_summary()["identity"].get("data_files"), dataset.fingerprint
     if then != now:
         raise RuntimeError(
             f"{folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
