@@ -8,6 +8,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from helper.config import FlagError, parse
 from helper.signals import Signals
+from helper.untrusted import one_line
 from helper.utils import one_line_errors
 from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         with Signals() as signals, logging_redirect_tqdm():
             folder = train_run(config, signals)
     except FlagError as error:
-        print(f"run.py: error: {error}", file=sys.stderr)
+        print(f"run.py: error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_WRONG_FLAGS)
     except Interrupted as stop:
         print(f"run.py: {stop}", file=sys.stderr)

@@ -47,8 +47,8 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
             raise ValueError("a row has more or fewer cells than the heading")
     except (ValueError, KeyError, csv.Error) as error:
         raise RuntimeError(
-            f"{path} is damaged ({type(error).__name__} {error}); put a copy back, or repeat the run with --overwrite 1 once it "
-            "is removed"
+            f"{path} is damaged ({type(error).__name__} {error}); put a copy of it back, or move the run's folder away "
+            "to repeat it"
         ) from None
     return rows
 

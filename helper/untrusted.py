@@ -1,12 +1,24 @@
-"""What others have written, read and shown so that it harms nobody: YAML, terminal lines, cells of tables, figures' texts."""
+"""What others have written, read and shown so that it harms nobody: YAML, arrays, lines on a terminal, cells of tables."""
 
 import collections
+import io
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
 from typing import Any
 
+import numpy
+import pandas
 import yaml
 
 DEPTH, VALUES = 20, 100_000  # most levels and values of a YAML document, those behind aliases counted at every use
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell for a formula
+UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load raise
+    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
+    SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 
 
@@ -61,19 +73,46 @@ def check_size(text: str) -> None:
             raise yaml.YAMLError(f"more than {DEPTH} levels or {VALUES:,} values")
 
 
+def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
+    """An .npz file of `write_arrays`: nothing in it is unpickled, or larger than the file.
+
+    Raises:
+        FileNotFoundError: there is none. RuntimeError: it is damaged, compressed, or holds Python objects.
+    """
+    if path.exists() and not path.is_file():
+        raise RuntimeError(f"{path} is no file")
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("it is compressed")
+        with numpy.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except UNREADABLE as error:
+        raise RuntimeError(f"{path} is damaged ({type(error).__name__} {error}); remove it to have it made again") from None
+
+
 def one_line(text: object, most: int = 1000) -> str:
     """A text for a terminal: one line, nothing that a terminal obeys or cannot show, cut where it is too long."""
     words = " ".join(str(text).split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words[:most])
-    return shown + ("..." if len(words) > most else "")
+    return shown(words[:most]) + ("..." if len(words) > most else "")
 
 
-def csv_cell(value: Any) -> Any:
-    """A cell of a table that people open: texts that a spreadsheet would compute get an apostrophe before them.
+def shown(text: object) -> str:
+    """A text with everything escaped that a terminal obeys or cannot show."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
-    Numbers stay as they are, bytes of a file name that are no text become `\\udcXX`.
+
+def csv_text(table: pandas.DataFrame) -> str:
+    """A table that people open, as CSV: a text that a spreadsheet would compute gets an apostrophe before it.
+
+    Numbers stay as they are; bytes of a file name that are no text become `\\udcXX`.
     """
-    if not isinstance(value, str):
-        return value
-    text = value.encode(errors="backslashreplace").decode()
-    return f"'{text}" if text.startswith(FORMULA) else text
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.encode(errors="backslashreplace").decode()
+        return f"'{text}" if text.startswith(FORMULA) else text
+
+    return table.map(cell).rename(columns=cell).to_csv(index=False)

@@ -14,8 +14,8 @@ from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.signals import Signals
-from helper.utils import peak_memory_mb
-from optim.checkpoint import save_state
+from helper.utils import peak_memory_mb, write_atomic
+from optim.checkpoint import FROM_THE_START, load_state, save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
@@ -193,8 +193,19 @@ class SelectBest(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self.column = f"acc_{trainer.config.select}"
         rows = self.folder.history().rows if trainer.resumed else []
-        scores = [float(row[self.column]) for row in rows if 0 < int(row["epoch"]) <= trainer.epoch and row.get(self.column)]
-        self.best = max(scores, default=-1.0)
+        scores = {int(row["epoch"]): float(row[self.column]) for row in rows if row.get(self.column)}
+        scores = {epoch: score for epoch, score in scores.items() if 0 < epoch <= trainer.epoch}
+        self.best = max(scores.values(), default=-1.0)
+        if scores and trainer.config.select != "last" and not self.folder.model.exists():
+            self.bring_back(max(scores, key=scores.get))  # the first of the best
+
+    def bring_back(self, epoch: int) -> None:
+        """Write model.pt again, which someone has removed, from the kept state of its epoch."""
+        state = self.folder.epoch_state(epoch)
+        if not state.exists():
+            raise RuntimeError(f"{self.folder.model}, the weights of epoch {epoch}, is gone: put it back, or {FROM_THE_START}")
+        load_state(state)
+        write_atomic(self.folder.model, state.read_bytes())
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.config.select != "last" and trainer.epoch > 0 and trainer.row[self.column] > self.best:
@@ -277,7 +288,8 @@ class WriteCheckpoint(Callback):
             self.stop(trainer)
 
     def save(self, trainer: Trainer, *, epoch_done: bool = False) -> None:
-        state = trainer.state() | {"mask": dict(self.mask)} | ({"sums": None} if epoch_done else {})
+        state = trainer.state() | {"mask": dict(self.mask), "tables": self.folder.written(trainer.epoch)}
+        state |= {"sums": None} if epoch_done else {}
         save_state(self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:

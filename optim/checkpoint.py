@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from helper.utils import write_atomic
 
+FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
 log = logging.getLogger(__name__)
 NOT_LOADABLE = (  # what damaged or made-up bytes make zipfile and torch.load raise
     RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError,

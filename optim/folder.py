@@ -2,10 +2,6 @@
 
 import io
 import json
-import struct
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import numpy
 
 from helper.config import digest
 from helper.tables import Table
+from helper.untrusted import read_arrays
 from helper.utils import write_atomic
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
@@ -29,11 +26,6 @@ METRICS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds",
 ]  # fmt: skip
-
-UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load raise
-    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
-    SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,6 +91,14 @@ class RunFolder:
         """The summary is written last."""
         return self.summary.exists() and self.model.exists()
 
+    @property
+    def summarised(self) -> bool:
+        """Whether summary and figures are of all that has been measured; not so where one is damaged."""
+        try:
+            return self.read_summary().get("measured") == self.measured()
+        except RuntimeError:
+            return False
+
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""
         numbers = (path.stem.removeprefix("epoch_") for path in self.states.glob("epoch_*.pt"))
@@ -108,6 +108,14 @@ class RunFolder:
         """A hash that differs once a measurement has been added; the summary has that of the tables it was made from."""
         spectra = {path.name: spectrum_key(path) for path in (self.spectrum(), *self.path.glob("spectra/*.npz"))}
         return digest({"snr": len(self.snr().rows), "metrics": len(self.metrics().rows), "spectra": spectra})
+
+    def written(self, epoch: int) -> dict[str, Any]:
+        """What a checkpoint remembers of the tables up to an epoch: a hash of the history, the others' numbers of rows."""
+        rows = {name: [r for r in table.rows if int(r["epoch"]) <= epoch] for name, table in self.tables().items()}
+        return {"history": digest({"rows": rows["history"]}), **{name: len(rows[name]) for name in ("snr", "metrics")}}
+
+    def tables(self) -> dict[str, Table]:
+        return {"history": self.history(noisy=True), "snr": self.snr(), "metrics": self.metrics()}
 
     def read_summary(self) -> dict[str, Any]:
         """Raises RuntimeError when the file is no summary."""
@@ -132,25 +140,6 @@ def spectrum_key(path: Path) -> dict[str, str] | None:
         return {name: str(arrays[name]) for name in SPECTRUM_KEY}
     except (FileNotFoundError, KeyError, RuntimeError):
         return None
-
-
-def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
-    """An .npz file of `write_arrays`: nothing in it is unpickled, or larger than the file.
-
-    Raises:
-        FileNotFoundError: there is none. RuntimeError: it is damaged, compressed, or holds Python objects.
-    """
-    if path.exists() and not path.is_file():
-        raise RuntimeError(f"{path} is no file")
-    content = path.read_bytes()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise ValueError("it is compressed")
-        with numpy.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except UNREADABLE as error:
-        raise RuntimeError(f"{path} is damaged ({type(error).__name__} {error}); remove it to have it made again") from None
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -27,7 +28,7 @@ from loader.dataset import Dataset
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim import callbacks as hooks
-from optim.checkpoint import content_hash, load_latest
+from optim.checkpoint import FROM_THE_START, content_hash, load_latest
 from optim.folder import RunFolder, write_arrays
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import measure_selected, measure_state
@@ -218,11 +219,28 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     )
     state = load_latest(folder.checkpoint)
     if state is not None:
+        resume(trainer, state, folder, mask)
+        log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
+    trainer.fit()
+
+
+def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mask) -> None:
+    """Put a checkpoint's state into a trainer.
+
+    Raises:
+        RuntimeError: it is of another mask or no such state, or tables have lost what they had when it was written.
+    """
+    try:
         if content_hash(state["mask"]) != content_hash(mask):
             raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
         trainer.load_state(state)
-        log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
-    trainer.fit()
+        then, now = state["tables"], folder.written(state["epoch"])
+        lost = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
+    for name in lost:
+        raise RuntimeError(f"{folder.path / name}.csv is not as this run left it: put a copy of it back, or {FROM_THE_START}")
 
 
 def report_start(config: RunConfig, mask: Mask) -> None:
@@ -251,11 +269,11 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
 
 
 def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
-    """Bring summary and figures of a finished run up to what has been measured since, in this process or one that was killed."""
-    summary, measured = folder.read_summary(), folder.measured()
-    if summary.get("measured") == measured:
+    """Bring summary and figures of a finished run up to what has been measured, be it by a process that was killed."""
+    if folder.summarised:
         return
-    summary["measured"] = measured
+    summary = folder.read_summary()
+    summary["measured"] = folder.measured()
     summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
     draw(folder, config)
     folder.write_summary(summary)

@@ -100,16 +100,18 @@ class Collection:
 def collect(root: Path) -> Collection:
     """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
     records, left_out, seen = [], [], {}
-    for path in sorted({file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}")}):
+    for path in sorted(
+        {file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}") if file.is_file()}
+    ):
         name = path.relative_to(root).as_posix()
         folder = RunFolder(path)
-        if not folder.summary.exists():
+        if not folder.summary.is_file():
             left_out.append((name, "not finished"))
             continue
         try:
             record = Record(path, name, flatten(stored_config(folder)), summary_of(folder))
             key = (record.flags["loader_name"], record.study, digest(record.identity))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             left_out.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             continue
         if key in seen:
@@ -125,7 +127,7 @@ def damaged_tables(path: Path) -> list[tuple[str, str]]:
     found = []
     for table, last_column in TABLES.items():
         try:
-            if (path / f"{table}.csv").exists():
+            if (path / f"{table}.csv").is_file():
                 rows_of(path / f"{table}.csv", last_column)
         except DamagedTable as error:
             found.append((table, f"{error}; the run's other files are used"))
@@ -152,7 +154,7 @@ def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
         DamagedTable: one does not reach to the column that is the last.
     """
     try:
-        text = path.read_text()
+        text = path.read_text() if path.is_file() else ""
         header, *rows = csv.reader(io.StringIO(text), strict=True)
     except FileNotFoundError:
         raise

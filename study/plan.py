@@ -27,7 +27,6 @@ from optim.identity import PATHS, run_folder
 from optim.main import RunConfig
 from optim.measuring import missing_metrics
 
-
 KEYS = ("title", "config", "flags", "grid")
 ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
 
@@ -47,8 +46,8 @@ class Planned:
 
     @property
     def finished(self) -> bool:
-        """Trained, and everything measured that is asked for of the selected weights."""
-        return self.folder.finished and not missing_metrics(self.folder, self.config.metrics)
+        """Trained, everything measured that is asked for of the selected weights, and summarised."""
+        return self.folder.finished and not missing_metrics(self.folder, self.config.metrics) and self.folder.summarised
 
     @property
     def begun(self) -> bool:

@@ -40,19 +40,46 @@ QUICK = (
 FINETUNE = ("--mode", "sparse-finetune", "--prune_ratio", 0.8)
 LENET = ("--net_name", "mnist_lenet", "--augment", "crop_flip")
 MEASURED = (
-    "--save_fisher", 1, "--save_jacobian", 1, "--metric_every", 2, "--save_spectrum", 1, "--spectrum_steps", 8, "--spectrum_k", 2,
-    "--spectrum_runs", 1, "--monte_carlo_samples", 40, "--figures", 1, "--tracker", "tensorboard",
+    "--save_fisher", 1, "--save_jacobian", 1, "--metric_every", 2, "--save_spectrum", 1, "--spectrum_steps", 8,
+    "--spectrum_k", 2, "--spectrum_runs", 1, "--monte_carlo_samples", 40, "--figures", 1, "--tracker", "tensorboard",
 )  # fmt: skip
 RUNS: dict[str, tuple] = {
     "toy mlp dense, every state": (*QUICK, "--loader_name", "toy", "--hidden_dims", "10-5", "--save_epochs", "all"),
-    "digits lenet dense, augmented, select val": (*QUICK, *LENET, "--select", "val", "--val_size", 0.2, "--save_epochs", "none"),
+    "digits lenet dense, augmented, select val": (
+        *QUICK,
+        *LENET,
+        "--select",
+        "val",
+        "--val_size",
+        0.2,
+        "--save_epochs",
+        "none",
+    ),
     "digits mlp finetune, noisy, online SNR": (*QUICK, *FINETUNE, "--train_noisy", 1, "--snr_mode", "online"),
     "digits lenet finetune, augmented, noisy, select val": (
-        *QUICK, *FINETUNE, *LENET, "--train_noisy", 1, "--select", "val", "--val_size", 0.2,
+        *QUICK,
+        *FINETUNE,
+        *LENET,
+        "--train_noisy",
+        1,
+        "--select",
+        "val",
+        "--val_size",
+        0.2,
     ),
     "toy mlp finetune, running averages, adam": (
-        *QUICK, *FINETUNE, "--loader_name", "toy", "--hidden_dims", "10", "--train_eval", "running", "--snr_mode", "online",
-        "--optimizer_name", "adam",
+        *QUICK,
+        *FINETUNE,
+        "--loader_name",
+        "toy",
+        "--hidden_dims",
+        "10",
+        "--train_eval",
+        "running",
+        "--snr_mode",
+        "online",
+        "--optimizer_name",
+        "adam",
     ),
     "digits mlp dense, measured on the way, figures, events": (*QUICK, *MEASURED, "--hidden_dims", "12"),
     "a finished run that takes more measurements": (*QUICK, *MEASURED, "--hidden_dims", "11"),
@@ -151,7 +178,7 @@ def attempt(flags: tuple, root: Path, at: Callable[[Place], None], output: Path)
         code = 0
     except SystemExit as stop:
         code = stop.code
-    except BaseException:  # noqa: BLE001  (the traceback goes to the attempt's output, and the code is not 0)
+    except BaseException:
         logging.getLogger().exception("attempt")
     finally:
         sys.stdout.flush()
@@ -227,7 +254,9 @@ def content(path: Path) -> Any:
         return table(path)
     if path.suffix == ".npz":
         with numpy.load(path) as arrays:
-            return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items() if name != "seconds"}
+            return {
+                name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items() if name != "seconds"
+            }
     if path.name == "summary.json":
         return {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "peak_memory_mb")}
     if path.name == "config.yaml":
