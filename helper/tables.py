@@ -8,6 +8,10 @@ from typing import Any
 from helper.utils import write_atomic
 
 
+class DamagedTable(RuntimeError):
+    """A table that is not whole."""
+
+
 class Table:
     """Rows of a CSV file; every `write` replaces the file atomically. Rows read back keep their text to the letter."""
 
@@ -36,7 +40,7 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table in which every row has an epoch.
 
     Raises:
-        RuntimeError: damaged.
+        DamagedTable: a row has other cells than the heading, or no epoch.
     """
     try:
         if not path.is_file():
@@ -46,7 +50,7 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
         if any(None in row or None in row.values() or int(row["epoch"]) < 0 for row in rows):
             raise ValueError("a row has more or fewer cells than the heading")
     except (ValueError, KeyError, csv.Error) as error:
-        raise RuntimeError(
+        raise DamagedTable(
             f"{path} is damaged ({type(error).__name__} {error}); put a copy of it back, or move the run's folder away "
             "to repeat it"
         ) from None
@@ -57,7 +61,7 @@ def last_row(path: Path) -> dict[str, str]:
     """The last row of a table that another process writes; empty where there is none."""
     try:
         return next(reversed(whole_rows(path)), {}) if path.exists() else {}
-    except RuntimeError:
+    except DamagedTable:
         return {}
 
 

@@ -24,7 +24,18 @@ from helper.untrusted import one_line
 
 IN_USE = "is in use by another process"
 UNFINISHED = (".partial", ".new")  # files that take another one's place when they are whole
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = "; what was saved before is sound: make room and run the same command again"
+NO_FOLDER = "; a file stands where a folder should be: choose another --results_root"
+READ_ONLY = "; it may not be written or read: change its permissions, or choose another --results_root"
+CURES = {
+    errno.ENOSPC: DISK_FULL, errno.EDQUOT: DISK_FULL, errno.EFBIG: DISK_FULL,
+    errno.ENOTDIR: NO_FOLDER, errno.EEXIST: NO_FOLDER, errno.EISDIR: "; a folder stands where a file should be: move it away",
+    errno.EACCES: READ_ONLY, errno.EPERM: READ_ONLY, errno.EROFS: READ_ONLY,
+    errno.ENAMETOOLONG: "; choose a shorter path", errno.ELOOP: "; links that lead to each other: remove them",
+    errno.ENOENT: "; it has been removed meanwhile, or never was there",
+    errno.EIO: "; check the disk, then run the same command again",
+    errno.ESTALE: "; the file system has gone: run the same command again once it is there",
+}  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -89,7 +100,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         OSError: it could not be written (disk full, read-only); the old file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # not its parents: what has been removed must not come back with one file
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
@@ -111,9 +122,7 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
-        cure = ""
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            cure = "; what was saved before is sound: make room and run the same command again"
+        cure = CURES.get(error.errno, "") if isinstance(error, OSError) else ""
         print(f"{prog}: error: {name}{one_line(error)}{cure}", file=sys.stderr)
 
     return hook

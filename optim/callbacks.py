@@ -77,6 +77,16 @@ class KeepPruned(Callback):
             torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
 
 
+class StopIfGone(Callback):
+    """Ends a run whose folder has been removed, before anything is written into a new one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        self.folder.check_there()
+
+
 class StopIfDiverged(Callback):
     """Ends the run when a loss or a weight is not finite, before a state of that epoch is saved."""
 

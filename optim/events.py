@@ -41,7 +41,9 @@ def write_events(folder: RunFolder) -> Path:
     times, values = end_times(folder), scalars(folder)
     last = max(times)
     former = list(folder.events.glob(FILES))
-    path = folder.events / f"events.out.tfevents.{time.time_ns()}"  # readers take the files in the order of their names
+    # readers take the files in the order of their names, whatever the clock has done since the last one
+    newest = max((int(file.suffix[1:]) for file in former if file.suffix[1:].isdecimal()), default=0)
+    path = folder.events / f"events.out.tfevents.{max(time.time_ns(), newest + 1)}"
     started = min(times.values())
     events = [
         Event(wall_time=started, file_version="brain.Event:2"),

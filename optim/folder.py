@@ -91,6 +91,13 @@ class RunFolder:
         """The summary is written last."""
         return self.summary.exists() and self.model.exists()
 
+    def check_there(self) -> None:
+        """Raise RuntimeError when someone has removed the folder: what is written from now on would be half a run."""
+        if not self.config.exists():
+            raise RuntimeError(
+                f"{self.path} has gone while the run was under way; the same command runs it again once it can be made"
+            )
+
     @property
     def summarised(self) -> bool:
         """Whether summary and figures are of all that has been measured; not so where one is damaged."""

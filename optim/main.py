@@ -17,6 +17,7 @@ from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
+from helper.tables import DamagedTable
 from helper.utils import (
     RunLog,
     choose_device,
@@ -159,11 +160,13 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     with exclusive(folder.path):
         if folder.config.exists():
             check_stored(folder, config, dataset.fingerprint)
-        if folder.finished:
-            clear(folder)
-        with RunLog(folder.log):
-            train_in(folder, config, network, mask, dataset.to(device), signals)
-    return folder.path
+        ended_meanwhile = folder.finished and not config.overwrite  # by another process, before this one had the lock
+        if not ended_meanwhile:
+            if folder.finished:
+                clear(folder)
+            with RunLog(folder.log):
+                train_in(folder, config, network, mask, dataset.to(device), signals)
+    return measure_more(folder, config, dataset.to(device)) if ended_meanwhile else folder.path
 
 
 def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
@@ -187,6 +190,7 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     measure_selected(folder, config, network, dataset)
     summary = summarise(folder, config, network, mask, dataset, measuring=time.perf_counter() - started)
     draw(folder, config)
+    folder.check_there()
     folder.write_summary(summary)  # last: now the run is finished
     track(folder, config)
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
@@ -204,6 +208,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
         config.train,
         seed=config.random_state,
         callbacks=[
+            hooks.StopIfGone(folder),
             hooks.KeepPruned(mask),
             *([hooks.OnlineSNR(folder, mask)] if online else []),
             hooks.Evaluate(folder, mask, config.metrics),
@@ -231,14 +236,17 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
         RuntimeError: it is of another mask or no such state, or tables have lost what they had when it was written.
     """
     try:
-        if content_hash(state["mask"]) != content_hash(mask):
-            raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
+        same_mask = content_hash(state["mask"]) == content_hash(mask)
         trainer.load_state(state)
         then, now = state["tables"], folder.written(state["epoch"])
         lost = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except DamagedTable:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__} {error}"
         raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
+    if not same_mask:
+        raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
     for name in lost:
         raise RuntimeError(f"{folder.path / name}.csv is not as this run left it: put a copy of it back, or {FROM_THE_START}")
 

@@ -69,6 +69,7 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
         "grad_std_norm": [2 / (1 + e) for e, _, _ in grid], "snr": 0.5, "n_batches": 20, "batch_size": 128, "mode": "fixed",
     }  # fmt: skip
     write_table(folder.path / "snr.csv", SNR, snr, len(grid))
+    folder.path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
     total = {"value": float(fisher[-1]), "standard_error": 0.05 * float(fisher[-1])}
     summary = {

@@ -258,7 +258,7 @@ def content(path: Path) -> Any:
                 name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items() if name != "seconds"
             }
     if path.name == "summary.json":
-        return {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "peak_memory_mb")}
+        return {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "peak_memory_mb", "git")}
     if path.name == "config.yaml":
         return re.sub(r"(?m)^results_root:.*\n(  .*\n)*", "", path.read_text())
     return path.read_bytes()
