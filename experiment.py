@@ -9,7 +9,6 @@ report       tables with intervals, the paper's figures and one HTML page over a
 """
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from helper.config import FlagError, near_match, parse_line
 from helper.metrics.main import MetricConfig
 from helper.untrusted import one_line
-from helper.utils import one_line_errors
+from helper.utils import log_to_stderr, one_line_errors
 from optim.main import RunConfig
 
 
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"experiment.py: error: {one_line(name)}: no such command{near_match(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     command = COMMANDS[name]
     config, action = command.load()
     line = parse_line(

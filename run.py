@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Flags -> configuration -> one trained and measured run. The last line printed is the run folder."""
 
-import logging
 import sys
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -9,7 +8,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from helper.config import FlagError, parse
 from helper.signals import Signals
 from helper.untrusted import one_line
-from helper.utils import one_line_errors
+from helper.utils import log_to_stderr, one_line_errors
 from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
 
@@ -25,7 +24,7 @@ EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")
     try:

@@ -178,6 +178,8 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
         raise FlagError(f"--{field.name} {one_line(value, 100)}: not one of {names}{near_match(result, spec.choices)}")
     limits = ((spec.low, operator.ge, "at least"), (spec.high, operator.le, "at most"), (spec.below, operator.lt, "below"))
     conditions = [(holds(result, bound), f"{words} {bound}") for bound, holds, words in limits if bound is not None]
+    if kind is str:  # it goes into paths, files and messages
+        conditions.append((result.isprintable(), "text without control characters or stray bytes"))
     if kind is float:
         conditions.append((math.isfinite(result), "a finite number"))
     if not all(met for met, _ in conditions):
@@ -352,7 +354,10 @@ def parse_line(
         for name, field in all_flags(lists).items():
             short = [field.metadata["flag"].short] if field.metadata["flag"].short else []
             group.add_argument(*short, f"--{name}", type=str, metavar="X[,X...]", help=field.metadata["flag"].help)
-    given = vars(parser.parse_args(argv))
+    try:
+        given = vars(parser.parse_args(argv))
+    except UnicodeDecodeError as error:
+        parser.error(f"a --config file is no UTF-8 text: {error}")
     try:
         config = unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
     except FlagError as error:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from helper.untrusted import one_line
+from helper.untrusted import one_line, shown
 
 IN_USE = "is in use by another process"
 UNFINISHED = (".partial", ".new")  # files that take another one's place when they are whole
@@ -196,13 +196,27 @@ def git_state() -> dict[str, str | bool | None]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
+class PlainFormatter(logging.Formatter):
+    """Log lines in which names of files cannot steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(shown(line) for line in super().format(record).split("\n"))
+
+
+def log_to_stderr() -> None:
+    """Show log records, unless something else does already."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
 class RunLog:
     """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
 
     def __init__(self, path: Path) -> None:
         self.handler = logging.FileHandler(path)
         self.handler.handleError = lambda record: None  # a full disk must not hide what the terminal shows
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
 
     def __enter__(self) -> None:
         root = logging.getLogger()

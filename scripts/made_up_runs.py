@@ -48,6 +48,7 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
         columns = NOISY_HISTORY
         history |= {"loss_clean": 1 - rise / 2, "loss_noisy": 2 - rise, "acc_clean": rise}
         history |= {"acc_generalized": 0.5 * rise, "acc_memorized": 0.4 * rise}
+    folder.path.mkdir(parents=True, exist_ok=True)
     write_table(folder.path / "history.csv", columns, history, len(epochs))
     measured = [epoch for epoch in epochs if epoch % every == 0 or epoch == last]
     subsets = {"all": 1.0, "clean": 0.7, "mislabelled": 1.8} if config.data.train_noisy else {"all": 1.0}
@@ -69,7 +70,6 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
         "grad_std_norm": [2 / (1 + e) for e, _, _ in grid], "snr": 0.5, "n_batches": 20, "batch_size": 128, "mode": "fixed",
     }  # fmt: skip
     write_table(folder.path / "snr.csv", SNR, snr, len(grid))
-    folder.path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
     total = {"value": float(fisher[-1]), "standard_error": 0.05 * float(fisher[-1])}
     summary = {

@@ -13,13 +13,25 @@ from typing import Any
 import pandas
 
 from helper.config import digest, flatten
-from optim.folder import RunFolder
+from optim.folder import HISTORY, SNR, RunFolder
+from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
 
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
-TABLES = {"history": "peak_memory_mb", "snr": "mode", "metrics": "seconds"}  # and the last column, which every row has
+TABLES = {"history": HISTORY, "snr": SNR, "metrics": METRICS_COLUMNS}  # and their columns
+TEXTS = {
+    "layer",
+    "mode",
+    "metric",
+    "split",
+    "subset",
+    "params",
+    "estimator",
+    "settings",
+    "checkpoint",
+}  # columns; others: numbers
 
 
 class DamagedTable(ValueError):
@@ -125,10 +137,10 @@ def collect(root: Path) -> Collection:
 
 def damaged_tables(path: Path) -> list[tuple[str, str]]:
     found = []
-    for table, last_column in TABLES.items():
+    for table, columns in TABLES.items():
         try:
             if (path / f"{table}.csv").is_file():
-                rows_of(path / f"{table}.csv", last_column)
+                rows_of(path / f"{table}.csv", columns)
         except DamagedTable as error:
             found.append((table, f"{error}; the run's other files are used"))
     return found
@@ -147,11 +159,11 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
+def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
     Raises:
-        DamagedTable: one does not reach to the column that is the last.
+        DamagedTable: a column or the end of a row is missing, or a cell of a number holds none.
     """
     try:
         text = path.read_text() if path.is_file() else ""
@@ -160,8 +172,21 @@ def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DamagedTable(" ".join(str(error).split())) from None
-    if last_column not in header or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+    if (
+        not set(columns) <= set(header)
+        or len(set(header)) != len(header)
+        or not text.endswith("\n")
+        or any(len(row) != len(header) for row in rows)
+    ):
         raise DamagedTable("half-written")
+    try:
+        for index in (index for index, column in enumerate(header) if column not in TEXTS):
+            for row in rows:
+                float(row[index] or 0)
+        if any(int(row[header.index("epoch")]) < 0 for row in rows):
+            raise ValueError("a negative epoch")
+    except (ValueError, OverflowError) as error:
+        raise DamagedTable(str(error)) from None
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 

@@ -99,7 +99,7 @@ def finished_result(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | 
     try:
         result = json.loads((folder / "result.json").read_text())
         there = result["settings"] == settings and all((folder / figure["file"]).is_file() for figure in result["figures"])
-        return result if there and result["numbers"] else None
+        return result if there and all(isinstance(row, dict) for row in result["numbers"]) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -339,7 +339,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     try:
         result = json.loads((folder / RESULT).read_text())
         files = [LINE, COSINES, CLASSES, *(figure["file"] for figure in result["figures"])]
-        return result if all((folder / file).is_file() for file in files) and result["numbers"] else {}
+        return (
+            result
+            if all((folder / file).is_file() for file in files) and all(isinstance(row, dict) for row in result["numbers"])
+            else {}
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 

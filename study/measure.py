@@ -9,6 +9,7 @@ import torch
 
 from helper.config import Config, FlagError, flag, near_match, replace
 from helper.metrics.main import METRICS
+from helper.untrusted import shown
 from helper.utils import RunLog, choose_device, exclusive
 from loader.main import load_dataset
 from network.main import build_network
@@ -63,7 +64,7 @@ def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
         before = folder.measured()
         with exclusive(folder.path), RunLog(folder.log):
             measure_run(folder, option, config.epochs)
-        print(f"{folder.path}: {'measured' if folder.measured() != before else 'everything was there'}")
+        print(f"{shown(folder.path)}: {'measured' if folder.measured() != before else 'everything was there'}")
     return 0
 
 

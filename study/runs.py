@@ -11,6 +11,7 @@ from torch import nn
 
 from helper.config import flatten
 from helper.mask import Mask
+from helper.untrusted import shown
 from helper.utils import choose_device
 from loader.dataset import Dataset
 from loader.main import load_dataset
@@ -99,5 +100,5 @@ def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
 
 def show_result(result: dict[str, Any], folder: Path) -> None:
     """Print the numbers of a comparison, and last its folder."""
-    print(pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format))
-    print(folder)
+    lines = pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format).split("\n")
+    print(*map(shown, [*lines, folder]), sep="\n")
