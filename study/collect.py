@@ -31,7 +31,7 @@ TEXTS = {
     "estimator",
     "settings",
     "checkpoint",
-}  # columns; others: numbers
+}  # the others: numbers
 
 
 class DamagedTable(ValueError):

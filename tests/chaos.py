@@ -26,7 +26,9 @@ from typing import Any, BinaryIO
 import numpy
 import torch
 
-import helper.plotter  # noqa: F401  (a fork must not import it again)
+import helper.metrics.spectrum
+import helper.plotter  # noqa: F401
+import optim.events  # noqa: F401
 import run as command_line
 from loader.main import DataConfig, load_dataset
 from optim.checkpoint import load_latest, previous
@@ -40,8 +42,8 @@ QUICK = (
 FINETUNE = ("--mode", "sparse-finetune", "--prune_ratio", 0.8)
 LENET = ("--net_name", "mnist_lenet", "--augment", "crop_flip")
 MEASURED = (
-    "--save_fisher", 1, "--save_jacobian", 1, "--metric_every", 2, "--save_spectrum", 1, "--spectrum_steps", 8,
-    "--spectrum_k", 2, "--spectrum_runs", 1, "--monte_carlo_samples", 40, "--figures", 1, "--tracker", "tensorboard",
+    "--save_fisher", 1, "--save_spectrum", 1, "--spectrum_steps", 8,
+    "--spectrum_k", 2, "--spectrum_runs", 1, "--monte_carlo_samples", 40,
 )  # fmt: skip
 RUNS: dict[str, tuple] = {
     "toy mlp dense, every state": (*QUICK, "--loader_name", "toy", "--hidden_dims", "10-5", "--save_epochs", "all"),
@@ -81,8 +83,17 @@ RUNS: dict[str, tuple] = {
         "--optimizer_name",
         "adam",
     ),
-    "digits mlp dense, measured on the way, figures, events": (*QUICK, *MEASURED, "--hidden_dims", "12"),
-    "a finished run that takes more measurements": (*QUICK, *MEASURED, "--hidden_dims", "11"),
+    "digits mlp dense, measured on the way, events": (
+        *QUICK,
+        *MEASURED,
+        "--hidden_dims",
+        "12",
+        "--metric_every",
+        2,
+        "--tracker",
+        "tensorboard",
+    ),
+    "a finished run that takes more measurements": (*QUICK, *MEASURED, "--hidden_dims", "11", "--figures", 1),
     "a finished run that is repeated": (*QUICK, "--hidden_dims", "13", "--overwrite", 1),
 }
 FIRST: dict[str, tuple] = {  # what has ended in the folder before anything is killed
@@ -348,7 +359,7 @@ def one_run(name: str, reference: Reference, root: Path, n_kills: int, rng: rand
         code = watched_attempt(flags, root, at, output, stop, tally)
         if code == -signal.SIGKILL:
             tally.kills[report.read_text() if inside else "a random time"] += 1
-            check_progress(root, tally)
+            check_progress(root, tally, cleared="--overwrite" in flags)
         elif code == 75:
             tally.interrupted += 1
         else:
@@ -384,12 +395,15 @@ def watched_attempt(
     return code
 
 
-def check_progress(root: Path, tally: Tally) -> None:
-    """After a kill at most the epoch under way is to be done again, and there are tables up to the checkpoint."""
+def check_progress(root: Path, tally: Tally, *, cleared: bool) -> None:
+    """After a kill at most the epoch under way is to be done again, and there are tables up to the checkpoint.
+
+    A run that is cleared in order to be repeated loses its checkpoints first.
+    """
     for folder in folders(root).values():
         rows = folder.history().rows
         state = load_latest(folder.checkpoint)
-        if rows and not folder.finished:
+        if rows and not folder.finished and not (cleared and state is None):
             last, saved = int(rows[-1]["epoch"]), -1 if state is None else state["epoch"]
             if not saved <= last <= saved + 1:
                 tally.differing.append(f"{folder.path}: history.csv ends at epoch {last}, the checkpoint at {saved}")
@@ -406,7 +420,7 @@ def chaos(work: Path, n_kills: int, seed: int) -> Tally:
         name = list(RUNS)[tally.runs % len(RUNS)]
         if name not in references:
             references[name] = undisturbed(name, work / f"whole{tally.runs}")
-        one_run(name, references[name], work / f"run{tally.runs}", rng.randint(2, 6), rng, tally)
+        one_run(name, references[name], work / f"run{tally.runs}", rng.randint(4, 10), rng, tally)
     return tally
 
 
