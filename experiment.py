@@ -9,14 +9,14 @@ report       tables with intervals, the paper's figures and one HTML page over a
 """
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from helper.config import FlagError, near_match, parse_line
 from helper.metrics.main import MetricConfig
-from helper.utils import one_line_errors
+from helper.untrusted import one_line
+from helper.utils import log_to_stderr, one_line_errors
 from optim.main import RunConfig
 
 
@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"usage: experiment.py [--debug] {{{','.join(COMMANDS)}}} ...\n\n{__doc__}\nCOMMAND --help lists its flags.")
         return
     if name not in COMMANDS:
-        print(f"experiment.py: error: {name}: no such command{near_match(name, COMMANDS)}", file=sys.stderr)
+        print(f"experiment.py: error: {one_line(name)}: no such command{near_match(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     command = COMMANDS[name]
     config, action = command.load()
     line = parse_line(
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = action(line.config, *line.words, **line.lists)
     except FlagError as error:
-        print(f"experiment.py: error: {error}", file=sys.stderr)
+        print(f"experiment.py: error: {one_line(error)}", file=sys.stderr)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Flags -> configuration -> one trained and measured run. The last line printed is the run folder."""
 
-import logging
 import sys
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -9,7 +8,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from helper.config import FlagError, parse
 from helper.distributed import first_speaks, once, processes, rank
 from helper.signals import Signals
-from helper.utils import one_line_errors
+from helper.untrusted import one_line
+from helper.utils import log_to_stderr, one_line_errors
 from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
 
@@ -26,7 +26,7 @@ EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 def main(argv: list[str] | None = None) -> None:
     with first_speaks():
         config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")
     try:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
             folder = train_run(once(lambda: config), signals)  # one seed where each process has drawn its own
             speaks = rank() == 0
     except FlagError as error:
-        print(f"run.py: error: {error}", file=sys.stderr)
+        print(f"run.py: error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_WRONG_FLAGS)
     except Interrupted as stop:
         print(f"run.py: {stop}", file=sys.stderr)

@@ -19,7 +19,14 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, set_dumper, set_loader
+
+from helper.untrusted import one_line, read_yaml
+
+FLAGS_FILE = "flags"  # how --config is read
+set_loader(FLAGS_FILE, read_yaml, exceptions=(yaml.YAMLError,))
+set_dumper(FLAGS_FILE, lambda flags: yaml.safe_dump(flags, allow_unicode=True, sort_keys=False))
 
 
 class FlagError(ValueError, ArgumentTypeError):
@@ -167,16 +174,18 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
         reason = reason or (str(error) if spec.convert else f"expected {WORDS[kind]}")
-        raise FlagError(f"--{field.name} {value}: {reason}") from None
+        raise FlagError(f"--{field.name} {one_line(value, 100)}: {reason}") from None
     if spec.choices is not None and result not in spec.choices:
         names = ", ".join(spec.choices)
-        raise FlagError(f"--{field.name} {value}: not one of {names}{near_match(result, spec.choices)}")
+        raise FlagError(f"--{field.name} {one_line(value, 100)}: not one of {names}{near_match(result, spec.choices)}")
     limits = ((spec.low, operator.ge, "at least"), (spec.high, operator.le, "at most"), (spec.below, operator.lt, "below"))
     conditions = [(holds(result, bound), f"{words} {bound}") for bound, holds, words in limits if bound is not None]
+    if kind is str:  # it goes into paths, files and messages
+        conditions.append((result.isprintable(), "text without control characters or stray bytes"))
     if kind is float:
         conditions.append((math.isfinite(result), "a finite number"))
     if not all(met for met, _ in conditions):
-        raise FlagError(f"--{field.name} {value}: must be {' and '.join(text for _, text in conditions)}")
+        raise FlagError(f"--{field.name} {one_line(value, 100)}: must be {' and '.join(text for _, text in conditions)}")
     return result
 
 
@@ -276,7 +285,7 @@ class Parser(ArgumentParser):
     """jsonargparse's parser with errors of one line: the flag, the value, what is allowed, the near match."""
 
     def __init__(self, *args: Any, retired: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, parser_mode=FLAGS_FILE, **kwargs)
         self.retired = retired
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -287,7 +296,7 @@ class Parser(ArgumentParser):
             message = self.about_unknown(unknown.group(1)) + (", and no further word is expected" if stray else "")
         if message.startswith("Problems parsing config"):
             message = f"a --config file is no YAML of flags: {message.removeprefix('Problems parsing config: ')}"
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def about_unknown(self, word: str) -> str:
         name = word.lstrip("-")
@@ -347,7 +356,10 @@ def parse_line(
         for name, field in all_flags(lists).items():
             short = [field.metadata["flag"].short] if field.metadata["flag"].short else []
             group.add_argument(*short, f"--{name}", type=str, metavar="X[,X...]", help=field.metadata["flag"].help)
-    given = vars(parser.parse_args(argv))
+    try:
+        given = vars(parser.parse_args(argv))
+    except UnicodeDecodeError as error:
+        parser.error(f"a --config file is no UTF-8 text: {error}")
     try:
         config = unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
     except FlagError as error:

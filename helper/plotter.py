@@ -1,6 +1,7 @@
 """Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from helper.untrusted import one_line, read_arrays
 
 # Okabe & Ito 2008: distinguishable with every common form of colour blindness
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -54,17 +58,34 @@ def draw_run(folder: Path) -> list[Path]:
     for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
         if path.exists():
             name = "spectrum" if path.parent == folder else f"spectrum_{path.stem}"
-            with numpy.load(path) as arrays:
-                drawn.append(draw_spectrum(arrays, folder / "figures" / name))
+            drawn.append(draw_spectrum(read_arrays(path), folder / "figures" / name))
     return drawn
 
 
 def read_table(path: Path) -> pandas.DataFrame:
-    return pandas.read_csv(path) if path.exists() else pandas.DataFrame()
+    """A table of a run folder; without rows where there is none. Raises RuntimeError: damaged."""
+    try:
+        return pandas.read_csv(path) if path.is_file() else pandas.DataFrame()
+    except (ValueError, OverflowError) as error:
+        raise RuntimeError(f"{path} is damaged ({error})") from None
+
+
+FORMULA = re.compile(r"\$\\(alpha|mathdefault\{[\d.+×^{}\\times−-]*\})\$")  # what these figures mean to be one
+
+
+def literal(figure: Figure) -> None:
+    """Show texts as they are: names of runs, layers and classes may hold formulas, or what no font has."""
+    for text in figure.findobj(Text):
+        words = text.get_text()
+        if "$" in FORMULA.sub("", words):
+            text.set_parse_math(False)
+        if not words.replace("\n", "").isprintable():
+            text.set_text("\n".join(one_line(line) for line in words.split("\n")))
 
 
 def save(figure: Figure, stem: Path) -> Path:
     stem.parent.mkdir(parents=True, exist_ok=True)
+    literal(figure)
     figure.set_dpi(150)
     with open(stem.with_suffix(".png"), "wb") as file:
         figure.canvas.print_png(file)  # draws once, where savefig draws once more for the layout

@@ -9,6 +9,10 @@ from helper.distributed import by_first, once
 from helper.utils import write_atomic
 
 
+class DamagedTable(RuntimeError):
+    """A table that is not whole."""
+
+
 class Table:
     """Rows of a CSV file; every `write` replaces the file atomically. Rows read back keep their text to the letter."""
 
@@ -33,19 +37,39 @@ class Table:
 
 
 def read(path: Path, columns: list[str]) -> list[dict[str, str]]:
-    """The given columns of a CSV file; no rows where there is none."""
+    """The given columns of a table; no rows where there is none."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return [{column: row.get(column) or "" for column in columns} for row in csv.DictReader(file)]
+    return [{column: row.get(column) or "" for column in columns} for row in whole_rows(path)]
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table in which every row has an epoch.
+
+    Raises:
+        DamagedTable: a row has other cells than the heading, or no epoch.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no file")
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() or int(row["epoch"]) < 0 for row in rows):
+            raise ValueError("a row has more or fewer cells than the heading")
+    except (ValueError, KeyError, csv.Error) as error:
+        raise DamagedTable(
+            f"{path} is damaged ({type(error).__name__} {error}); put a copy of it back, or move the run's folder away "
+            "to repeat it"
+        ) from None
+    return rows
 
 
 def last_row(path: Path) -> dict[str, str]:
     """The last row of a table that another process writes; empty where there is none."""
-    if not path.exists():
+    try:
+        return next(reversed(whole_rows(path)), {}) if path.exists() else {}
+    except DamagedTable:
         return {}
-    with open(path, newline="") as file:
-        return next(reversed(list(csv.DictReader(file))), {})
 
 
 def text(value: Any) -> str:

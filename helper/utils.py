@@ -20,8 +20,22 @@ from typing import Any
 
 import torch
 
+from helper.untrusted import one_line, shown
+
 IN_USE = "is in use by another process"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNFINISHED = (".partial", ".new")  # files that take another one's place when they are whole
+DISK_FULL = "; what was saved before is sound: make room and run the same command again"
+NO_FOLDER = "; a file stands where a folder should be: choose another --results_root"
+READ_ONLY = "; it may not be written or read: change its permissions, or choose another --results_root"
+CURES = {
+    errno.ENOSPC: DISK_FULL, errno.EDQUOT: DISK_FULL, errno.EFBIG: DISK_FULL,
+    errno.ENOTDIR: NO_FOLDER, errno.EEXIST: NO_FOLDER, errno.EISDIR: "; a folder stands where a file should be: move it away",
+    errno.EACCES: READ_ONLY, errno.EPERM: READ_ONLY, errno.EROFS: READ_ONLY,
+    errno.ENAMETOOLONG: "; choose a shorter path", errno.ELOOP: "; links that lead to each other: remove them",
+    errno.ENOENT: "; it has been removed meanwhile, or never was there",
+    errno.EIO: "; check the disk, then run the same command again",
+    errno.ESTALE: "; the file system has gone: run the same command again once it is there",
+}  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -86,7 +100,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         OSError: it could not be written (disk full, read-only); the old file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # not its parents: what has been removed must not come back with one file
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
@@ -108,10 +122,8 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
-        cure = ""
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            cure = "; what was saved before is sound: make room and run the same command again"
-        print(f"{prog}: error: {name}{' '.join(str(error).split())}{cure}", file=sys.stderr)
+        cure = CURES.get(error.errno, "") if isinstance(error, OSError) else ""
+        print(f"{prog}: error: {name}{one_line(error)}{cure}", file=sys.stderr)
 
     return hook
 
@@ -119,6 +131,9 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the kernel releases it when this one ends, however it ends.
+
+    What killed processes were writing in it is removed.
+
 
     Raises:
         RuntimeError: another process holds it.
@@ -129,6 +144,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(f"{folder} {IN_USE}; wait for it or choose another --results_root") from None
+        for left_over in (file for depth in ("", "*/") for kind in UNFINISHED for file in folder.glob(f"{depth}.*{kind}")):
+            left_over.unlink(missing_ok=True)  # of a killed process
         yield
 
 
@@ -179,13 +196,27 @@ def git_state() -> dict[str, str | bool | None]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
+class PlainFormatter(logging.Formatter):
+    """Log lines in which names of files cannot steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(shown(line) for line in super().format(record).split("\n"))
+
+
+def log_to_stderr() -> None:
+    """Show log records, unless something else does already."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
 class RunLog:
     """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
 
     def __init__(self, path: Path) -> None:
         self.handler = logging.FileHandler(path)
         self.handler.handleError = lambda record: None  # a full disk must not hide what the terminal shows
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
 
     def __enter__(self) -> None:
         root = logging.getLogger()

@@ -1,18 +1,22 @@
 """Files of published data sets: fetch, verify, unpickle without trust."""
 
-import codecs
 import hashlib
 import io
+import itertools
 import pickle
 import tarfile
 import urllib.error
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from numpy._core.multiarray import _reconstruct
+
+from helper.untrusted import one_line
+
+MOST_BYTES, MOST_MEMBERS = 1 << 30, 1000  # of an unpacked file and of an archive; published: 185 MB and 8
 
 
 class DataError(RuntimeError):
@@ -66,11 +70,27 @@ def provide(files: Mapping[str, str], root: Path, archive: tuple[str, str], *, d
     if missing:
         url, archive_md5 = archive
         packed = fetch([url], root / url.rsplit("/", 1)[-1], archive_md5)
-        with tarfile.open(packed) as tar:
-            tar.extractall(root, filter="data")
+        unpack(packed, list(files), root)
     if verify_data:
         for name, published_md5 in files.items():
             verify(root / name, published_md5)
+
+
+def unpack(packed: Path, names: list[str], root: Path) -> None:
+    """Unpack the named files of a tar archive and nothing else.
+
+    Raises:
+        DataError: it is damaged, or one of them is larger than a data file, or would lie elsewhere than under `root`.
+    """
+    try:
+        with tarfile.open(packed) as tar:
+            for member in itertools.islice(tar, MOST_MEMBERS):
+                if member.name in names:
+                    if not member.isreg() or member.size > MOST_BYTES:
+                        raise DataError(f"{packed}: {member.name} is no file of at most {MOST_BYTES >> 20} MiB")
+                    tar.extract(member, root, filter="data")
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{packed} cannot be unpacked ({one_line(error)}); delete it and download it again") from None
 
 
 def fingerprint(paths: list[Path], published_md5s: Iterable[str] = ()) -> str | None:
@@ -79,15 +99,48 @@ def fingerprint(paths: list[Path], published_md5s: Iterable[str] = ()) -> str | 
     return None if found == list(published_md5s) else hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
+class PickledDtype:
+    """Stands for the dtype of an array, so that no state from a file reaches NumPy's own."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        if code not in ("u1", "i8"):
+            raise pickle.UnpicklingError(f"it has an array of dtype {code!r}")
+        self.dtype = numpy.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] not in ("|", "<"):
+            raise pickle.UnpicklingError("it has an array of another byte order")
+
+
+class PickledArray(numpy.ndarray):
+    """An array of bytes or integers; the content of the file decides its values, and not more than that."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, pickled, fortran, content = state
+        if not isinstance(pickled, PickledDtype) or not isinstance(content, bytes | str):
+            raise pickle.UnpicklingError("it has an array of objects")
+        raw = content.encode("latin1") if isinstance(content, str) else content
+        super().__setstate__((1, tuple(shape), pickled.dtype, bool(fortran), raw))
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> PickledArray:
+    return PickledArray((0,), "u1")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 2's strings are pickled by Python 3."""
+    return text.encode("latin1")
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Admits NumPy arrays and plain containers; anything else in the pickle is refused before it can run."""
 
     ADMITTED = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): numpy.ndarray,
-        ("numpy", "dtype"): numpy.dtype,
-        ("_codecs", "encode"): codecs.encode,
+        ("numpy", "ndarray"): "numpy.ndarray",  # a name, which cannot be called
+        ("numpy", "dtype"): PickledDtype,
+        ("_codecs", "encode"): _encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -104,9 +157,20 @@ def unpickle(path: Path) -> dict[str, Any]:
     """
     try:
         content = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error) or type(error).__name__
+    except (
+        pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+        MemoryError, RecursionError,
+    ) as error:  # fmt: skip
+        reason = one_line(error, 200) or type(error).__name__
         raise DataError(f"{path} is damaged or no data file ({reason}); delete it and download it again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary; delete it and download it again")
     return content
+
+
+def class_names(path: Path, key: str) -> tuple[str, ...]:
+    """The names of the classes in a pickle file. Raises DataError: it has none."""
+    names = unpickle(path).get(key)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path} has no {key}; delete it and download it again")
+    return tuple(one_line(name, 100) for name in names)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from loader.archives import fingerprint, provide, unpickle
+from loader.archives import class_names, fingerprint, provide
 from loader.dataset import Source
 from loader.loader_cifar100 import check_labels, read_images
 
@@ -36,7 +36,7 @@ def load(config: "DataConfig") -> Source:
     root = Path(config.root)
     provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
     paths = [root / name for name in FILES]
-    names = tuple(unpickle(paths[-1]).get("label_names", []))
+    names = class_names(paths[-1], "label_names")
     batches = [read_images(path, "labels") for path in paths[:-1]]
     for path, (_, labels) in zip(paths, batches, strict=False):
         check_labels(path, labels, len(names))

@@ -7,7 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from loader.archives import DataError, fingerprint, provide, unpickle
+from loader.archives import DataError, class_names, fingerprint, provide, unpickle
 from loader.dataset import Source
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def load(config: "DataConfig") -> Source:
     provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
     paths = [root / name for name in FILES]
     train, test = (read_images(path, "fine_labels") for path in paths[:2])
-    names = unpickle(paths[2]).get("fine_label_names", [])
+    names = class_names(paths[2], "fine_label_names")
     check_labels(paths[0], train[1], len(names))
     check_labels(paths[1], test[1], len(names))
     return Source(
         *train,
         *test,
-        tuple(names),
+        names,
         255,
         MEAN,
         STD,
@@ -56,9 +56,10 @@ def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
         or pixels.ndim != 2
         or pixels.shape != (len(labels), 3072)
         or pixels.dtype != "uint8"
+        or not all(type(label) is int and 0 <= label < len(labels) + 1000 for label in labels)
     ):
         raise DataError(f"{path} has not the layout of a CIFAR file (data: N x 3072 bytes, {label_key}: N)")
-    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
+    return torch.from_numpy(pixels.view(numpy.ndarray)).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
 
 def check_labels(path: Path, labels: Tensor, n_classes: int) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +38,12 @@ def load(config: "DataConfig") -> Source:
     root = Path(config.root)
     source = loader_cifar100.load(config)
     if config.noise_method == "asymmetric":
-        coarse = unpickle(root / "cifar-100-python/train").get("coarse_labels", [])
-        if len(coarse) != len(source.train_labels):
+        coarse = unpickle(root / "cifar-100-python/train").get("coarse_labels")
+        if (
+            not isinstance(coarse, list)
+            or not all(type(c) is int and 0 <= c < 100 for c in coarse)
+            or len(coarse) != len(source.train_labels)
+        ):
             raise DataError(f"{root / 'cifar-100-python/train'} has no coarse_labels, which asymmetric noise needs")
         return dataclasses.replace(source, next_class=next_in_superclass(source.train_labels, torch.tensor(coarse)))
     if config.noise_method != "human":
@@ -66,7 +72,10 @@ def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
         with torch.serialization.safe_globals(ARRAY_TYPES):
             content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
         clean, noisy = (torch.as_tensor(content[key]) for key in ("clean_label", "noisy_label"))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, AttributeError,
+        AssertionError, ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged or no CIFAR-100N file ({reason}); get it again") from None
     if not torch.equal(clean, true_labels):
@@ -74,6 +83,6 @@ def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
             f"{path}: its clean_label disagrees with the labels of cifar-100-python/train; "
             "the two files number the images differently, so its noise cannot be used with them"
         )
-    if noisy.shape != clean.shape or noisy.min() < 0 or noisy.max() > true_labels.max():
+    if noisy.shape != clean.shape or noisy.dtype != torch.int64 or noisy.min() < 0 or noisy.max() > true_labels.max():
         raise DataError(f"{path}: noisy_label is not a class for each image; get it again")
     return noisy

@@ -1,6 +1,7 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from loader.archives import DataError, fetch, fingerprint, verify
+from loader.archives import MOST_BYTES, DataError, fetch, fingerprint, verify
 from loader.dataset import Source
 
 if TYPE_CHECKING:
@@ -83,12 +84,20 @@ def read_idx(path: Path) -> Tensor:
         DataError: truncated, or not such a file.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(MOST_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and download it again") from None
     ndim = content[3] if len(content) > 3 else 0
     sizes = numpy.frombuffer(content[4 : 4 + 4 * ndim], dtype=">i4").tolist() if len(content) >= 4 + 4 * ndim else []
     body = content[4 + 4 * ndim :]
-    if content[:3] != b"\0\0\x08" or len(sizes) != ndim or not sizes or len(body) != numpy.prod(sizes) or not body:
+    if (
+        content[:3] != b"\0\0\x08"
+        or len(sizes) != ndim
+        or not sizes
+        or min(sizes) < 1
+        or len(body) != math.prod(sizes)
+        or not body
+    ):
         raise DataError(f"{path} is damaged or no IDX file of bytes; delete it and download it again")
     return torch.from_numpy(numpy.frombuffer(body, dtype=numpy.uint8).copy()).view(sizes)

@@ -1,11 +1,14 @@
 """The 12-bit synthetic set of Shwartz-Ziv & Tishby (2017): every pattern of 12 bits once, two classes."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from helper.untrusted import one_line
 from helper.utils import stream
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
@@ -37,10 +40,21 @@ def read_mat(path: Path) -> tuple[Tensor, Tensor]:
     try:
         content = loadmat(path)
         inputs, labels = (torch.from_numpy(content[key].astype("int64")) for key in ("F", "y"))
-    except (MatReadError, KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or has not the toy set's layout ({error}); move it away to generate one") from None
+    except (
+        MatReadError, LookupError, ValueError, TypeError, OSError, EOFError, RuntimeError, AttributeError, ArithmeticError,
+        MemoryError, SystemError, zlib.error, struct.error,
+    ) as error:  # fmt: skip
+        reason = one_line(error, 200) or type(error).__name__
+        raise DataError(f"{path} is damaged or has not the toy set's layout ({reason}); move it away to generate one") from None
     labels = labels.flatten()
-    if inputs.ndim != 2 or len(inputs) != len(labels) or not ((inputs | 1) == 1).all() or not ((labels | 1) == 1).all():
+    if (
+        inputs.ndim != 2
+        or len(inputs) < 10
+        or not inputs.shape[1]
+        or len(inputs) != len(labels)
+        or not ((inputs | 1) == 1).all()
+        or not ((labels | 1) == 1).all()
+    ):
         raise DataError(f"{path} has not the toy set's layout (F: N x 12 bits, y: 1 x N bits)")
     return inputs.to(torch.uint8), labels
 

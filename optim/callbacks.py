@@ -15,8 +15,8 @@ from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.signals import Signals
-from helper.utils import peak_memory_mb
-from optim.checkpoint import save_state
+from helper.utils import peak_memory_mb, write_atomic
+from optim.checkpoint import FROM_THE_START, load_state, save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
@@ -76,6 +76,16 @@ class KeepPruned(Callback):
     def on_gradients(self, trainer: Trainer) -> None:
         if self.weights:
             torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
+
+
+class StopIfGone(Callback):
+    """Ends a run whose folder has been removed, before anything is written into a new one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        self.folder.check_there()
 
 
 class StopIfDiverged(Callback):
@@ -195,8 +205,19 @@ class SelectBest(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self.column = f"acc_{trainer.config.select}"
         rows = self.folder.history().rows if trainer.resumed else []
-        scores = [float(row[self.column]) for row in rows if 0 < int(row["epoch"]) <= trainer.epoch and row.get(self.column)]
-        self.best = max(scores, default=-1.0)
+        scores = {int(row["epoch"]): float(row[self.column]) for row in rows if row.get(self.column)}
+        scores = {epoch: score for epoch, score in scores.items() if 0 < epoch <= trainer.epoch}
+        self.best = max(scores.values(), default=-1.0)
+        if scores and trainer.config.select != "last" and not self.folder.model.exists():
+            self.bring_back(max(scores, key=scores.get))  # the first of the best
+
+    def bring_back(self, epoch: int) -> None:
+        """Write model.pt again, which someone has removed, from the kept state of its epoch."""
+        state = self.folder.epoch_state(epoch)
+        if not state.exists():
+            raise RuntimeError(f"{self.folder.model}, the weights of epoch {epoch}, is gone: put it back, or {FROM_THE_START}")
+        load_state(state)
+        write_atomic(self.folder.model, state.read_bytes())
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.config.select != "last" and trainer.epoch > 0 and trainer.row[self.column] > self.best:
@@ -279,7 +300,8 @@ class WriteCheckpoint(Callback):
             self.stop(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        save_state(self.folder.checkpoint, trainer.state() | {"mask": dict(self.mask)}, keep_previous=True)
+        state = trainer.state() | {"mask": dict(self.mask), "tables": self.folder.written(trainer.epoch)}
+        save_state(self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:
         raise Interrupted(

@@ -9,7 +9,9 @@ import io
 import logging
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,12 @@ from torch.utils._pytree import tree_map
 from helper.distributed import by_first
 from helper.utils import write_atomic
 
+FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
 log = logging.getLogger(__name__)
-NOT_LOADABLE = (RuntimeError, EOFError, ValueError, KeyError)  # what damaged bytes make torch.load raise
+NOT_LOADABLE = (  # what damaged or made-up bytes make zipfile and torch.load raise
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError,
+    OSError, struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 class DamagedFile(RuntimeError):
@@ -52,16 +58,20 @@ def load_state(path: Path) -> Any:
     Raises:
         DamagedFile: not what was written, or not loadable without running code from it.
     """
+    if not path.is_file():
+        raise DamagedFile(f"{path} is no file")
     content = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("it is compressed, as torch.save never does")  # a small file may unpack to any size
             altered = archive.testzip()
         if altered is None:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         reason = "its checksums do not match"
-    except (zipfile.BadZipFile, pickle.UnpicklingError, *NOT_LOADABLE) as error:
+    except NOT_LOADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}")
+    raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}; its run makes it again when it is removed")
 
 
 @by_first

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
+from helper.untrusted import read_yaml
 from helper.utils import write_atomic
 from optim.folder import RunFolder
 
@@ -41,7 +41,9 @@ def write_events(folder: RunFolder) -> Path:
     times, values = end_times(folder), scalars(folder)
     last = max(times)
     former = list(folder.events.glob(FILES))
-    path = folder.events / f"events.out.tfevents.{time.time_ns()}"  # readers take the files in the order of their names
+    # readers take the files in the order of their names, whatever the clock has done since the last one
+    newest = max((int(file.suffix[1:]) for file in former if file.suffix[1:].isdecimal()), default=0)
+    path = folder.events / f"events.out.tfevents.{max(time.time_ns(), newest + 1)}"
     started = min(times.values())
     events = [
         Event(wall_time=started, file_version="brain.Event:2"),
@@ -122,7 +124,7 @@ def settings(folder: RunFolder) -> list[Summary]:
     Without torch's description of an experiment, of which TensorBoard would believe the first run's alone: it then finds
     out by itself which flags differ between the runs, and takes every scalar as a metric, `final/...` first.
     """
-    _, start, end = hparams(yaml.safe_load(folder.config.read_text()), {})
+    _, start, end = hparams(read_yaml(folder.config.read_text()), {})
     return [start, end] if folder.finished else [start]
 
 

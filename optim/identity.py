@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from helper.config import FlagError, digest, flatten, identity, replace, unflatten
+from helper.config import FlagError, digest, flatten, identity, replace
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder
-from optim.model import load_stored, lottery_file, weights_file
+from optim.model import load_stored, lottery_file, stored_config, weights_file
 
 if TYPE_CHECKING:
     from optim.main import RunConfig
@@ -60,11 +58,11 @@ def stored_options(config: "RunConfig") -> dict[str, Any]:
 def check_stored(folder: RunFolder, config: "RunConfig", fingerprint: str | None) -> None:
     """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
     try:
-        stored = unflatten(type(config), yaml.safe_load(folder.config.read_text()))
+        stored = stored_config(folder)
         stored = replace(stored, **{name: getattr(config, name) for name in PATHS})
         same = run_identity(stored, fingerprint) == run_identity(config, fingerprint)
-    except (yaml.YAMLError, TypeError, AttributeError, FlagError) as error:
-        raise RuntimeError(f"{folder.config} is damaged ({error}); move the folder away") from None
+    except (RuntimeError, FlagError) as error:
+        raise RuntimeError(f"{error}; move the folder away") from None
     if stored.train.train_eval != config.train.train_eval:
         raise RuntimeError(f"{folder.path} has --train_eval {stored.train.train_eval}: one table must not mix the two ways")
     if not same:

@@ -7,8 +7,8 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy
 import torch
 import yaml
 from torch import nn
@@ -19,6 +19,7 @@ from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
+from helper.tables import DamagedTable
 from helper.utils import (
     RunLog,
     choose_device,
@@ -30,8 +31,8 @@ from loader.dataset import Dataset
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim import callbacks as hooks
-from optim.checkpoint import content_hash, load_latest
-from optim.folder import RunFolder
+from optim.checkpoint import FROM_THE_START, content_hash, load_latest
+from optim.folder import RunFolder, write_arrays
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import measure_selected, measure_state
 from optim.model import start
@@ -159,20 +160,30 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         return measure_more(folder, config, dataset.to(device))
     network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
     with contextlib.ExitStack() as stack:
-        once(take, folder, config, dataset.fingerprint, stack)
-        train_in(folder, config, network, mask, dataset.to(device), signals)
-    return folder.path
+        ready = once(take, folder, config, dataset.fingerprint, stack)
+        if ready:
+            train_in(folder, config, network, mask, dataset.to(device), signals)
+    return folder.path if ready else measure_more(folder, config, dataset.to(device))
 
 
-def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
-    """Hold a folder for one run, and log into it, until the stack is closed; what stands there is made ready to go on."""
-    stack.enter_context(exclusive(folder.path))
-    if folder.config.exists():
-        check_stored(folder, config, fingerprint)
-    if folder.finished:
-        clear(folder)
+def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> bool:
+    """Hold a folder for one run, and log into it, until the stack is closed; what stands there is made ready to go on.
+
+    Returns:
+        False: another process has finished the run meanwhile, and nothing is held.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(exclusive(folder.path))
+        if folder.config.exists():
+            check_stored(folder, config, fingerprint)
+        if folder.finished and not config.overwrite:
+            return False
+        if folder.finished:
+            clear(folder)
+        stack.push(held.pop_all())
     stack.enter_context(RunLog(folder.log))
     write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+    return True
 
 
 def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
@@ -202,6 +213,7 @@ def conclude(
 ) -> None:
     summary = summarise(folder, config, network, mask, dataset, measuring, processes)
     draw(folder, config)
+    folder.check_there()
     folder.write_summary(summary)  # last: now the run is finished
     track(folder, config)
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
@@ -219,6 +231,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
         config.train,
         seed=config.random_state,
         callbacks=[
+            hooks.StopIfGone(folder),
             hooks.KeepPruned(mask),
             *([hooks.OnlineSNR(folder, mask)] if online else []),
             hooks.Evaluate(folder, mask, config.metrics),
@@ -234,11 +247,36 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     )
     state = load_latest(folder.checkpoint)
     if state is not None:
-        if content_hash(state["mask"]) != content_hash(mask):
-            raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
-        trainer.load_state(state)
+        resume(trainer, state, folder, mask)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
     trainer.fit()
+
+
+def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mask) -> None:
+    """Put a checkpoint's state into a trainer.
+
+    Raises:
+        RuntimeError: it is of another mask or no such state, or tables have lost what they had when it was written.
+    """
+    try:
+        same_mask, n_processes = content_hash(state["mask"]) == content_hash(mask), state["processes"]
+        trainer.load_state(state)
+        then, now = state["tables"], folder.written(state["epoch"])
+        lost = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
+    except DamagedTable:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
+    if n_processes != size() and not trainer.config.sync_batch_norm:
+        raise RuntimeError(
+            f"--sync_batch_norm 0: the run began with {n_processes} processes and its BatchNorm depends on that; "
+            f"go on with as many, not with {size()}"
+        )
+    if not same_mask:
+        raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
+    for name in lost:
+        raise RuntimeError(f"{folder.path / name}.csv is not as this run left it: put a copy of it back, or {FROM_THE_START}")
 
 
 def report_start(config: RunConfig, mask: Mask) -> None:
@@ -256,18 +294,16 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
-        once(hold_finished, folder, config, dataset.fingerprint, stack)
-        before = folder.measured()
+        once(take_finished, folder, config, dataset.fingerprint, stack)
         for epoch in folder.kept_epochs():
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
-        if folder.measured() != before:
-            once(refresh_summary, folder, config)
+        once(refresh_summary, folder, config)
         once(track, folder, config)
     return folder.path
 
 
-def hold_finished(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
+def take_finished(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
     check_stored(folder, config, fingerprint)
     stack.enter_context(exclusive(folder.path))
     stack.enter_context(RunLog(folder.log))
@@ -275,8 +311,11 @@ def hold_finished(folder: RunFolder, config: RunConfig, fingerprint: str | None,
 
 
 def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
-    """Bring summary and figures of a finished run up to what has been measured since."""
+    """Bring summary and figures of a finished run up to what has been measured, be it by a process that was killed."""
+    if folder.summarised:
+        return
     summary = folder.read_summary()
+    summary["measured"] = folder.measured()
     summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
     draw(folder, config)
     folder.write_summary(summary)
@@ -288,7 +327,7 @@ def write_labels(folder: RunFolder, dataset: Dataset) -> None:
     if dataset.noisy:
         train = dataset.train
         arrays = {"index": train.indices, "true_label": train.true_labels, "given_label": train.labels}
-        numpy.savez(folder.labels, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+        write_arrays(folder.labels, {name: tensor.cpu().numpy() for name, tensor in arrays.items()})
 
 
 def draw(folder: RunFolder, config: RunConfig) -> None:

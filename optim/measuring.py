@@ -76,9 +76,9 @@ def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
     """What is switched on in `config` and a finished run does not have, measured that way, of its selected weights."""
     try:
         epoch = str(folder.read_summary()["epoch_selected"])
-    except (ValueError, KeyError):
+        rows = [row for row in folder.metrics().rows if row["epoch"] == epoch and row["layer"] == "all"]
+    except RuntimeError:  # damaged: the run itself says so
         return config.wanted()
-    rows = [row for row in folder.metrics().rows if row["epoch"] == epoch and row["layer"] == "all"]
 
     def how(name: str) -> dict[str, str]:
         return {"split": config.metric_split, "params": counted(name, config), "settings": settings(name, config)}

@@ -12,6 +12,7 @@ from helper.config import FlagError, replace, unflatten
 from helper.distributed import by_first
 from helper.mask import Mask
 from helper.pruner import prune
+from helper.untrusted import read_yaml
 from helper.utils import stream
 from loader.dataset import Dataset
 from loader.main import load_dataset
@@ -21,8 +22,6 @@ from optim.folder import RunFolder
 
 if TYPE_CHECKING:
     from optim.main import RunConfig
-
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,17 @@ def load_stored(path: Path) -> Stored:
         raise RuntimeError(f"{path} does not exist; give a run folder or a .pt file of weights")
     state = load_state(path)
     if isinstance(state, dict) and "network" in state:
-        return Stored(state["network"], Mask(state.get("mask")), state.get("epoch"))
-    if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
+        weights, mask, epoch = state["network"], state.get("mask") or {}, state.get("epoch")
+        if tensors(weights) and tensors(mask) and isinstance(epoch, int | None):
+            return Stored(weights, Mask(mask), epoch)
+    elif state and tensors(state):
         return Stored(state, Mask(), None)
     raise RuntimeError(f"{path} holds no weights: neither a run's file nor a state dict")
+
+
+def tensors(state: Any) -> bool:
+    """Whether something is a mapping of names to tensors."""
+    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
 
 
 def restore(network: nn.Module, origin: Path) -> Stored:
@@ -72,6 +78,10 @@ def restore(network: nn.Module, origin: Path) -> Stored:
                 f"{origin}: {name!r} has shape {tuple(weights[name].shape)} but the network's is {tuple(own[name].shape)}; "
                 "was it saved with another --depth, --widen_factor, --hidden_dims or data set?"
             )
+    try:
+        stored.mask.parameters_of(network)
+    except ValueError as error:
+        raise RuntimeError(f"{origin}: {error}") from None
     network.load_state_dict(weights)
     return stored
 
@@ -147,9 +157,9 @@ def stored_config(folder: RunFolder) -> "RunConfig":
     """
     from optim.main import RunConfig
 
-    if not folder.config.exists():
+    if not folder.config.is_file():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
     try:
-        return unflatten(RunConfig, yaml.load(folder.config.read_text(), SafeLoader))
+        return unflatten(RunConfig, read_yaml(folder.config.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, FlagError) as error:
         raise RuntimeError(f"{folder.config} is damaged: {error}") from None

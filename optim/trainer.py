@@ -226,11 +226,6 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state["processes"] != size() and not self.config.sync_batch_norm:
-            raise RuntimeError(
-                f"--sync_batch_norm 0: the run began with {state['processes']} processes and its BatchNorm depends on that; "
-                f"go on with as many, not with {size()}"
-            )
         self.epoch, self.step = state["epoch"], state["step"]
         if state["sums"] is not None:
             self.sums = state["sums"].to(self.device) * (rank() == 0)

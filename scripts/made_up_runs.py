@@ -48,6 +48,7 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
         columns = NOISY_HISTORY
         history |= {"loss_clean": 1 - rise / 2, "loss_noisy": 2 - rise, "acc_clean": rise}
         history |= {"acc_generalized": 0.5 * rise, "acc_memorized": 0.4 * rise}
+    folder.path.mkdir(parents=True, exist_ok=True)
     write_table(folder.path / "history.csv", columns, history, len(epochs))
     measured = [epoch for epoch in epochs if epoch % every == 0 or epoch == last]
     subsets = {"all": 1.0, "clean": 0.7, "mislabelled": 1.8} if config.data.train_noisy else {"all": 1.0}

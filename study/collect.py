@@ -13,13 +13,25 @@ from typing import Any
 import pandas
 
 from helper.config import digest, flatten
-from optim.folder import RunFolder
+from optim.folder import HISTORY, SNR, RunFolder
+from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
 
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
-TABLES = {"history": "peak_memory_mb", "snr": "mode", "metrics": "seconds"}  # and the last column, which every row has
+TABLES = {"history": HISTORY, "snr": SNR, "metrics": METRICS_COLUMNS}  # and their columns
+TEXTS = {
+    "layer",
+    "mode",
+    "metric",
+    "split",
+    "subset",
+    "params",
+    "estimator",
+    "settings",
+    "checkpoint",
+}  # the others: numbers
 
 
 class DamagedTable(ValueError):
@@ -100,16 +112,18 @@ class Collection:
 def collect(root: Path) -> Collection:
     """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
     records, left_out, seen = [], [], {}
-    for path in sorted({file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}")}):
+    for path in sorted(
+        {file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}") if file.is_file()}
+    ):
         name = path.relative_to(root).as_posix()
         folder = RunFolder(path)
-        if not folder.summary.exists():
+        if not folder.summary.is_file():
             left_out.append((name, "not finished"))
             continue
         try:
             record = Record(path, name, flatten(stored_config(folder)), summary_of(folder))
             key = (record.flags["loader_name"], record.study, digest(record.identity))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             left_out.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             continue
         if key in seen:
@@ -123,10 +137,10 @@ def collect(root: Path) -> Collection:
 
 def damaged_tables(path: Path) -> list[tuple[str, str]]:
     found = []
-    for table, last_column in TABLES.items():
+    for table, columns in TABLES.items():
         try:
-            if (path / f"{table}.csv").exists():
-                rows_of(path / f"{table}.csv", last_column)
+            if (path / f"{table}.csv").is_file():
+                rows_of(path / f"{table}.csv", columns)
         except DamagedTable as error:
             found.append((table, f"{error}; the run's other files are used"))
     return found
@@ -145,21 +159,34 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def rows_of(path: Path, last_column: str) -> list[dict[str, str]]:
+def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file.
 
     Raises:
-        DamagedTable: one does not reach to the column that is the last.
+        DamagedTable: a column or the end of a row is missing, or a cell of a number holds none.
     """
     try:
-        text = path.read_text()
+        text = path.read_text() if path.is_file() else ""
         header, *rows = csv.reader(io.StringIO(text), strict=True)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DamagedTable(" ".join(str(error).split())) from None
-    if last_column not in header or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+    if (
+        not set(columns) <= set(header)
+        or len(set(header)) != len(header)
+        or not text.endswith("\n")
+        or any(len(row) != len(header) for row in rows)
+    ):
         raise DamagedTable("half-written")
+    try:
+        for index in (index for index, column in enumerate(header) if column not in TEXTS):
+            for row in rows:
+                float(row[index] or 0)
+        if any(int(row[header.index("epoch")]) < 0 for row in rows):
+            raise ValueError("a negative epoch")
+    except (ValueError, OverflowError) as error:
+        raise DamagedTable(str(error)) from None
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from helper.config import Config, flag, flatten
 from helper.metrics.parameters import evaluation_mode, full_precision
-from helper.utils import write_atomic
+from helper.untrusted import csv_text
+from helper.utils import exclusive, write_atomic
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from study.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of
@@ -80,7 +81,8 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
             "seconds": round(time.perf_counter() - begin, 2),
         }
         listed = disagreed_rows(examples, dataset.class_names)
-        write(folder, {"examples": listed, "classes": classes, "splits": totals}, figures, result)
+        with exclusive(folder):
+            write(folder, {"examples": listed, "classes": classes, "splits": totals}, figures, result)
     show_result(result, folder)
     return folder
 
@@ -96,9 +98,9 @@ def finished_result(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | 
     """What result.json holds, when it is of these settings and its figures are there."""
     try:
         result = json.loads((folder / "result.json").read_text())
-        there = result["settings"] == settings and all((folder / figure["file"]).exists() for figure in result["figures"])
-        return result if there else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        there = result["settings"] == settings and all((folder / figure["file"]).is_file() for figure in result["figures"])
+        return result if there and all(isinstance(row, dict) for row in result["numbers"]) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -109,7 +111,7 @@ def write(folder: Path, tables: dict[str, pandas.DataFrame], figures: dict[str, 
         if former.stem not in figures:
             former.unlink()
     for name, table in tables.items():
-        write_atomic(folder / f"{name}.csv", table.to_csv(index=False))
+        write_atomic(folder / f"{name}.csv", csv_text(table))
     for stem, figure in figures.items():
         for suffix, content in files_of(figure).items():
             write_atomic(folder / "figures" / f"{stem}{suffix}", content)

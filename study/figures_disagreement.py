@@ -10,7 +10,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.plotter import BLUE, ORANGE, STYLE
+from helper.plotter import BLUE, ORANGE, STYLE, literal
 
 SIGNIFICANT = 0.05  # bound on the share of false discoveries
 FEW_CLASSES = 30  # up to so many all are named
@@ -172,6 +172,7 @@ def plain(text: str) -> str:
 def files_of(figure: Figure) -> dict[str, bytes]:
     """{suffix: content} of a figure as PNG and PDF; closes it."""
     contents = {}
+    literal(figure)
     # ticks take their style when they are drawn; and savefig gives a figure without a layout the one that the style has
     with plt.rc_context(STYLE | {"figure.constrained_layout.use": False}):
         for suffix in (".png", ".pdf"):

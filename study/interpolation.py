@@ -25,7 +25,8 @@ from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
 from helper.metrics.parameters import PARAMS
-from helper.plotter import STYLE
+from helper.plotter import STYLE, literal
+from helper.untrusted import csv_text, read_arrays
 from helper.utils import exclusive, keep_freed_memory, stream, write_atomic
 from optim.checkpoint import content_hash
 from optim.folder import write_arrays
@@ -110,12 +111,13 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
     settings = settings_of(config, states, runs[0])
     with exclusive(folder):
         stored = read_result(folder)
-        if stored.get("settings") == settings:
+        tables = read_tables(folder) if stored.get("settings") == settings else None
+        if tables:
             log.info("%s is finished with these settings", folder)
             if stored["figures"] or not config.figures:
                 show_result(stored, folder)
                 return folder
-            tables, seconds = read_tables(folder), stored["seconds"]
+            seconds = stored["seconds"]
         else:
             clear(folder)
             tables = measure(config, runs[0], states)
@@ -320,6 +322,7 @@ def draw(folder: Path, tables: Tables) -> list[dict[str, str]]:
 
 def save_figure(figure: Figure, stem: Path) -> None:
     """As PNG and PDF, each replaced atomically; closes it."""
+    literal(figure)
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
         with plt.rc_context(STYLE):  # ticks take their style when they are drawn
@@ -335,10 +338,14 @@ def read_result(folder: Path) -> dict[str, Any]:
     """result.json; empty where it is missing or damaged, or a file that it tells of is gone."""
     try:
         result = json.loads((folder / RESULT).read_text())
-    except (FileNotFoundError, ValueError):
+        files = [LINE, COSINES, CLASSES, *(figure["file"] for figure in result["figures"])]
+        return (
+            result
+            if all((folder / file).is_file() for file in files) and all(isinstance(row, dict) for row in result["numbers"])
+            else {}
+        )
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
-    files = [LINE, COSINES, CLASSES, *(figure["file"] for figure in result["figures"])]
-    return result if all((folder / file).exists() for file in files) else {}
 
 
 def clear(folder: Path) -> None:
@@ -349,12 +356,18 @@ def clear(folder: Path) -> None:
 
 
 def write_tables(folder: Path, tables: Tables) -> None:
-    write_atomic(folder / LINE, tables.line.to_csv(index=False))
+    write_atomic(folder / LINE, csv_text(tables.line))
     write_arrays(folder / COSINES, tables.cosines)
-    write_atomic(folder / CLASSES, tables.classes.to_csv(index=False))
+    write_atomic(folder / CLASSES, csv_text(tables.classes))
 
 
-def read_tables(folder: Path) -> Tables:
-    with numpy.load(folder / COSINES) as arrays:
-        cosines = dict(arrays)
-    return Tables(pandas.read_csv(folder / LINE), cosines, pandas.read_csv(folder / CLASSES))
+def read_tables(folder: Path) -> Tables | None:
+    """None where one of the files is damaged."""
+    try:
+        cosines = read_arrays(folder / COSINES)
+        tables = Tables(pandas.read_csv(folder / LINE), cosines, pandas.read_csv(folder / CLASSES))
+        numbers(tables)  # whatever is missing or no number shows there
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("%s is damaged and measured anew: %s", folder, error)
+        return None
+    return tables

@@ -9,6 +9,7 @@ import torch
 
 from helper.config import Config, FlagError, flag, near_match, replace
 from helper.metrics.main import METRICS
+from helper.untrusted import shown
 from helper.utils import RunLog, choose_device, exclusive
 from loader.main import load_dataset
 from network.main import build_network
@@ -63,7 +64,7 @@ def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
         before = folder.measured()
         with exclusive(folder.path), RunLog(folder.log):
             measure_run(folder, option, config.epochs)
-        print(f"{folder.path}: {'measured' if folder.measured() != before else 'everything was there'}")
+        print(f"{shown(folder.path)}: {'measured' if folder.measured() != before else 'everything was there'}")
     return 0
 
 
@@ -112,7 +113,7 @@ def chosen_epochs(folder: RunFolder, text: str) -> tuple[list[int], bool]:
 
 def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     """Append what is asked for and not there, and bring the summary of a finished run up to it."""
-    before, device = folder.measured(), choose_device(options.device)
+    device = choose_device(options.device)
     dataset = load_dataset(options.data).to(device)
     if folder.finished:
         check_data_files(folder, dataset, options.data.root)
@@ -126,6 +127,6 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
         restore(network, folder.model)
         add_snr(folder, options, network, stored.mask.to(device), dataset, stored.epoch)
         measure_selected(folder, options, network, dataset)
-    if folder.finished and folder.measured() != before:
+    if folder.finished:
         refresh_summary(folder, options)
         track(folder, options)

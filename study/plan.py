@@ -20,28 +20,12 @@ from typing import Any
 import yaml
 
 from helper.config import FlagError, all_flags, flatten, near_match, replace, unflatten
+from helper.untrusted import one_line, read_yaml
 from loader.main import DataConfig, fingerprint_of
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
 from optim.main import RunConfig
 from optim.measuring import missing_metrics
-
-
-class Loader(yaml.SafeLoader):
-    """YAML without dates, which `1024-64-32` would be taken for, and with repeated keys refused instead of half forgotten."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
 
 KEYS = ("title", "config", "flags", "grid")
 ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
@@ -67,8 +51,8 @@ class Planned:
 
     @property
     def finished(self) -> bool:
-        """Trained, and everything measured that is asked for of the selected weights."""
-        return self.folder.finished and not missing_metrics(self.folder, self.config.metrics)
+        """Trained, everything measured that is asked for of the selected weights, and summarised."""
+        return self.folder.finished and not missing_metrics(self.folder, self.config.metrics) and self.folder.summarised
 
     @property
     def begun(self) -> bool:
@@ -117,9 +101,9 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
 def mapping_in(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Raises FlagError: unreadable, or something else."""
     try:
-        content = yaml.load(path.read_text(), Loader)
+        content = read_yaml(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FlagError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise FlagError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FlagError(f"{path}: expected a mapping of names to values")
     return content

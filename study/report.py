@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from helper.config import Config, flag
 from helper.plotter import STYLE, save
-from helper.utils import available_cores, write_atomic
+from helper.untrusted import csv_text, one_line, shown
+from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
 from study.collect import Collection, Record, collect, tidy
@@ -56,28 +57,29 @@ def report(config: ReportConfig, results_root: str) -> int:
     root = Path(results_root)
     collection = collect(root)
     if not collection.records:
-        sys.exit(f"experiment.py: error: no finished run under {root}; train some with run.py or experiment.py sweep")
+        sys.exit(f"experiment.py: error: no finished run under {one_line(root)}; train some with run.py or experiment.py sweep")
     runs, mixed = measured_alike(tidy(collection))
     collection.left_out.extend(mixed)
     table = over_seeds(runs)
     folder = root / "report"
-    write_atomic(folder / "runs.csv", runs.to_csv(index=False))
-    write_atomic(folder / "over_seeds.csv", table.to_csv(index=False))
-    sections = [*study_sections(runs, collection, folder), *comparison_sections(root, collection)]
-    page = Report(
-        title=config.title,
-        root=str(root),
-        made=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
-        note=NOTE,
-        sections=tuple(sections),
-        columns=RUN_COLUMNS,
-        runs=tuple(entries(runs, collection.records)),
-        left_out=collection.left_out,
-    )
-    write_atomic(folder / "index.html", render(page))
-    remove_stale(folder, sections)
+    with exclusive(folder):
+        write_atomic(folder / "runs.csv", csv_text(runs))
+        write_atomic(folder / "over_seeds.csv", csv_text(table))
+        sections = [*study_sections(runs, collection, folder), *comparison_sections(root, collection)]
+        page = Report(
+            title=config.title,
+            root=str(root),
+            made=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
+            note=NOTE,
+            sections=tuple(sections),
+            columns=RUN_COLUMNS,
+            runs=tuple(entries(runs, collection.records)),
+            left_out=collection.left_out,
+        )
+        write_atomic(folder / "index.html", render(page))
+        remove_stale(folder, sections)
     print_summary(table, collection)
-    print(folder / "index.html")
+    print(shown(folder / "index.html"))
     return 0
 
 
@@ -207,8 +209,12 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
     sections = []
     for file in sorted((root / COMPARISONS).glob("*/result.json")):
         try:
+            if not within(file, root):
+                raise ValueError("no file of this folder")
             result = json.loads(file.read_text())
             for one in result["figures"]:
+                if not within(file.parent / one["file"], file.parent):
+                    raise ValueError(f"{one['file']} is no file of this folder")
                 image(Picture(one["id"], one["title"], one["caption"], file.parent / one["file"]))  # refuses what is no PNG
             pictures = [
                 Picture(p["id"], p["title"], p["caption"], file.parent / p["file"], more=(("PDF", link(file, p["file"])),))
@@ -218,10 +224,15 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
             columns = tuple(dict.fromkeys(key for row in rows for key in row))
             sheet = Sheet("", "", "", columns, tuple(tuple(row.get(c) for c in columns) for row in rows))
             sections.append(Section(result["title"], " and ".join(result["runs"]), tuple(pictures), (sheet,) if rows else ()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"damaged ({type(error).__name__} {error})"
             collection.left_out.append((file.relative_to(root).as_posix(), reason))
     return sections
+
+
+def within(file: Path, folder: Path) -> bool:
+    """Whether a path leads to an ordinary file of a folder, and not by `..` or a link to another place."""
+    return file.is_file() and file.resolve().is_relative_to(folder.resolve())
 
 
 def link(result: Path, png: str) -> str:
@@ -260,7 +271,7 @@ def print_summary(table: pandas.DataFrame, collection: Collection) -> None:
     wide = wide_table(table).drop(columns="mode")
     wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
-        print(wide.to_string(index=False))
+        print("\n".join(shown(line) for line in wide.to_string(index=False).split("\n")))
     print(NOTE)
     for name, reason in collection.left_out:
-        print(f"left out {name}: {reason}", file=sys.stderr)
+        print(one_line(f"left out {name}: {reason}"), file=sys.stderr)

@@ -11,6 +11,7 @@ from torch import nn
 
 from helper.config import flatten
 from helper.mask import Mask
+from helper.untrusted import shown
 from helper.utils import choose_device
 from loader.dataset import Dataset
 from loader.main import load_dataset
@@ -66,10 +67,7 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
 
 def check_data_files(folder: RunFolder, dataset: Dataset, root: str) -> None:
     """Raise RuntimeError where the data files are not those that a run was trained on."""
-    try:
-        then, now = folder.read_summary()["identity"].get("data_files"), dataset.fingerprint
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"{folder.summary} is damaged: {error}") from None
+    then, now = folder.read_summary()["identity"].get("data_files"), dataset.fingerprint
     if then != now:
         raise RuntimeError(
             f"{folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
@@ -102,5 +100,5 @@ def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
 
 def show_result(result: dict[str, Any], folder: Path) -> None:
     """Print the numbers of a comparison, and last its folder."""
-    print(pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format))
-    print(folder)
+    lines = pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format).split("\n")
+    print(*map(shown, [*lines, folder]), sep="\n")
