@@ -81,7 +81,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(os.urandom(128))
     (folder / "slurm.conf").write_text(
         CONFIG.format(
-            host=host, user=getpass.getuser(), folder=folder, controller_port=ports[0], node_port=ports[1], cores=CORES,        )
+            host=host, user=getpass.getuser(), folder=folder, controller_port=ports[0], node_port=ports[1], cores=CORES,
+        )
     )  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
     environment = kept | {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
