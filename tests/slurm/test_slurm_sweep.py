@@ -2,15 +2,18 @@
 
 import json
 import math
+import statistics
+import subprocess
+import sys
+import time
 
 import pytest
 
 import experiment
-from helper.tables import last_row
+from helper.utils import ROOT
 from optim.folder import TIMING, RunFolder
 from study.slurm_options import minutes_of
-from tests.conftest import shell as run
-from tests.slurm.conftest import eventually
+from tests.slurm.conftest import MAX_WAIT, eventually
 
 pytestmark = pytest.mark.slurm
 
@@ -45,29 +48,27 @@ def test_a_run_is_requeued_at_its_time_limit_and_ends_with_the_weights_of_an_uni
     common = ["--figures", 0, "--save_snr", 0, "--save_fisher", 0, "--hidden_dims", 8, "--train_eval", "running",
               "--save_epochs", "none", "--lr_milestones", 100]  # fmt: skip
     tried = train(*common, "--n_epochs", 101, root=tmp_path / "tried")
-    seconds = float(last_row(tried / "history.csv")["seconds"])
+    seconds = statistics.median(float(row["seconds"]) for row in RunFolder(tried).history().rows[1:])
     n_epochs = min(20_000, max(200, math.ceil(50 / seconds)))  # longer than SLURM's limit leaves it
     text = f"flags: {{{QUICK}, n_epochs: 2, lr_milestones: 1, n_epochs_pretrain: {n_epochs}, lr_milestones_pretrain: 100}}"
-    going = sweep(f"{text}\ngrid: {{mode: sparse-scratch}}", "--slurm_time", 1, "--slurm_signal_delay", 15)
+    command = [sys.executable, ROOT / "run.py", *common, "--n_epochs", n_epochs, "--results_root", tmp_path / "whole"]
+    whole = subprocess.Popen(list(map(str, command)), env=slurm.environment)
+    going = sweep(f"{text}\ngrid: {{mode: sparse-scratch}}", "--slurm_time", 1, "--slurm_signal_delay", 10)
 
-    def requeued() -> bool:
-        """Whether the parent waits again; its two minutes of grace in the queue are cut short, its child looked at."""
-        states = slurm.states()
-        waiting = [job for job, state in states.items() if state == "PENDING BeginTime"]
-        if waiting:
-            assert sorted(states.values()) == ["PENDING BeginTime", "PENDING Dependency"]
-            slurm("scontrol", "update", f"JobId={waiting[0]}", "StartTime=now")
-        return going.process.poll() is not None or "resuming after" in going.log("dense")
+    def waiting() -> list[str]:
+        return [job for job, state in slurm.states().items() if state == "PENDING BeginTime"]
 
-    eventually(lambda: list(going.root.glob("logs/*_dense_*.log")))
-    eventually(requeued)
+    eventually(lambda: waiting() or going.process.poll() is not None)
     assert going.process.poll() is None, going.printed()
-    whole = run(*common, "--n_epochs", n_epochs, "--results_root", tmp_path / "whole", env=slurm.environment)
-    assert whole.returncode == 0, whole.stderr
-    eventually(lambda: requeued() and going.process.poll() is not None)
+    assert sorted(slurm.states().values()) == ["PENDING BeginTime", "PENDING Dependency"]  # its child waits on
+    (job,) = waiting()
+    time.sleep(2)  # until the node has forgotten the job's first start
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")  # instead of two minutes later, for one more
+    assert whole.wait(timeout=MAX_WAIT) == 0
     assert (going.end(), "2 finished" in going.printed()) == (0, True), going.printed()
     (here,), (there,) = folders(going.root, "dense"), folders(tmp_path / "whole", "dense")
     assert "SIGTERM: stopped after" in going.log("dense")
+    assert "resuming after" in going.log("dense")
     assert here.model.read_bytes() == there.model.read_bytes()
     rows = [[{k: v for k, v in row.items() if k not in TIMING} for row in f.history().rows] for f in (here, there)]
     assert rows[0] == rows[1]
