@@ -15,6 +15,7 @@ its jobs by name the next time, and none is submitted twice.
 
 import contextlib
 import dataclasses
+import io
 import logging
 import re
 import secrets
@@ -223,7 +224,8 @@ class SlurmQueue:
         dependency = {"dependency": f"afterok:{self.ids[after]}"} if after is not None else {}
         self.executor.update_parameters(job_name=f"{JOB_PREFIX}{record.key}", **dependency)
         try:
-            submitted = self.executor.submit_array([self.task_of(job) for job in jobs])
+            with contextlib.redirect_stderr(io.StringIO()):  # the error has sbatch's words as well
+                submitted = self.executor.submit_array([self.task_of(job) for job in jobs])
         except FailedJobError:
             record.path(self.root).unlink()
             self.tidy()

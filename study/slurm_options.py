@@ -53,8 +53,10 @@ def options_of(text: str) -> dict[str, str | bool]:
     for word in shlex.split(text):
         name, _, value = word.partition("=")
         name = name.lstrip("-").replace("_", "-")
-        if not re.fullmatch(r"[a-z][a-z-]*", name):
+        if not re.fullmatch(r"[a-z][a-z-]+", name):
             raise ValueError(f"expected long options of sbatch as name=value, not {word}")
+        if not value.isprintable():
+            raise ValueError(f"expected one line, not {word!r}")
         if name in OURS:
             raise ValueError(f"{name} is set by the sweep; see the other --slurm flags")
         options[name] = value or True
