@@ -128,7 +128,7 @@ class SlurmQueue:
         """Find the jobs of earlier sweeps among those that SLURM still has."""
         records, damaged = read_records(self.root)
         for path in damaged:
-            log.warning("%s is damaged and left out; its runs may be submitted again", path)
+            log.warning("%r is damaged and left out; its runs may be submitted again", str(path))
         waiting = set(self.waiting)
         tasks = {name: task for name, task in latest_tasks(records).items() if name in waiting}
         known = squeue({task.record.key for task in tasks.values()})

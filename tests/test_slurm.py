@@ -284,12 +284,30 @@ def test_a_sweep_that_does_not_watch_is_done_once_slurm_has_everything(stand_in)
     assert queue.done
 
 
+def test_a_sweep_that_only_submits_says_how_to_cancel_and_a_second_one_submits_nothing(stand_in, capsys):
+    file, root = stand_in / "sweep.yaml", stand_in / "results"
+    file.write_text("grid: {mode: sparse-scratch, prune_ratio: [0.8, 0.9]}")
+    words = ["sweep", str(file), "--executor", "slurm", "--slurm_time", "9", "--watch", "0", "--results_root", str(root)]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            experiment.main(words)
+        printed = capsys.readouterr().out
+        assert stop.value.code == 0
+        assert "3 runs are left to SLURM" in printed
+        assert "    scancel 1 2\n" in printed
+        answer(stand_in, (1, 0, "PENDING"), (2, 0, "PENDING"), (2, 1, "PENDING"))
+    assert len(scripts(stand_in)) == 2
+
+
 # -------------------------------------------------------------------------------------------- a job on its node
 
 
 @pytest.fixture
 def node(tmp_path, monkeypatch):
-    """node(script, processes=1, grace=5) -> (exit code of the job, its log) for a line of Python in run.py's place."""
+    """node(script, processes=1, grace=20, limit=False) -> (exit code of the job, its log) for Python code in run.py's place.
+
+    limit: the time limit is near once every process has printed `ready`.
+    """
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     monkeypatch.setattr(slurm_task, "LATE_SIGNAL_SECONDS", 0.1)
     monkeypatch.setattr(slurm_task, "BUSY_SECONDS", 0.1)
@@ -298,15 +316,18 @@ def node(tmp_path, monkeypatch):
 
     def call(script: str, processes: int = 1, grace: float = 20, limit: bool = False) -> tuple[int, str]:
         log.write_text("$ run.py\n")
-        task = RunTask((sys.executable, "-c", script), str(log), processes, grace, IN_USE)
+        file = tmp_path / "script.py"
+        file.write_text(script)
+        task = RunTask(tuple(launched([sys.executable, str(file)], processes)), str(log), processes, grace, IN_USE)
 
         def as_submitit_does(*_) -> None:
             assert pickle.loads(pickle.dumps(task.checkpoint())).function == task
             raise SystemExit(255)
 
         def limit_when_ready() -> None:
-            while "ready" not in log.read_text():
+            while log.read_text().count("ready") < processes:
                 time.sleep(0.02)
+            os.kill(task.process.pid, signal.SIGUSR2)  # SLURM signals every process
             os.kill(os.getpid(), signal.SIGUSR2)
 
         signal.signal(signal.SIGUSR2, as_submitit_does)
@@ -355,9 +376,18 @@ def test_a_run_that_ends_at_the_time_limit_is_not_repeated(node):
     assert (code, log.endswith("exit code 3\n")) == (3, True)
 
 
-def test_a_launcher_of_several_processes_was_interrupted_if_it_was_asked_to_end(node):
-    assert node(SAVES.format(code=1), processes=2, limit=True)[0] == 255
-    assert node("raise SystemExit(1)", processes=2)[0] == 1
+def test_several_processes_under_torchrun_all_save_before_their_job_is_requeued(node):
+    code, log = node(SAVES.format(code=75), processes=2, limit=True)
+    assert (code, log.count("saved\n")) == (255, 2), log
+
+
+def test_a_launcher_that_nobody_asked_to_end_has_failed():
+    task = RunTask(("torchrun",), "log", 2, 1.0, IN_USE)
+    task.asked = False
+    assert not task.interrupted(1)
+    task.asked = True
+    assert task.interrupted(1)
+    assert not task.interrupted(0)
 
 
 def test_a_run_that_does_not_save_in_time_is_killed_and_its_job_requeued(node):

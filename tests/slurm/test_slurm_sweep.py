@@ -106,7 +106,8 @@ def test_a_sweep_that_is_left_is_found_again_with_its_jobs_and_children_wait_for
 
 
 def test_a_failing_parent_cancels_its_children(slurm, sweep, status):
-    going = sweep(FAMILY, "--slurm_time", 10, "--lr_pretrain", "1e30")
+    flags = ["--slurm_cpus", 2, "--slurm_mem", "100M", "--slurm_options", "nice=5 --mail-type=NONE", "--slurm_setup", "date"]
+    going = sweep(FAMILY, "--slurm_time", 10, "--lr_pretrain", "1e30", *flags)
     assert going.end() == 1, going.printed()
     assert "1 failed, 2 blocked" in going.printed()
     assert "not finite in epoch 1" in going.printed()
