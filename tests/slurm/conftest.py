@@ -14,7 +14,7 @@ import pytest
 from helper.utils import ROOT
 from tests.slurm.cluster import cluster, missing_programs, shell
 
-MAX_WAIT = 240  # seconds until something that has to happen counts as missing
+MAX_WAIT = 480  # seconds until something that has to happen counts as missing
 
 
 @pytest.fixture(scope="session")
