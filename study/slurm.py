@@ -61,7 +61,7 @@ from study.slurm_task import INTERRUPTED_LINE, RunTask
 
 log = logging.getLogger(__name__)
 
-FULL = re.compile(r"submit limit|MaxSubmit|GrpSubmit|unable to accept job|job count|too many", re.IGNORECASE)
+FULL = re.compile(r"submit limit|MaxSubmit|GrpSubmit|unable to accept job|temporarily unavailable", re.IGNORECASE)
 BATCH_SECONDS = 10.0  # of calling sbatch before the table is shown again
 FULL_SECONDS = 60.0  # before more is handed over to a SLURM that accepts no more
 QUERY_SHARE = 0.05  # of the time that may go into asking SLURM
