@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Everything over many runs.
 
-sweep        all runs of YAML files of flags and grids, in parallel, each once; or what they would take
+sweep        all runs of YAML files of flags and grids, here or in SLURM, each once; or what they would take
+status       which runs of a results root are queued, running, finished, failed
 measure      Fisher, Hessian, Jacobian, SNR, spectrum of saved states
 interpolate  loss and accuracy on the line between two solutions, barrier, per-example cosines (figures 6-8)
 disagree     where the predictions of two runs differ, by class and by image (figures 9, 10)
@@ -41,6 +42,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "sweep": Command("study.sweep", "SweepConfig", "sweep", "FILE...", lists=RunConfig),
+    "status": Command("study.status", "StatusConfig", "status", "RESULTS_ROOT"),
     "measure": Command("study.measure", "MeasureConfig", "measure", "RUN...", lists=MetricConfig),
     "interpolate": Command("study.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE"),
     "disagree": Command("study.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B"),

@@ -1,4 +1,7 @@
-"""Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes."""
+"""Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes.
+
+`study/slurm.py` has the one that hands them over to SLURM.
+"""
 
 import contextlib
 import os
@@ -34,9 +37,14 @@ class Job:
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere. `states` has the state of every job that was submitted."""
+    """Runs jobs somewhere. `states` has the state of every job that was submitted; `poll` is called every `poll_seconds`."""
 
     states: dict[str, str]
+    poll_seconds: float
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to follow."""
 
     def submit(self, job: Job, after: Sequence[str]) -> None:
         """Queue a job that may start when those named in `after` have finished."""
@@ -44,12 +52,14 @@ class Executor(Protocol):
     def poll(self) -> None:
         """Look at what has ended, start what can start."""
 
-    def stop(self) -> None:
-        """Ask what runs to save its state and end, and wait for that; what is queued stays undone."""
+    def stop(self) -> list[str]:
+        """Whatever cannot run on without this process saves its state and ends; lines for the user about what does run on."""
 
 
 class LocalPool:
     """At most `n_jobs` run.py processes at a time, each with its share of the cores and, on CUDA, a device in turn."""
+
+    poll_seconds = 0.2
 
     def __init__(self, n_jobs: int, *, n_devices: int = 0) -> None:
         self.states: dict[str, str] = {}
@@ -60,6 +70,10 @@ class LocalPool:
     def submit(self, job: Job, after: Sequence[str] = ()) -> None:
         self.jobs[job.name] = (job, after)
         self.states[job.name] = QUEUED
+
+    @property
+    def done(self) -> bool:
+        return not any(state in (QUEUED, RUNNING) for state in self.states.values())
 
     def poll(self) -> None:
         if len(self.running) == self.n_jobs and all(process.poll() is None for _, process in self.running.values()):
@@ -108,12 +122,14 @@ class LocalPool:
             log.write(f"\nexit code {code}\n")
         return FAILED
 
-    def stop(self) -> None:
+    def stop(self) -> list[str]:
+        """Ask what runs to save its state and end, and wait for that; what is queued stays undone."""
         for _, process in self.running.values():
             process.send_signal(signal.SIGTERM)
         for slot, (job, process) in list(self.running.items()):
             self.states[job.name] = self.ended(job, process.wait())
             del self.running[slot]
+        return []
 
 
 def first_line(job: Job) -> str:

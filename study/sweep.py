@@ -1,4 +1,4 @@
-"""`experiment.py sweep`: all runs of a file, in parallel, each once, with a live table; or what they would be and cost."""
+"""`experiment.py sweep`: all runs of a file, here or in SLURM, each once, with a live table; or what they would be and cost."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from helper.config import Config, FlagError, flag, replace
+from helper.config import Config, FlagError, flag, flatten, replace
 from helper.signals import Signals
 from helper.tables import last_row
 from helper.utils import available_cores
@@ -37,10 +37,11 @@ from study.executor import (
     failed_before,
 )
 from study.plan import Planned, plan, read_sweep
+from study.slurm_options import SlurmConfig
 from study.work import Work
 
 SHOWN_LINES = 8  # of a failed run's log
-POLL_SECONDS = 0.2
+EXECUTORS = ("local", "slurm")
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 class SweepConfig(Config):
     """Sweep: how its runs are run."""
 
+    executor: str = flag("local", "where they run: in processes of this machine, or as jobs of SLURM", choices=EXECUTORS)
     jobs: int = flag(1, "runs at a time; each gets its share of the cores", low=1)
     dry_run: bool = flag(False, "list the runs, what is there of them, and what the rest will take")
     images_per_second: float | None = flag(
@@ -57,9 +59,19 @@ class SweepConfig(Config):
         None, "data/network, as folders are named, whose --images_per_second that is; default: what most is trained of"
     )
     retry: bool = flag(False, "repeat the runs that failed the last time")
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.executor == "local":
+            default = flatten(SlurmConfig())
+            for name, value in flatten(self.slurm).items():
+                if value != default[name]:
+                    raise FlagError(f"--{name} needs --executor slurm")
+        elif self.slurm.slurm_time is None:
+            raise FlagError("--executor slurm needs --slurm_time, such as 4:00:00")
+        elif self.jobs > 1 and not self.dry_run:
+            raise FlagError("--jobs is for --executor local; --max_array_parallelism bounds what SLURM runs at a time")
         if self.images_per_second is not None and not self.dry_run:
             raise FlagError("--images_per_second prices a sweep that is not run here; it needs --dry_run 1")
         if self.reference is not None and self.images_per_second is None:
@@ -79,8 +91,9 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     root = Path(runs[0].config.results_root)
     todo = {run.name: job_of(run, root) for run in runs if not run.finished}
     earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
-    executor = LocalPool(config.jobs, n_devices=torch.cuda.device_count() if runs[0].config.device == "cuda" else 0)
-    print(f"{len(runs)} runs under {root}: {len(runs) - len(todo)} finished, {len(todo)} to do, {config.jobs} at a time")
+    executor = executor_of(config, runs, root)
+    way = f"{config.jobs} at a time" if config.executor == "local" else "in SLURM"
+    print(f"{len(runs)} runs under {root}: {len(runs) - len(todo)} finished, {len(todo)} to do, {way}", flush=True)
     for run in runs:
         if run.name in earlier:
             executor.states[run.name] = FAILED
@@ -88,21 +101,47 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
             executor.submit(todo[run.name], [run.parent] if run.parent in todo else [])
     try:
         with Signals() as signals, display_of(runs, executor) as show:
-            while any(state in (QUEUED, RUNNING) for state in executor.states.values()) and not signals.received:
+            executor.poll()
+            show()
+            while not executor.done and not signals.received:
+                time.sleep(executor.poll_seconds)
                 executor.poll()
                 show()
-                time.sleep(POLL_SECONDS)
     finally:
-        executor.stop()  # nothing runs on unwatched, whatever ended the loop
-    return report_end(executor, todo, earlier, signals.received)
+        for line in executor.stop():  # whatever ended the loop
+            print(line)
+    away = config.executor == "slurm" and not config.slurm.watch and not executor.waiting
+    return report_end(executor, todo, earlier, signals.received, away=away)
+
+
+def executor_of(config: SweepConfig, runs: Sequence[Planned], root: Path) -> Executor:
+    """Raises FlagError: GPUs that no run uses, or none for runs that need one. RuntimeError: no SLURM here."""
+    devices = {run.config.device for run in runs}
+    if config.executor == "local":
+        return LocalPool(config.jobs, n_devices=torch.cuda.device_count() if runs[0].config.device == "cuda" else 0)
+    if config.slurm.slurm_gpus and devices != {"cuda"}:
+        raise FlagError(f"--slurm_gpus {config.slurm.slurm_gpus}: needs --device cuda; the GPUs would idle")
+    if "cuda" in devices and not config.slurm.asks_for_gpus:
+        raise FlagError("--device cuda needs --slurm_gpus 1, or GPUs named in --slurm_options")
+    try:
+        from study.slurm import SlurmQueue
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--executor slurm: {error.name} is not installed; pip install -r requirements.txt") from None
+    return SlurmQueue(config.slurm, root)
 
 
 def job_of(run: Planned, root: Path) -> Job:
     return Job(run.name, tuple(run.flags()), run.folder, root / "logs" / f"{run.name.replace('/', '_')}.log")
 
 
-def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job], signal: str | None) -> int:
-    """Print what became of the jobs, with the last lines of those that failed; the exit code."""
+def report_end(
+    executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job], signal: str | None, *, away: bool = False
+) -> int:
+    """Print what became of the jobs, with the last lines of those that failed; the exit code.
+
+    Args:
+        away: whether what is not done runs elsewhere and was not to be waited for.
+    """
     count = collections.Counter(executor.states.values())
     print(", ".join(f"{n} {state}" for state, n in count.items() if n) or "nothing to do")
     for name, state in executor.states.items():
@@ -115,7 +154,9 @@ def report_end(executor: Executor, jobs: dict[str, Job], earlier: dict[str, Job]
     if count[FAILED]:
         print("\nexperiment.py: error: some runs failed; repeat them with --retry", file=sys.stderr)
         return 1
-    if count[INTERRUPTED] + count[QUEUED]:
+    if away and not count[INTERRUPTED]:
+        return 0
+    if count[INTERRUPTED] + count[QUEUED] + count[RUNNING]:
         print(f"experiment.py: {signal or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0

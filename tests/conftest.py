@@ -13,6 +13,7 @@ from torch import nn
 import run as command_line
 from helper.utils import ROOT, stream
 from tests import made_up
+from tests.slurm.cluster import missing_programs
 
 REAL_DATA = os.environ.get("DATA_ROOT")
 
@@ -24,6 +25,9 @@ if not REAL_DATA:
     LEFT_OUT["real_data"] = "DATA_ROOT is not set: the tests on the real CIFAR-100 files were left out"
 if not (BROWSER and DRIVER) and not os.environ.get("REQUIRE_BROWSER"):
     LEFT_OUT["browser"] = "chromium or chromedriver is missing (scripts/chromium.sh): the tests in a browser were left out"
+
+if missing_programs() and not os.environ.get("REQUIRE_SLURM"):
+    LEFT_OUT["slurm"] = "SLURM or munge is missing (scripts/slurm.sh): the tests with jobs of SLURM were left out"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

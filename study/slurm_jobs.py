@@ -1,0 +1,140 @@
+"""Which runs of a results root are in which jobs of SLURM, by the records that sweeps keep, and what SLURM says of them."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+
+from helper.utils import write_atomic
+
+JOB_PREFIX = "sweep-"  # of a job's name in SLURM; its record's key follows
+ACTIVE = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+STOPPED = {"CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "DEADLINE", "REVOKED"}  # nothing wrong with the run
+BROKEN = {"FAILED", "OUT_OF_MEMORY", "BOOT_FAIL"}
+ENDED = STOPPED | BROKEN | {"COMPLETED"}
+NAMES_AT_ONCE = 2_000  # in a command line
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one call of sbatch submitted: runs in the order of the array's tasks, and the parent that all of them wait for."""
+
+    key: str
+    runs: tuple[str, ...]
+    after: str | None
+    submitted: float = field(default_factory=time.time)
+    job: str | None = None  # its id in SLURM; None until sbatch has returned
+
+    def task_id(self, index: int) -> str | None:
+        return None if self.job is None else f"{self.job}_{index}" if len(self.runs) > 1 else self.job
+
+    def path(self, root: Path) -> Path:
+        return record_folder(root) / f"{self.key}.json"
+
+    def write(self, root: Path) -> None:
+        write_atomic(self.path(root), json.dumps(asdict(self)))
+
+
+def slurm_folder(root: Path) -> Path:
+    return root / "logs" / "slurm"
+
+
+def record_folder(root: Path) -> Path:
+    return slurm_folder(root) / "records"
+
+
+def read_records(root: Path) -> tuple[list[Record], list[Path]]:
+    """(records, oldest first; files that are none)."""
+    records, damaged = [], []
+    for path in sorted(record_folder(root).glob("*.json")):
+        try:
+            records.append(read_record(path))
+        except (OSError, ValueError, TypeError, RecursionError):
+            damaged.append(path)
+    return sorted(records, key=lambda record: record.submitted), damaged
+
+
+def read_record(path: Path) -> Record:
+    """Raises OSError, ValueError, TypeError: it is none, or names something outside of the results root."""
+    if not path.is_file():
+        raise ValueError("no file")
+    content = json.loads(path.read_text())
+    record = Record(**content | {"runs": tuple(content["runs"])})
+    names = [*record.runs, *([record.after] if record.after is not None else [])]
+    kinds = all(isinstance(name, str) for name in names) and isinstance(record.submitted, (int, float))
+    job = record.job is None or (isinstance(record.job, str) and re.fullmatch(r"\d{1,20}", record.job, re.ASCII))
+    if not (kinds and job and record.runs and record.key == path.stem):
+        raise ValueError("not what a sweep wrote")
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise ValueError(f"{name} is not below the results root")
+    return record
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run's place in a record: its latest job."""
+
+    record: Record
+    index: int
+
+
+def latest_tasks(records: Iterable[Record]) -> dict[str, Task]:
+    """{run: its task in the newest record that has it}."""
+    return {name: Task(record, index) for record in records for index, name in enumerate(record.runs)}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What SLURM knows of a task."""
+
+    id: str
+    state: str
+    reason: str
+
+
+def squeue(keys: Collection[str]) -> dict[tuple[str, int], Known] | None:
+    """{(record's key, index): what SLURM knows}, of jobs that wait, run, or ended a few minutes ago; None: it does not answer.
+
+    Raises:
+        FileNotFoundError: no squeue on this machine.
+    """
+    found: dict[tuple[str, int], Known] = {}
+    names = [f"{JOB_PREFIX}{key}" for key in keys]
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%r"]
+        command.append(f"--name={','.join(names[start : start + NAMES_AT_ONCE])}")
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, errors="replace")
+        except subprocess.TimeoutExpired:
+            return None
+        if done.returncode:
+            return None
+        found |= tasks_in(done.stdout)
+    return found
+
+
+def tasks_in(text: str) -> dict[tuple[str, int], Known]:
+    """The tasks in the output of `squeue`; lines that are none are skipped."""
+    found = {}
+    for line in text.splitlines():
+        id, name, state, reason = [*line.split("|"), "", "", ""][:4]
+        match = re.fullmatch(r"(\d+)(?:_(\d+))?", id.strip(), re.ASCII)
+        if match and name.startswith(JOB_PREFIX):
+            found[name.removeprefix(JOB_PREFIX), int(match.group(2) or 0)] = Known(id.strip(), state, reason)
+    return found
+
+
+def largest_array() -> int:
+    """Tasks that SLURM allows in an array."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=120).stdout
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
+    return max(1, int(match.group(1))) if match else 1000
+
+
+def cancel_line(ids: Iterable[str]) -> str:
+    """The command that cancels tasks, each array once."""
+    return f"scancel {' '.join(dict.fromkeys(id.partition('_')[0] for id in ids))}"

@@ -1,0 +1,203 @@
+"""`experiment.py status`: what has become of the runs under a results root, by their folders, locks, logs and SLURM jobs.
+
+Only looks: nothing is written, started or repaired. A run that waits in a sweep's local pool has left nothing yet and does
+not show.
+"""
+
+import collections
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from helper.config import Config, flag
+from helper.utils import in_use
+from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
+from study.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
+from study.sweep import duration
+
+UNKNOWN = "unknown"  # in a job of a SLURM that cannot be asked from here
+ORDER = (RUNNING, QUEUED, FINISHED, FAILED, BLOCKED, INTERRUPTED, UNKNOWN)
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class StatusConfig(Config):
+    """Status: which runs get a line."""
+
+    all: bool = flag(False, "a line for every run, not only for those that run or failed")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run that is known under a results root; `name` is its folder below the root, or its log's name if it has none."""
+
+    name: str
+    state: str
+    job: str | None
+    log: Path | None
+
+
+def status(config: StatusConfig, root: str) -> None:
+    """Count the runs under a results root by their states, with a line for each that runs or failed: its epoch, how long ago
+    the last one ended, its job in SLURM, its log. Nothing is changed.
+    """
+    path = Path(root)
+    if not path.is_dir():
+        raise RuntimeError(f"{path} is no folder; give the --results_root of a sweep")
+    runs, remarks = survey(path)
+    count = collections.Counter(run.state for run in runs)
+    print(f"{len(runs)} runs under {shown(path)}: {', '.join(f'{count[state]} {state}' for state in ORDER if count[state])}")
+    for remark in remarks:
+        print(shown(remark))
+    chosen = [run for run in runs if config.all or run.state in (RUNNING, FAILED)]
+    lines = [line_of(path, run) for run in sorted(chosen, key=lambda run: (ORDER.index(run.state), run.name))]
+    if lines:
+        print()
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    for line in lines:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), *line[4:]]).rstrip())
+
+
+def line_of(root: Path, run: RunStatus) -> tuple[str, ...]:
+    """(state, epoch, age of the last epoch, job, run, log)."""
+    history = root / run.name / "history.csv"
+    epoch = re.match(r"\d{1,9}(?=,)", last_line_of(history), re.ASCII)
+    age = ""
+    if epoch:
+        with contextlib.suppress(OSError):
+            age = f"{duration(max(0.0, time.time() - history.stat().st_mtime))} ago"
+    total = re.search(r"^n_epochs: (\d{1,9})$", start_of(root / run.name / "config.yaml"), re.ASCII | re.MULTILINE)
+    epochs = f"epoch {epoch.group()}" + (f"/{total.group(1)}" if total else "") if epoch else ""
+    job = f"job {run.job}" if run.job else ""
+    return tuple(shown(cell) for cell in (run.state, epochs, age, job, run.name, run.log or ""))
+
+
+def shown(text: object) -> str:
+    """A text that cannot move the cursor, begin a line or change colours."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
+    """(every run known under a results root, remarks on what could not be read)."""
+    folders = dict(run_folders(root))
+    finished = {name for name, files in folders.items() if {"summary.json", "model.pt"} <= files}
+    records, damaged = read_records(root)
+    remarks = [f"left out, since it is damaged: {path}" for path in damaged]
+    tasks = latest_tasks(records)
+    known = squeue_or_none({task.record.key for name, task in tasks.items() if name not in finished})
+    if known is None:
+        remarks.append("SLURM does not answer on this machine: jobs that it may have are counted as unknown")
+    logs = set(names_in(root / "logs"))
+
+    def look(name: str) -> RunStatus:
+        log = f"{name.replace('/', '_')}.log"
+        logs_of_it = root / "logs" / log if log in logs else None
+        task = tasks.get(name)
+        found = (known or {}).get((task.record.key, task.index)) if task else None
+        job = found.id if found else task.record.task_id(task.index) if task else None
+        if name in finished and (found is None or found.state in ENDED):
+            state = FINISHED
+        else:
+            state = state_of(root / name, folders.get(name, frozenset()), logs_of_it, task, found, asked=known is not None)
+        return RunStatus(name, state, job, logs_of_it or log_of_job(root, job))
+
+    runs = {name: look(name) for name in [*folders, *(name for name in tasks if name not in folders)]}
+    for name, task in tasks.items():
+        parent = runs.get(task.record.after)
+        if runs[name].state == INTERRUPTED and name not in folders and parent and parent.state == FAILED:
+            runs[name] = RunStatus(name, BLOCKED, runs[name].job, runs[name].log)
+    taken = {f"{name.replace('/', '_')}.log" for name in runs}
+    for log in logs:  # of runs that ended before they had a folder
+        if log.endswith(".log") and log not in taken:
+            path = root / "logs" / log
+            runs[log] = RunStatus(log.removesuffix(".log"), FAILED if says_failed(path) else INTERRUPTED, None, path)
+    return list(runs.values()), remarks
+
+
+def state_of(
+    folder: Path, files: frozenset[str], log: Path | None, task: Task | None, found: Known | None, *, asked: bool
+) -> str:
+    """State of a run that is not finished.
+
+    Args:
+        files: names in its folder.
+        task, found: its latest job, and what SLURM says of it.
+        asked: whether SLURM could be asked.
+    """
+    if found and found.state not in ENDED:
+        return RUNNING if found.state in ACTIVE else QUEUED
+    if ".lock" in files and held(folder):
+        return RUNNING
+    if log and says_failed(log):
+        return FAILED
+    if found and found.state in BROKEN and not (log and last_line_of(log).startswith("interrupted: ")):
+        return FAILED
+    return UNKNOWN if task and not asked else INTERRUPTED
+
+
+def squeue_or_none(keys: set[str]) -> dict | None:
+    try:
+        return squeue(keys)
+    except FileNotFoundError:
+        return None
+
+
+def log_of_job(root: Path, job: str | None) -> Path | None:
+    """What submitit wrote of a job, if it did."""
+    path = slurm_folder(root) / f"{job}_0_log.out"
+    return path if job and path.exists() else None
+
+
+def run_folders(root: Path) -> Iterable[tuple[str, frozenset[str]]]:
+    """(name, files in it) of every run's folder below a results root: data/network/mode/run."""
+    level = [""]
+    for _ in range(4):
+        level = [f"{above}{name}/" for above in level for name in names_in(root / above, folders=True)]
+    for name in level:
+        files = frozenset(names_in(root / name))
+        if files & {"config.yaml", ".lock"}:
+            yield name.removesuffix("/"), files
+
+
+def names_in(folder: Path, *, folders: bool = False) -> list[str]:
+    """Names of what is in a folder; nothing if it cannot be read. Links to folders are not followed."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not folders or entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def held(folder: Path) -> bool:
+    """Whether a process of this machine, or of a shared file system's other machines, has the run."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG((folder / ".lock").stat().st_mode) and in_use(folder)
+    return False
+
+
+def says_failed(log: Path) -> bool:
+    return last_line_of(log).startswith("exit code ")
+
+
+def last_line_of(path: Path) -> str:
+    """The last line with anything in it, by the file's end alone; empty where there is none."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with open(path, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
+                return next((line for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def start_of(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with open(path, "rb") as file:
+                return file.read(TAIL_BYTES).decode(errors="replace")
+    return ""
