@@ -35,6 +35,7 @@ class Record:
         return record_folder(root) / f"{self.key}.json"
 
     def write(self, root: Path) -> None:
+        self.path(root).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path(root), json.dumps(asdict(self)))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helper.config import Config, flag
+from helper.untrusted import shown
 from helper.utils import in_use
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 from study.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
@@ -75,11 +76,6 @@ def line_of(root: Path, run: RunStatus) -> tuple[str, ...]:
     epochs = f"epoch {epoch.group()}" + (f"/{total.group(1)}" if total else "") if epoch else ""
     job = f"job {run.job}" if run.job else ""
     return tuple(shown(cell) for cell in (run.state, epochs, age, job, run.name, run.log or ""))
-
-
-def shown(text: object) -> str:
-    """A text that cannot move the cursor, begin a line or change colours."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
