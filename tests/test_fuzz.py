@@ -110,7 +110,7 @@ def stand_in(tmp_path_factory):
         yield
 
 
-@fuzz(1.0)
+@fuzz(0.5)
 @given(flags=FLAGS)
 def test_any_flags(stand_in, flags):
     documented(command_line.main, *(f"--{name}={value}" for name, value in flags))
@@ -133,7 +133,7 @@ def test_any_values_in_a_yaml_file(stand_in, content):
 YAML_LIKE = st.text(st.sampled_from("ab: -[]{}&*!|>?,#%@`'\"\n\t01.~<\0é"), max_size=40)
 
 
-@fuzz(1.5)
+@fuzz(0.5)
 @given(
     text=YAML_LIKE,
     head=st.sampled_from(["", "lr: ", "grid: ", "flags: ", "config: ", "grid:\n  - ", "!!int ", "lr: !!python/name:"]),
@@ -230,7 +230,7 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     return {"finished": root, "half done": half}
 
 
-@fuzz(0.3)
+@fuzz(0.12)
 @given(data=st.data())
 def test_any_damage_to_any_file_of_a_run(trees, tmp_path_factory, data):
     origin = trees[data.draw(st.sampled_from(sorted(trees)))]
@@ -300,7 +300,7 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@fuzz(0.3)
+@fuzz(0.12)
 @given(data=st.data())
 def test_any_content_of_sound_states_summaries_and_arrays(trees, tmp_path_factory, data):
     """Files that are whole, and hold something else than this program writes."""
