@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from helper.xla import xla_device
+
 IN_USE = "is in use by another process"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,11 +52,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if name == "tpu":
-        try:
-            import torch_xla
-        except ImportError:
-            raise RuntimeError("--device tpu: torch_xla is not installed; pip install -r requirements-tpu.txt") from None
-        return torch_xla.device()
+        return xla_device()
     return torch.device(name)
 
 

@@ -100,9 +100,10 @@ class Dataset:
 
     def batches(self, split: Split, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order."""
-        for start in range(0, len(split), batch_size):
-            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-            yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
+        order = torch.arange(len(split)) if order is None else order
+        for rows in order.split(batch_size):  # cut on the CPU: on an XLA device every position is a graph of its own
+            batch = split[rows.to(split.labels.device)]
+            yield self.normalise(batch.inputs), batch.labels, batch.true_labels
 
 
 @dataclass(frozen=True)

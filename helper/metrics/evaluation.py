@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
+from helper.xla import end_of_graph
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -39,6 +40,7 @@ def evaluate(
             if moments is not None and len(labels) == batch_size:
                 moments.update(torch.autograd.grad(losses.mean(), moments.weights))
             rows.append(batch_sums(logits, losses, labels, true_labels, noisy=noisy))
+            end_of_graph(device)
         return means_of(torch.stack(rows).cpu().double().sum(0))  # the only wait for the device
 
 
