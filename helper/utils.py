@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from helper.untrusted import one_line, shown
+from helper.xla import xla_device
 
 IN_USE = "is in use by another process"
 UNFINISHED = (".partial", ".new")  # files that take another one's place when they are whole
@@ -64,11 +65,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if name == "tpu":
-        try:
-            import torch_xla
-        except ImportError:
-            raise RuntimeError("--device tpu: torch_xla is not installed; pip install -r requirements-tpu.txt") from None
-        return torch_xla.device()
+        return xla_device()
     return torch.device(name)
 
 

@@ -108,10 +108,11 @@ class Dataset:
         Args:
             own: of several processes each gets every K-th batch.
         """
+        order = torch.arange(len(split)) if order is None else order
         first, every = (rank(), size()) if own else (0, 1)
-        for start in range(first * batch_size, len(split), every * batch_size):
-            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-            yield self.normalise(split.inputs[rows]), split.labels[rows], split.true_labels[rows]
+        for rows in order.split(batch_size)[first::every]:  # cut on the CPU: for XLA every position is a graph of its own
+            batch = split[rows.to(split.labels.device)]
+            yield self.normalise(batch.inputs), batch.labels, batch.true_labels
 
 
 @dataclass(frozen=True)

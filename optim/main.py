@@ -27,6 +27,7 @@ from helper.utils import (
     keep_freed_memory,
     write_atomic,
 )
+from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
@@ -44,6 +45,11 @@ from optim.trainer import TrainConfig, Trainer
 log = logging.getLogger(__name__)
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
+
+
+def usual_measurements(device: str) -> dict[str, bool]:
+    """What is measured by default: on a TPU nothing, which the host would have to do while the TPU waits."""
+    return {"save_snr": device != "tpu", "save_fisher": device != "tpu"}
 
 
 def drawn_seed() -> int:
@@ -101,6 +107,10 @@ class RunConfig(Config):
         super().__post_init__()
         if self.random_state == 0:
             self._set("random_state", drawn_seed())
+        left_open = {n: v for n, v in usual_measurements(self.device).items() if getattr(self.metrics, n) is None}
+        self._set("metrics", replace(self.metrics, **left_open))
+        if self.train.compile and self.device == "tpu":
+            raise FlagError("--compile 1 --device tpu: every step is compiled there anyway; leave --compile out")
         if self.train.select == "val" and self.data.val_size == 0:
             raise FlagError("--select val needs --val_size above 0")
         if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
@@ -202,6 +212,8 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     write_labels(folder, dataset)
     report_start(config, mask)
     train(folder, config, network, mask, dataset, signals)
+    if config.device == "tpu":
+        log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
     measure_selected(folder, config, network, dataset)
     conclude(folder, config, network, mask, dataset, measuring=time.perf_counter() - started, processes=size())
@@ -249,6 +261,8 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     if state is not None:
         resume(trainer, state, folder, mask)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
+    if config.device == "tpu":
+        forget_graph_counts()  # of the dense parent, if this process has trained it
     trainer.fit()
 
 

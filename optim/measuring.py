@@ -1,5 +1,6 @@
 """From a network and a data set to rows of metrics.csv and snr.csv."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def evaluate_training(
 
     Random ones, because a file may be in an order of its own: the toy set counts through its bit patterns.
     """
-    order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation")).to(dataset.train.labels.device)
+    order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation"))
     moments = GradientMoments(network, mask) if snr else None
     batches = dataset.batches(dataset.train, batch_size, order, own=True)
     means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
@@ -96,6 +97,7 @@ def measure_subsets(
     name: str, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
 ) -> dict[str, Estimate]:
     """{subset: estimate} of one metric: all examples of the split, and under label noise the clean and mislabelled ones."""
+    network, dataset = where_measured(network, dataset)
     split: Split = getattr(dataset, config.metric_split)
     parts = {"clean": (~split.noisy).nonzero().flatten(), "mislabelled": split.noisy.nonzero().flatten()}
     if min(len(rows) for rows in parts.values()) < 2:
@@ -108,6 +110,16 @@ def measure_subsets(
             network, dataset.examples(part), part.labels, mask, config, generator=stream(seed, "metric", name, subset)
         )
     return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
+
+
+def where_measured(network: nn.Module, dataset: Dataset) -> tuple[nn.Module, Dataset]:
+    """Both as they are, or copies on the host where they are on an XLA device.
+
+    An estimator takes as many examples as its error needs: every chunk would be another shape, and a graph to compile.
+    """
+    if dataset.train.inputs.device.type != "xla":
+        return network, dataset
+    return copy.deepcopy(network).cpu(), dataset.to(torch.device("cpu"))
 
 
 def measure_spectrum_into(
@@ -124,6 +136,7 @@ def measure_spectrum_into(
         return
     if once(copy_measured, path, key):
         return
+    network, dataset = where_measured(network, dataset)
     split = getattr(dataset, config.metric_split)
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)

@@ -7,6 +7,7 @@ from torch import nn
 from helper.macs import count_macs
 from helper.mask import Mask
 from helper.utils import git_state, peak_memory_mb, versions
+from helper.xla import graph_counts
 from loader.dataset import Dataset
 from optim.folder import SPLIT_COLUMNS, RunFolder
 from optim.identity import run_identity
@@ -45,6 +46,7 @@ def summarise(
         "versions": versions(),
         "device": config.device,
         "processes": processes,
+        **({"xla": graph_counts()} if config.device == "tpu" else {}),
         "git": git_state(),
     }
 

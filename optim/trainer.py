@@ -14,6 +14,7 @@ from helper.config import Config, FlagError, flag, increasing
 from helper.distributed import follow_first, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
 from helper.utils import stream
+from helper.xla import end_of_graph
 from loader.dataset import Dataset, crop_and_flip, draw_crops
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
@@ -138,6 +139,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch, from wherever `state` stands."""
         self.emit("on_start")
+        end_of_graph(self.device)
         if not self.resumed:
             self.emit("on_epoch")  # epoch 0: the initialisation
         while self.epoch < self.config.n_epochs:
@@ -145,8 +147,10 @@ class Trainer:
             started, self.images_timed = time.perf_counter(), 0
             for step, rows in self.remaining_batches():
                 self.train_step(step, rows)
+                end_of_graph(self.device)
                 self.step, self.images_timed = step + 1, self.images_timed + len(rows)
                 self.emit("on_step")
+            end_of_graph(self.device, wait=True)
             self.train_seconds = time.perf_counter() - started
             self.sums = None if self.sums is None else summed(self.sums)
             if not self.config.sync_batch_norm:
@@ -160,7 +164,8 @@ class Trainer:
     def remaining_batches(self) -> Iterator[tuple[int, Tensor]]:
         """(step, rows of the training split) of the epoch under way, from its first step not yet done."""
         order = torch.randperm(len(self.dataset.train), generator=stream(self.seed, "order", self.epoch))
-        yield from list(enumerate(order.to(self.device).split(self.config.batch_size)))[self.step :]
+        for step, rows in list(enumerate(order.split(self.config.batch_size)))[self.step :]:
+            yield step, rows.to(self.device)
 
     def train_step(self, step: int, rows: Tensor) -> None:
         own, generator = share(len(rows)), stream(self.seed, "step", self.epoch, step)
@@ -188,7 +193,8 @@ class Trainer:
 
         sums = batch_sums(logits, losses, batch.labels, batch.true_labels, noisy=self.dataset.noisy)
         sums[1] = sums[1] + 0 * loss.detach()  # a penalty that is not finite shows in the sum as well
-        self.sums = sums if self.sums is None else self.sums + sums
+        before = torch.zeros(len(sums)) if self.sums is None else self.sums  # as data: the first step's graph is the others'
+        self.sums = before.to(self.device) + sums
 
     def autocast(self) -> Any:
         if self.config.precision == "fp32":

@@ -14,6 +14,7 @@ from helper.config import FlagError, near_match
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.utils import choose_device, stream
+from helper.xla import end_of_graph
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from loader.sizes import Sizes, published_sizes
@@ -165,8 +166,7 @@ def seconds_per_example(step: Callable[[torch.Tensor], object], dataset: Dataset
 def timed(step: Callable[[torch.Tensor], object], rows: torch.Tensor) -> float:
     started = time.perf_counter()
     step(rows)
-    if rows.is_cuda:
-        torch.cuda.synchronize()
+    end_of_graph(rows.device, wait=True)
     return time.perf_counter() - started
 
 

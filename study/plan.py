@@ -24,7 +24,7 @@ from helper.untrusted import one_line, read_yaml
 from loader.main import DataConfig, fingerprint_of
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
-from optim.main import RunConfig
+from optim.main import RunConfig, usual_measurements
 from optim.measuring import missing_metrics
 
 KEYS = ("title", "config", "flags", "grid")
@@ -61,6 +61,7 @@ class Planned:
     def flags(self) -> list[str]:
         """The words of run.py's command line that make this run."""
         defaults = {name: field.default for name, field in all_flags(RunConfig).items()}
+        defaults |= usual_measurements(self.config.device)
         changed = {name: value for name, value in flatten(self.config).items() if value != defaults[name]}
         return [
             w for name, value in changed.items() for w in (f"--{name}", str(int(value) if isinstance(value, bool) else value))

@@ -25,6 +25,9 @@ if not REAL_DATA:
     LEFT_OUT["real_data"] = "DATA_ROOT is not set: the tests on the real CIFAR-100 files were left out"
 if not (BROWSER and DRIVER) and not os.environ.get("REQUIRE_BROWSER"):
     LEFT_OUT["browser"] = "chromium or chromedriver is missing (scripts/chromium.sh): the tests in a browser were left out"
+TPU_PYTHON = ROOT / ".venv-tpu/bin/python"
+if not (TPU_PYTHON.exists() or os.environ.get("REQUIRE_TPU")):
+    LEFT_OUT["tpu"] = "there is no .venv-tpu (scripts/test_tpu.sh): the tests of --device tpu were left out"
 
 if missing_programs() and not os.environ.get("REQUIRE_SLURM"):
     LEFT_OUT["slurm"] = "SLURM or munge is missing (scripts/slurm.sh): the tests with jobs of SLURM were left out"

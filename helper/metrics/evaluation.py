@@ -10,6 +10,7 @@ from helper.distributed import summed
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
+from helper.xla import end_of_graph
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -41,6 +42,7 @@ def evaluate(
             if moments is not None and len(labels) == batch_size:
                 moments.update(torch.autograd.grad(losses.mean(), moments.weights))
             rows.append(batch_sums(logits, losses, labels, true_labels, noisy=noisy))
+            end_of_graph(device)
         own = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(10 if noisy else 4, dtype=torch.float64)
     if moments is not None:
         moments.merge()

@@ -24,12 +24,14 @@ PUBLISHED_SAMPLES = 1000  # examples of the estimators that no precision stops, 
 class MetricConfig(Config):
     """Measurements: which quantities, how often, with which estimators; they do not change the run."""
 
-    save_snr: bool = flag(True, "signal-to-noise ratio of the gradients after every epoch", short="-ss", identity=False)
+    save_snr: bool | None = flag(
+        None, "signal-to-noise ratio of the gradients after every epoch; default: 1, on tpu 0", short="-ss", identity=False
+    )
     snr_mode: str = flag(
         "fixed", "gradients of a pass at fixed weights, or of the training steps themselves, which costs nothing",
         choices=SNR_MODES, identity=False,
     )  # fmt: skip
-    save_fisher: bool = flag(True, "trace of the Fisher information", short="-sf", identity=False)
+    save_fisher: bool | None = flag(None, "trace of the Fisher information; default: 1, on tpu 0", short="-sf", identity=False)
     save_hessian: bool = flag(False, "trace of the Hessian", identity=False)
     save_hessian_residual: bool = flag(False, "trace of what the Hessian has beside its Gauss-Newton part", identity=False)
     save_jacobian: bool = flag(False, "squared norm of the input-output Jacobian", identity=False)

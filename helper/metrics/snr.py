@@ -65,9 +65,9 @@ class GradientMoments:
         if self.n_batches < 2:
             return []
         rows = []
-        for name, weight, keep, mean, squares in zip(
-            self.names, self.weights, self.active, self.mean, self.squares, strict=True
-        ):
+        tensors = zip(self.weights, self.active, self.mean, self.squares, strict=True)
+        for name, tensors_of_layer in zip(self.names, tensors, strict=True):
+            weight, keep, mean, squares = (tensor.cpu() for tensor in tensors_of_layer)  # their number depends on the mask
             variance = squares[keep].double() / (self.n_batches - 1)
             signal, noise = mean[keep].double().norm(), variance.sum().sqrt()
             rows.append(

@@ -1,0 +1,175 @@
+"""`--device tpu` in the environment of requirements-tpu.txt, on XLA's CPU device, against the same runs by plain PyTorch."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import experiment
+from helper.config import replace
+from helper.signals import Signals
+from helper.utils import ROOT
+from optim.callbacks import Interrupted
+from optim.checkpoint import load_state
+from optim.folder import RunFolder
+from optim.main import train_run
+from optim.model import load_stored, stored_config
+from tests.conftest import TPU_PYTHON
+
+pytestmark = pytest.mark.tpu
+# the compiler's optimisations take most of a minute and change nothing that is tested
+ENVIRONMENT = {"PJRT_DEVICE": "CPU", "XLA_FLAGS": "--xla_backend_optimization_level=0", "OMP_NUM_THREADS": "1"}
+COMMON = ("--figures", 0, "--lr_schedule", "cosine", "--warmup_epochs", 1)
+MLP = (*COMMON, "--batch_size", 32)
+RESNET = (
+    *COMMON, "--mode", "sparse-finetune", "--net_name", "resnet", "--depth", 8, "--widen_factor", 1, "--augment", "crop_flip",
+    "--limit_train", 640, "--n_epochs", 3, "--lr", 0.05,
+)  # fmt: skip
+STEPS, EVALUATIONS = 45, 45 + 12  # an epoch of 1,437 digits; batches of the training and of the test split
+
+
+def start(*flags: object, root: Path) -> subprocess.Popen:
+    command = [TPU_PYTHON, ROOT / "run.py", "--device", "tpu", *flags, "--results_root", root]
+    environment = os.environ | ENVIRONMENT
+    return subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[Path, str]:
+    """(run folder, standard error) of a process that is to succeed."""
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return Path(out.splitlines()[-1]), err
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> Path:
+    return finish(start(*MLP, "--n_epochs", 6, root=tmp_path_factory.mktemp("long")))[0]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """Results root of the same run, stopped by SIGTERM in its second epoch or later."""
+    root = tmp_path_factory.mktemp("stopped")
+    process = start(*MLP, "--n_epochs", 6, root=root)
+    for line in process.stderr:
+        if line.startswith("epoch 1/6"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 75, err
+    shutil.copytree(root, root.with_name("stopped_copy"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def stopped_copy(stopped) -> Path:
+    return stopped.with_name("stopped_copy")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory) -> Path:
+    """A finetuned network whose dense parent the same process has trained."""
+    return finish(start(*RESNET, root=tmp_path_factory.mktemp("resnet")))[0]
+
+
+def counts(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())["xla"]
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "history.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def tensors_in(value: object) -> list[torch.Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def largest_difference(a: Path, b: Path, name: str = "model.pt") -> float:
+    one, other = load_stored(a / name).weights, load_stored(b / name).weights
+    assert one.keys() == other.keys()
+    return max((one[key].double() - other[key].double()).abs().max().item() for key in one)
+
+
+def test_graphs_are_compiled_once_and_run_once_a_step(long_run, tmp_path):
+    short, err = finish(start(*MLP, "--n_epochs", 3, root=tmp_path))
+    assert counts(short)["compilations"] == counts(long_run)["compilations"] <= 12
+    assert f"XLA on CPU: {counts(short)['compilations']} graphs compiled" in err
+    more = {name: counts(long_run)[name] - counts(short)[name] for name in ("executions", "transfers_to_host")}
+    # means of two passes and the check that everything is finite; their three results come to the host
+    assert more["executions"] == 3 * (STEPS + EVALUATIONS + 3)
+    kept = len(load_stored(short / "model.pt").weights)
+    states = 2 * 3 * kept  # weights and momenta of each checkpoint
+    assert more["transfers_to_host"] - 3 * 3 - states in range(0, 3 * kept + 1)  # and of the states that are kept
+    assert counts(short)["host_operations"] == []
+    assert "Warning" not in err
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(long_run, stopped):
+    folder, err = finish(start(*MLP, "--n_epochs", 6, root=stopped))
+    assert "resuming after" in err
+    assert largest_difference(folder, long_run) == 0
+
+
+def test_checkpoints_go_from_device_to_device(long_run, stopped_copy, tmp_path):
+    (checkpoint,) = stopped_copy.glob("*/*/*/*/checkpoint.pt")
+    state = load_state(checkpoint)
+    assert all(tensor.device.type == "cpu" for tensor in tensors_in(state))
+    assert type(state["optimizer"]["param_groups"][0]["lr"]) is float
+    config = replace(stored_config(RunFolder(long_run)), device="cpu")
+    folder = train_run(replace(config, results_root=str(stopped_copy)))
+    assert "resuming after" in (folder / "training.log").read_text()
+    assert_alike(folder, long_run)
+
+    signals = Signals()
+    signals.received = "SIGTERM"
+    with pytest.raises(Interrupted, match="after 0 epochs and 1 steps"):
+        train_run(replace(config, results_root=str(tmp_path)), signals)
+    folder, err = finish(start(*MLP, "--n_epochs", 6, root=tmp_path))
+    assert "resuming after 0 epochs and 1 steps" in err
+    assert_alike(folder, long_run)
+
+
+def test_dense_training_is_that_of_the_cpu(long_run, train):
+    cpu = train(*MLP, "--n_epochs", 6, "--save_snr", 0, "--save_fisher", 0)
+    assert cpu.name == long_run.name
+    assert largest_difference(cpu, long_run, "state_dicts/epoch_0.pt") == 0
+    assert_alike(long_run, cpu)
+
+
+def assert_alike(folder: Path, cpu: Path) -> None:
+    """Sums in another order: 1e-7 a step, which training multiplies."""
+    for ours, theirs in zip(history(folder), history(cpu), strict=True):
+        assert ours["lr"] == theirs["lr"]
+        assert ours["loss_train"] == pytest.approx(theirs["loss_train"], rel=0.01), ours["epoch"]
+        assert ours["loss_test"] == pytest.approx(theirs["loss_test"], rel=0.03), ours["epoch"]
+        assert ours["acc_train"] == pytest.approx(theirs["acc_train"], abs=0.01), ours["epoch"]
+
+
+def test_pruned_and_augmented_training_is_that_of_the_cpu(resnet, train):
+    cpu = train(*RESNET, "--save_snr", 0, "--save_fisher", 0)
+    (dense,), (dense_cpu,) = (list(folder.parents[1].glob("dense/*")) for folder in (resnet, cpu))
+    assert largest_difference(dense, dense_cpu, "state_dicts/epoch_0.pt") == 0
+    assert_alike(dense, dense_cpu)
+    stored = load_stored(resnet / "model.pt")
+    assert stored.mask.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert all((stored.weights[name][~keep] == 0).all() for name, keep in stored.mask.items())
+    assert counts(resnet)["compilations"] < counts(dense)["compilations"]  # evaluation was compiled for the parent
+
+
+def test_the_ordinary_environment_measures_afterwards(resnet, capsys):
+    assert not stored_config(RunFolder(resnet)).metrics.save_fisher
+    assert not (resnet / "metrics.csv").exists()
+    with pytest.raises(SystemExit) as stop:
+        experiment.main(["measure", str(resnet), "--device", "cpu", "--metrics", "fisher,snr"])
+    assert stop.value.code == 0
+    summary = json.loads((resnet / "summary.json").read_text())
+    assert summary["metrics"]["fisher"]["value"] > 0
+    with open(resnet / "snr.csv", newline="") as file:
+        assert {row["epoch"] for row in csv.DictReader(file)} == {"3"}
