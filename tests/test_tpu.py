@@ -1,6 +1,8 @@
 """`--device tpu` in the environment of requirements-tpu.txt, on XLA's CPU device, against the same runs by plain PyTorch."""
 
+import copy
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +16,8 @@ import torch
 import experiment
 from helper.config import replace
 from helper.signals import Signals
-from helper.utils import ROOT
+from helper.utils import ROOT, stream
+from network.main import NetworkConfig, build_network
 from optim.callbacks import Interrupted
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
@@ -27,10 +30,24 @@ pytestmark = pytest.mark.tpu
 ENVIRONMENT = {"PJRT_DEVICE": "CPU", "XLA_FLAGS": "--xla_backend_optimization_level=0", "OMP_NUM_THREADS": "1"}
 COMMON = ("--figures", 0, "--lr_schedule", "cosine", "--warmup_epochs", 1)
 MLP = (*COMMON, "--batch_size", 32)
-RESNET = (
-    *COMMON, "--mode", "sparse-finetune", "--net_name", "resnet", "--depth", 8, "--widen_factor", 1, "--augment", "crop_flip",
-    "--limit_train", 640, "--n_epochs", 3, "--lr", 0.05,
+LENET = (
+    *COMMON, "--mode", "sparse-finetune", "--net_name", "mnist_lenet", "--augment", "crop_flip", "--limit_train", 640,
+    "--n_epochs", 3, "--lr", 0.05,
 )  # fmt: skip
+RESNET = {"net_name": "resnet", "depth": 8, "widen_factor": 1}
+GRADIENT = """
+import sys
+import torch
+from helper.xla import xla_device
+from network.main import NetworkConfig, build_network
+
+given, device = torch.load(sys.argv[1], weights_only=True), xla_device()
+network = build_network(NetworkConfig(**given["options"]), (1, 8, 8), 10, torch.Generator())
+network.load_state_dict(given["network"])
+network.to(device).train()
+torch.nn.functional.cross_entropy(network(given["inputs"].to(device)), given["labels"].to(device)).backward()
+torch.save({name: parameter.grad.cpu() for name, parameter in network.named_parameters()}, sys.argv[2])
+"""
 STEPS, EVALUATIONS = 45, 45 + 12  # an epoch of 1,437 digits; batches of the training and of the test split
 
 
@@ -73,9 +90,9 @@ def stopped_copy(stopped) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory) -> Path:
+def lenet(tmp_path_factory) -> Path:
     """A finetuned network whose dense parent the same process has trained."""
-    return finish(start(*RESNET, root=tmp_path_factory.mktemp("resnet")))[0]
+    return finish(start(*LENET, root=tmp_path_factory.mktemp("lenet")))[0]
 
 
 def counts(folder: Path) -> dict:
@@ -117,6 +134,17 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(long_run, stopped):
     assert largest_difference(folder, long_run) == 0
 
 
+class StopsLater(Signals):
+    """Asks for an end in the second epoch: after the looks at the initialisation, 45 steps, an epoch's end and 5 steps."""
+
+    looks = 0
+    received = property(lambda self: self.look(), lambda self, value: None)
+
+    def look(self) -> str | None:
+        self.looks += 1
+        return "SIGTERM" if self.looks >= 1 + STEPS + 1 + 5 else None
+
+
 def test_checkpoints_go_from_device_to_device(long_run, stopped_copy, tmp_path):
     (checkpoint,) = stopped_copy.glob("*/*/*/*/checkpoint.pt")
     state = load_state(checkpoint)
@@ -127,12 +155,10 @@ def test_checkpoints_go_from_device_to_device(long_run, stopped_copy, tmp_path):
     assert "resuming after" in (folder / "training.log").read_text()
     assert_alike(folder, long_run)
 
-    signals = Signals()
-    signals.received = "SIGTERM"
-    with pytest.raises(Interrupted, match="after 0 epochs and 1 steps"):
-        train_run(replace(config, results_root=str(tmp_path)), signals)
+    with pytest.raises(Interrupted, match="after 1 epochs and 5 steps"):
+        train_run(replace(config, results_root=str(tmp_path)), StopsLater())
     folder, err = finish(start(*MLP, "--n_epochs", 6, root=tmp_path))
-    assert "resuming after 0 epochs and 1 steps" in err
+    assert "resuming after 1 epochs and 5 steps" in err
     assert_alike(folder, long_run)
 
 
@@ -144,7 +170,7 @@ def test_dense_training_is_that_of_the_cpu(long_run, train):
 
 
 def assert_alike(folder: Path, cpu: Path) -> None:
-    """Sums in another order: 1e-7 a step, which training multiplies."""
+    """To rounding, which training multiplies: 1e-7 a step, and more where a ReLU falls on the other side of zero."""
     for ours, theirs in zip(history(folder), history(cpu), strict=True):
         assert ours["lr"] == theirs["lr"]
         assert ours["loss_train"] == pytest.approx(theirs["loss_train"], rel=0.01), ours["epoch"]
@@ -152,24 +178,59 @@ def assert_alike(folder: Path, cpu: Path) -> None:
         assert ours["acc_train"] == pytest.approx(theirs["acc_train"], abs=0.01), ours["epoch"]
 
 
-def test_pruned_and_augmented_training_is_that_of_the_cpu(resnet, train):
-    cpu = train(*RESNET, "--save_snr", 0, "--save_fisher", 0)
-    (dense,), (dense_cpu,) = (list(folder.parents[1].glob("dense/*")) for folder in (resnet, cpu))
+def test_pruned_and_augmented_training_is_that_of_the_cpu(lenet, train):
+    cpu = train(*LENET, "--save_snr", 0, "--save_fisher", 0)
+    (dense,), (dense_cpu,) = (list(folder.parents[1].glob("dense/*")) for folder in (lenet, cpu))
     assert largest_difference(dense, dense_cpu, "state_dicts/epoch_0.pt") == 0
     assert_alike(dense, dense_cpu)
-    stored = load_stored(resnet / "model.pt")
+    stored = load_stored(lenet / "model.pt")
     assert stored.mask.sparsity == pytest.approx(0.9, abs=1e-3)
     assert all((stored.weights[name][~keep] == 0).all() for name, keep in stored.mask.items())
-    assert counts(resnet)["compilations"] < counts(dense)["compilations"]  # evaluation was compiled for the parent
+    assert counts(lenet)["compilations"] < counts(dense)["compilations"]  # evaluation was compiled for the parent
 
 
-def test_the_ordinary_environment_measures_afterwards(resnet, capsys):
-    assert not stored_config(RunFolder(resnet)).metrics.save_fisher
-    assert not (resnet / "metrics.csv").exists()
+def test_the_ordinary_environment_measures_afterwards(lenet, capsys):
+    assert not stored_config(RunFolder(lenet)).metrics.save_fisher
+    assert not (lenet / "metrics.csv").exists()
     with pytest.raises(SystemExit) as stop:
-        experiment.main(["measure", str(resnet), "--device", "cpu", "--metrics", "fisher,snr"])
+        experiment.main(["measure", str(lenet), "--device", "cpu", "--metrics", "fisher,snr"])
     assert stop.value.code == 0
-    summary = json.loads((resnet / "summary.json").read_text())
+    summary = json.loads((lenet / "summary.json").read_text())
     assert summary["metrics"]["fisher"]["value"] > 0
-    with open(resnet / "snr.csv", newline="") as file:
+    with open(lenet / "snr.csv", newline="") as file:
         assert {row["epoch"] for row in csv.DictReader(file)} == {"3"}
+
+
+def test_a_resnets_gradient_is_that_of_double_precision(tmp_path):
+    """Of a batch where no ReLU is within rounding of zero: on which side it falls there may move the gradient by percents."""
+    network = build_network(NetworkConfig(**RESNET), (1, 8, 8), 10, stream(0, "init"))
+    exact = copy.deepcopy(network).double().train()
+    for seed in itertools.count():
+        inputs = torch.randn(8, 1, 8, 8, generator=stream(seed, "inputs"))
+        if smallest_activation(exact, inputs.double()) > 1e-5:
+            break
+    labels = torch.arange(8)
+    torch.nn.functional.cross_entropy(exact(inputs.double()), labels).backward()
+    given = {"options": RESNET, "network": network.state_dict(), "inputs": inputs, "labels": labels}
+    torch.save(given, tmp_path / "given.pt")
+    command = [TPU_PYTHON, "-c", GRADIENT, tmp_path / "given.pt", tmp_path / "gradient.pt"]
+    subprocess.run(list(map(str, command)), env=os.environ | ENVIRONMENT, cwd=ROOT, check=True, timeout=600)
+    found = torch.load(tmp_path / "gradient.pt", weights_only=True)
+    for name, parameter in exact.named_parameters():
+        assert (found[name] - parameter.grad).norm() < 1e-4 * parameter.grad.norm(), name
+
+
+def smallest_activation(network: torch.nn.Module, inputs: torch.Tensor) -> float:
+    """The smallest magnitude that a ReLU takes in."""
+    seen: list[float] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.relu:
+                seen.append(args[0].abs().min().item())
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        copy.deepcopy(network)(inputs)
+    assert seen
+    return min(seen)
