@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from helper.utils import choose_device
+
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
 Result = TypeVar("Result")
 _alone = False  # inside of what the first process does for all
@@ -55,17 +57,21 @@ def processes(device: str) -> Iterator[None]:
     Args:
         device: `cpu`, where gloo connects them, or `cuda`: one device each, connected by NCCL.
     Raises:
-        RuntimeError: another kind of device.
+        RuntimeError: the device is not there, or takes one process only.
         ProcessLost: another process has ended.
     """
     global _control
     if not launched():
         yield
         return
-    if device not in BACKENDS:
+    try:
+        chosen = choose_device(device)
+    except RuntimeError:
         if os.environ.get("RANK", "0") != "0":
             silence()
-        raise RuntimeError(f"--device {device}: several processes train on {' or '.join(BACKENDS)}; start without torchrun")
+        raise
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     store, own, n = next(dist.rendezvous("env://"))
     hook = sys.excepthook
     dist.init_process_group(BACKENDS[device], store=store, rank=own, world_size=n, timeout=LONGEST_WAIT)
@@ -107,7 +113,7 @@ def speaks(store: dist.Store) -> bool:
 
 def lost(error: Exception) -> bool:
     """Whether an error says that a connection has ended."""
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "/gloo/" in str(error))
 
 
 @contextlib.contextmanager

@@ -63,7 +63,10 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        index, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if index >= there:
+            raise RuntimeError(f"--device cuda: every process needs a device of its own, and this machine has {there}")
+        return torch.device("cuda", index)
     if name == "tpu":
         return xla_device()
     return torch.device(name)
