@@ -65,7 +65,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
         index, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if index >= there:
-            raise RuntimeError(f"--device cuda: every process needs a device of its own, and this machine has {there}")
+            raise RuntimeError(f"--device cuda: process {index} of this machine has no device of its own, of {there} there are")
         return torch.device("cuda", index)
     if name == "tpu":
         return xla_device()
@@ -133,7 +133,6 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the kernel releases it when this one ends, however it ends.
 
     What killed processes were writing in it is removed.
-
 
     Raises:
         RuntimeError: another process holds it.

@@ -17,10 +17,8 @@ def xla_device() -> torch.device:
     """The first XLA device: a TPU core, or what the environment variable PJRT_DEVICE names.
 
     Raises:
-        RuntimeError: no torch_xla, no TPU, or one of several processes.
+        RuntimeError: no torch_xla, or no TPU.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RuntimeError("--device tpu trains on one device in one process; start run.py without a launcher of several")
     named = "PJRT_DEVICE" in os.environ  # torch_xla sets it
     try:
         with no_warnings():

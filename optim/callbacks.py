@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from helper.distributed import Agreement, anyone, once, rank
+from helper.distributed import Agreement, anyone, by_first, once, rank
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
@@ -208,11 +208,14 @@ class SelectBest(Callback):
         scores = {int(row["epoch"]): float(row[self.column]) for row in rows if row.get(self.column)}
         scores = {epoch: score for epoch, score in scores.items() if 0 < epoch <= trainer.epoch}
         self.best = max(scores.values(), default=-1.0)
-        if scores and trainer.config.select != "last" and not self.folder.model.exists():
+        if scores and trainer.config.select != "last":
             self.bring_back(max(scores, key=scores.get))  # the first of the best
 
+    @by_first
     def bring_back(self, epoch: int) -> None:
-        """Write model.pt again, which someone has removed, from the kept state of its epoch."""
+        """Write model.pt again, if someone has removed it, from the kept state of its epoch."""
+        if self.folder.model.exists():
+            return
         state = self.folder.epoch_state(epoch)
         if not state.exists():
             raise RuntimeError(f"{self.folder.model}, the weights of epoch {epoch}, is gone: put it back, or {FROM_THE_START}")
@@ -300,6 +303,7 @@ class WriteCheckpoint(Callback):
             self.stop(trainer)
 
     def save(self, trainer: Trainer) -> None:
+        self.folder.check_there()
         state = trainer.state() | {"mask": dict(self.mask), "tables": self.folder.written(trainer.epoch)}
         save_state(self.folder.checkpoint, state, keep_previous=True)
 

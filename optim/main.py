@@ -20,13 +20,7 @@ from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
-from helper.utils import (
-    RunLog,
-    choose_device,
-    exclusive,
-    keep_freed_memory,
-    write_atomic,
-)
+from helper.utils import RunLog, choose_device, exclusive, keep_freed_memory, write_atomic
 from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
 from loader.main import DataConfig, load_dataset
@@ -167,6 +161,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     dataset = ahead(load_dataset, config.data)
     folder = run_folder(config, dataset.fingerprint)
     if folder.finished and not config.overwrite:
+        once(check_processes, folder, config, size())
         return measure_more(folder, config, dataset.to(device))
     network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
     with contextlib.ExitStack() as stack:
@@ -194,6 +189,13 @@ def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: c
     stack.enter_context(RunLog(folder.log))
     write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
     return True
+
+
+def check_processes(folder: RunFolder, config: RunConfig, n: int) -> None:
+    """Raise RuntimeError when a finished run depends on how many processes trained it and they were not n."""
+    found = folder.read_summary().get("processes", n)
+    if found != n and not config.train.sync_batch_norm:
+        raise RuntimeError(f"{folder.path} is of {found} processes, on which --sync_batch_norm 0 depends; use as many, not {n}")
 
 
 def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
@@ -280,6 +282,8 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
     except DamagedTable:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if lost(error):
+            raise
         reason = f"{type(error).__name__} {error}"
         raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
     if n_processes != size() and not trainer.config.sync_batch_norm:

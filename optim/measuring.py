@@ -51,7 +51,7 @@ def measure_into(
     training examples with true and with wrong labels are measured apart, and the whole set's value is put together from
     the two. What the table already has for this state and these settings is not measured again.
     """
-    checkpoint = content_hash(network.state_dict(), mask)
+    checkpoint = once(content_hash, network.state_dict(), mask)
     for name in config.wanted():
         common = {
             "epoch": str(epoch), "metric": name, "split": config.metric_split, "params": counted(name, config),
@@ -129,8 +129,8 @@ def measure_spectrum_into(
     if not config.save_spectrum:
         return
     key = {
-        "checkpoint": content_hash(network.state_dict(), mask), "split": config.metric_split, "params": config.metric_params,
-        "settings": settings("spectrum", config),
+        "checkpoint": once(content_hash, network.state_dict(), mask), "split": config.metric_split,
+        "params": config.metric_params, "settings": settings("spectrum", config),
     }  # fmt: skip
     if spectrum_key(path) == key:
         return

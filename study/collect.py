@@ -13,6 +13,7 @@ from typing import Any
 import pandas
 
 from helper.config import digest, flatten
+from helper.tables import DamagedTable
 from optim.folder import HISTORY, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
@@ -32,10 +33,6 @@ TEXTS = {
     "settings",
     "checkpoint",
 }  # the others: numbers
-
-
-class DamagedTable(ValueError):
-    """A table of a run folder is not whole."""
 
 
 @dataclass(frozen=True)

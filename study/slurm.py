@@ -238,7 +238,7 @@ class SlurmQueue:
     def task_of(self, job: Job) -> RunTask:
         processes = max(1, self.config.slurm_gpus)
         grace = GRACE * self.config.slurm_signal_delay
-        return RunTask(tuple(launched(job.command, processes)), str(job.log.resolve()), processes, grace, IN_USE)
+        return RunTask(tuple(launch_line(job.command, processes)), str(job.log.resolve()), processes, grace, IN_USE)
 
     def tidy(self) -> None:
         """Remove what submitit left of a submission that failed; nobody else submits meanwhile, see `poll`."""
@@ -261,7 +261,7 @@ class SlurmQueue:
         ]
 
 
-def launched(command: Sequence[str], processes: int) -> list[str]:
+def launch_line(command: Sequence[str], processes: int) -> list[str]:
     """A command of the Python interpreter, under torchrun where it is to be several processes."""
     if processes == 1:
         return list(command)

@@ -46,7 +46,7 @@ class RunTask(Checkpointable):
         command: of the run; its output is appended to the file `log`.
         processes: how many the command launches; a launcher of several ends with code 1 when they were interrupted, too.
         grace: seconds that the run has to save its state once it is asked to; then it is killed, and loses an epoch at most.
-        busy: words in the last line of a run that another process holds, which is then waited for: after a requeue it may
+        busy: words in the error of a run that another process holds, which is then waited for: after a requeue it may
             be the same job's former process.
     """
 
@@ -61,10 +61,10 @@ class RunTask(Checkpointable):
         signal.signal(signal.SIGTERM, self.pass_on)  # of scancel and preemption; submitit's handler drops it
         try:
             code = self.run()
-            while code == 1 and self.busy in self.last_line() and not self.asked:
+            while code == 1 and self.busy in self.last_output() and not self.asked:
                 time.sleep(BUSY_SECONDS)
                 code = self.run()
-            if self.interrupted(code):
+            if self.interrupted(code) or (code == 1 and self.processes > 1):
                 time.sleep(LATE_SIGNAL_SECONDS)  # the time limit's signal, if it was that, requeues the job in here
         except UncompletedJobError as error:
             self.end(f"{INTERRUPTED_LINE}{error}", EXIT_INTERRUPTED)
@@ -82,7 +82,7 @@ class RunTask(Checkpointable):
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=ignore_limit_signal,
-                env=os.environ | threads(self.processes),
+                env=os.environ | threads(self.processes) | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(self.grace))},
             )  # fmt: skip
         while (code := exit_code(self.process)) is None:
             time.sleep(POLL_SECONDS)
@@ -122,9 +122,10 @@ class RunTask(Checkpointable):
         self.note(line)
         raise SystemExit(code if code > 0 else 128 - code)
 
-    def last_line(self) -> str:
+    def last_output(self) -> str:
+        """What the last call of the command printed."""
         with open(self.log, errors="replace") as log:
-            return next((line for line in reversed(log.read().splitlines()) if line), "")
+            return log.read().rpartition("\nSLURM job ")[2]
 
 
 def exit_code(process: subprocess.Popen) -> int | None:

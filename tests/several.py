@@ -10,7 +10,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import sklearn.datasets  # noqa: F401 so that the loader of the digits finds it imported
 import torch
 
 import run

@@ -15,6 +15,7 @@ from torch import nn
 
 from helper import distributed
 from helper.utils import ROOT, exclusive, stream
+from loader.archives import DataError
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.checkpoint import load_state
@@ -135,6 +136,24 @@ def test_processes_train_what_one_does_to_rounding(network, options, augment):
             torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-6)  # losses are in float32
 
 
+def steps_of(compiled: bool) -> list[float]:
+    """Training losses of a ResNet with its graphs compiled or not."""
+    dataset = load_dataset(DataConfig(loader_name="digits", limit_train=60))
+    network = build_network(NetworkConfig(net_name="resnet", depth=8, widen_factor=1), (1, 8, 8), 10, stream(0, "init"))
+    trainer = Trainer(network, dataset, TrainConfig(n_epochs=1, batch_size=20, compile=compiled), seed=3, callbacks=[])
+    losses = []
+    for step, rows in trainer.remaining_batches():
+        before = 0.0 if trainer.sums is None else trainer.sums[1].item()
+        trainer.train_step(step, rows)
+        losses.append(trainer.sums[1].item() - before)
+    return losses
+
+
+def test_compiled_processes_train_the_same():
+    for compiled, eager in zip(together(2, steps_of, True), together(2, steps_of, False), strict=True):
+        assert compiled == pytest.approx(eager, rel=1e-3)
+
+
 # ------------------------------------------------------------------------------------------------------ whole runs
 
 
@@ -188,9 +207,9 @@ def test_one_seed_is_drawn_for_all_processes(tmp_path):
 # ---------------------------------------------------------------------------------------------- ends, wanted or not
 
 
-def interrupt(tmp_path: Path, name: str, number: int, rank: int, flags: tuple) -> list[int]:
+def interrupt(tmp_path: Path, name: str, number: int, rank: int, flags: tuple, n: int = 2) -> list[int]:
     """Send a signal to one process of a run once it has trained a while; the exit codes of all."""
-    workers = start_runs(2, tmp_path / name, *flags)
+    workers = start_runs(n, tmp_path / name, *flags)
     deadline = time.monotonic() + 60
     while not any(line.startswith("epoch 3/") for line in printed(tmp_path / name)):
         assert time.monotonic() < deadline, printed(tmp_path / name)
@@ -199,17 +218,17 @@ def interrupt(tmp_path: Path, name: str, number: int, rank: int, flags: tuple) -
     return finish(workers)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(tmp_path, rank):
-    flags = (*LENET, "-bs", 50, "--n_epochs", 30, "--snr_mode", "online", "--save_fisher", 0, "--results_root")
+@pytest.mark.parametrize(("rank", "n"), [(0, 2), (1, 3)])
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(tmp_path, rank, n):
+    flags = (*LENET, "-bs", 50, "--n_epochs", 10, "--snr_mode", "online", "--save_fisher", 0, "--results_root")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert interrupt(tmp_path, "first", signal.SIGUSR1, rank, (*flags, broken)) == [75, 75]
+    assert interrupt(tmp_path, "first", signal.SIGUSR1, rank, (*flags, broken), n) == [75] * n
     said = [line for line in printed(tmp_path / "first") if line.startswith("run.py: ")]
     assert len(said) == 1
     assert "the same command goes on from there" in said[0]
-    assert finish(start_runs(2, tmp_path / "second", *flags, broken)) == [0, 0]
+    assert finish(start_runs(n, tmp_path / "second", *flags, broken)) == [0] * n
     assert any(line.startswith("resuming after") for line in printed(tmp_path / "second"))
-    assert finish(start_runs(2, tmp_path / "whole", *flags, whole)) == [0, 0]
+    assert finish(start_runs(n, tmp_path / "whole", *flags, whole)) == [0] * n
     (a,), (b,) = (list(root.glob("*/*/*/*/")) for root in (broken, whole))
     assert (a / "model.pt").read_bytes() == (b / "model.pt").read_bytes()
     assert rows(a, "history", without=TIMING) == rows(b, "history", without=TIMING)
@@ -218,7 +237,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_with_one_message_and_it_goes_on(tmp_path, rank):
-    flags = (*LENET, "-bs", 50, "--n_epochs", 20, "--save_fisher", 0, "--save_snr", 0, "--results_root", tmp_path / "runs")
+    flags = (*LENET, "-bs", 50, "--n_epochs", 10, "--save_fisher", 0, "--save_snr", 0, "--results_root", tmp_path / "runs")
     codes = interrupt(tmp_path, "first", signal.SIGKILL, rank, flags)
     assert sorted(codes) == [-9, 1]
     errors = [line for line in printed(tmp_path / "first") if "error" in line]
@@ -244,7 +263,12 @@ def test_a_diverged_run_says_so_once(tmp_path):
     assert sum("is not finite" in line for line in printed(tmp_path / "printed")) == 1
 
 
-@pytest.mark.parametrize("flags", [("--lr", "fast"), ("--device", "tpu")], ids=["a wrong flag", "an unfit device"])
+UNFIT = [("--lr", "fast"), ("--device", "tpu")]
+if not torch.cuda.is_available():
+    UNFIT.append(("--device", "cuda"))
+
+
+@pytest.mark.parametrize("flags", UNFIT, ids=" ".join)
 def test_what_every_process_would_refuse_is_said_once(tmp_path, flags):
     codes = finish(start_runs(2, tmp_path / "printed", *MLP, *flags, "--results_root", tmp_path))
     assert set(codes) <= {1, 2}
@@ -258,10 +282,28 @@ def test_batch_norm_by_shares_keeps_the_first_ones_statistics_and_refuses_anothe
     weights, kept = load_stored(folder / "model.pt").weights, load_stored(folder / "state_dicts/epoch_2.pt").weights
     assert all(torch.equal(weights[name], kept[name]) for name in weights)
     assert load_state(folder / "checkpoint.pt")["processes"] == 2
+    summary = (folder / "summary.json").read_text()
     (folder / "summary.json").unlink()
     (folder / "model.pt").unlink()
     with pytest.raises(RuntimeError, match="began with 2 processes"):
         train(*flags, root=tmp_path / "two")
+    (folder / "model.pt").write_bytes((folder / "state_dicts/epoch_2.pt").read_bytes())
+    (folder / "summary.json").write_text(summary)
+    with pytest.raises(RuntimeError, match="is of 2 processes"):
+        train(*flags, root=tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (DataError("could not download cifar.tar.gz: Connection refused"), False),
+        (RuntimeError("/home/igloo/model.pt lacks 'fc.weight'"), False),
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (torch.distributed.DistNetworkError("failed to recv, got 0 bytes"), True),
+    ],
+)
+def test_only_a_broken_connection_to_a_process_is_taken_for_its_end(error, is_lost):
+    assert distributed.lost(error) == is_lost
 
 
 def test_torchrun_starts_a_run_that_one_process_goes_on_with(train, tmp_path):

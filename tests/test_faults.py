@@ -158,6 +158,23 @@ def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_fo
     assert list(differences(only_run(root), whole(*FLAGS))) == []
 
 
+def test_a_signal_after_the_folder_has_vanished_leaves_no_checkpoint_without_a_run(tmp_path, monkeypatch):
+    root = tmp_path / "results"
+    on_step = callbacks.WriteCheckpoint.on_step
+
+    def vanish(self, trainer):
+        if trainer.epoch == 1:
+            shutil.rmtree(self.folder.path)
+            self.signals.received = "SIGTERM"
+        on_step(self, trainer)
+
+    monkeypatch.setattr(callbacks.WriteCheckpoint, "on_step", vanish)
+    found = start(root)
+    assert found.code == 1
+    assert "has gone while the run was under way" in found.line
+    assert not list(root.rglob("checkpoint.pt"))
+
+
 # ------------------------------------------------------------------------------------------ files of an unfinished run
 
 

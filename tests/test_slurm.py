@@ -17,7 +17,7 @@ from helper.utils import IN_USE, exclusive
 from optim.folder import RunFolder
 from study import slurm, slurm_task
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before
-from study.slurm import SlurmQueue, arrays, launched
+from study.slurm import SlurmQueue, arrays, launch_line
 from study.slurm_jobs import Known, Record, cancel_line, latest_tasks, read_records, record_folder, tasks_in
 from study.slurm_options import SlurmConfig, minutes_of, options_of
 from study.slurm_task import RunTask, threads
@@ -318,7 +318,7 @@ def node(tmp_path, monkeypatch):
         log.write_text("$ run.py\n")
         file = tmp_path / "script.py"
         file.write_text(script)
-        task = RunTask(tuple(launched([sys.executable, str(file)], processes)), str(log), processes, grace, IN_USE)
+        task = RunTask(tuple(launch_line([sys.executable, str(file)], processes)), str(log), processes, grace, IN_USE)
 
         def as_submitit_does(*_) -> None:
             assert pickle.loads(pickle.dumps(task.checkpoint())).function == task
@@ -416,9 +416,9 @@ def test_the_allocated_cores_are_shared_by_the_processes(monkeypatch):
 
 
 def test_several_gpus_train_under_torchrun():
-    assert launched(["python", "run.py", "--lr", "1"], 1) == ["python", "run.py", "--lr", "1"]
+    assert launch_line(["python", "run.py", "--lr", "1"], 1) == ["python", "run.py", "--lr", "1"]
     words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4", "run.py", "--lr", "1"]
-    assert launched(["python", "run.py", "--lr", "1"], 4) == words
+    assert launch_line(["python", "run.py", "--lr", "1"], 4) == words
 
 
 # ------------------------------------------------------------------------------------------------------- status
