@@ -24,7 +24,6 @@ from helper.utils import choose_device
 
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
 Result = TypeVar("Result")
-log = logging.getLogger(__name__)
 _alone = False  # inside of what the first process does for all
 _control: dist.ProcessGroup | None = None  # of CPU tensors and small objects, whatever the device
 
@@ -86,8 +85,6 @@ def processes(device: str) -> Iterator[None]:
     except Exception as error:
         if not speaks(store):
             silence()
-        elif own > 0 and not lost(error):
-            log.error("process %d has failed", own, exc_info=error)
         if lost(error):
             raise ProcessLost(
                 "another process of this run has ended; the same command goes on from the last checkpoint"

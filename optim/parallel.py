@@ -22,7 +22,25 @@ def parallel(network: nn.Module, device: torch.device, *, sync_batch_norm: bool)
         return network
     if sync_batch_norm:
         network = synchronised(network)
-    return nn.parallel.DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    devices = [device.index] if device.type == "cuda" else None
+    replica = Replica(network).to(device)
+    return nn.parallel.DistributedDataParallel(replica, device_ids=devices, find_unused_parameters=True)
+
+
+class Replica(nn.Module):
+    """A network and a parameter that it does not use.
+
+    Unless it looks for unused parameters, DistributedDataParallel changes the order of its buckets after a process's first
+    step, and with it the order in which gradients are added up: a resumed run would not end bit for bit as an uninterrupted
+    one. And where it looks for them and finds none, it warns.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.unused = network, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
 
 
 def synchronised(network: nn.Module) -> nn.Module:

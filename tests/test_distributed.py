@@ -23,6 +23,7 @@ from optim.folder import TIMING
 from optim.model import load_stored
 from optim.parallel import GlobalBatchNorm
 from optim.trainer import TrainConfig, Trainer
+from tests.conftest import tiny_conv
 from tests.several import printed, start_runs, together
 
 LOCAL = {"OMP_NUM_THREADS": "1"}
@@ -137,10 +138,11 @@ def test_processes_train_what_one_does_to_rounding(network, options, augment):
 
 
 def steps_of(compiled: bool) -> list[float]:
-    """Training losses of a ResNet with its graphs compiled or not."""
+    """Training losses of a small residual network with BatchNorm, compiled or not."""
     dataset = load_dataset(DataConfig(loader_name="digits", limit_train=60))
-    network = build_network(NetworkConfig(net_name="resnet", depth=8, widen_factor=1), (1, 8, 8), 10, stream(0, "init"))
-    trainer = Trainer(network, dataset, TrainConfig(n_epochs=1, batch_size=20, compile=compiled), seed=3, callbacks=[])
+    trainer = Trainer(
+        tiny_conv(10).float(), dataset, TrainConfig(n_epochs=1, batch_size=20, compile=compiled), seed=3, callbacks=[]
+    )
     losses = []
     for step, rows in trainer.remaining_batches():
         before = 0.0 if trainer.sums is None else trainer.sums[1].item()
