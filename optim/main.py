@@ -278,7 +278,7 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
         same_mask, n_processes = content_hash(state["mask"]) == content_hash(mask), state["processes"]
         trainer.load_state(state)
         then, now = state["tables"], folder.written(state["epoch"])
-        lost = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
+        fewer = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
     except DamagedTable:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -293,7 +293,7 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
         )
     if not same_mask:
         raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
-    for name in lost:
+    for name in fewer:
         raise RuntimeError(f"{folder.path / name}.csv is not as this run left it: put a copy of it back, or {FROM_THE_START}")
 
 

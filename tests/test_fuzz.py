@@ -30,6 +30,7 @@ from loader.main import load_dataset
 from optim.identity import run_folder, stored_options
 from optim.main import RunConfig
 from study.cost import Cost
+from study.work import Work
 from tests.outcome import Outcome, outcome
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -106,7 +107,7 @@ def stand_in(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
         patch.setattr(command_line, "train_run", train_run)
-        patch.setattr(study.sweep, "cost_of", lambda run: Cost(1.0, 1))
+        patch.setattr(study.sweep, "cost_of", lambda run: Cost(Work(), 1.0))
         yield
 
 

@@ -45,7 +45,7 @@ def test_presets_parse_and_are_headed_by_command_hardware_accuracy(preset):
 
 def test_every_flag_that_the_readme_and_scripts_name_exists():
     known = set(all_flags(RunConfig)) | {"config", "print_config", "help", "debug"}
-    known |= {"nproc_per_node", "max"}  # of torchrun: --max-restarts
+    known |= {"nproc_per_node", "max", "ntasks"}  # of torchrun and srun, as far as the pattern goes
     known |= {name for command in COMMANDS.values() for name in all_flags(command.load()[0])}
     pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
     for file in ("README.md", *pages, "scripts/quickstart.sh", "scripts/cifar100_resnet.sh", "scripts/paper.sh"):

@@ -46,7 +46,7 @@ KillWait=5
 OverTimeLimit=0
 InactiveLimit=0
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=2000 State=UNKNOWN
 PartitionName=tiny Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
