@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from helper.config import Config, FlagError, flag, flatten, increasing, replace
-from helper.distributed import ahead, by_first, once, size
+from helper.distributed import ahead, by_first, lost, once, size
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.pruner import SPARSE, PruneConfig
