@@ -102,7 +102,8 @@ class RunConfig(Config):
         if self.random_state == 0:
             self._set("random_state", drawn_seed())
         left_open = {n: v for n, v in usual_measurements(self.device).items() if getattr(self.metrics, n) is None}
-        self._set("metrics", replace(self.metrics, **left_open))
+        if left_open:
+            self._set("metrics", replace(self.metrics, **left_open))
         if self.train.compile and self.device == "tpu":
             raise FlagError("--compile 1 --device tpu: every step is compiled there anyway; leave --compile out")
         if self.train.select == "val" and self.data.val_size == 0:
