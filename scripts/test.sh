@@ -8,4 +8,5 @@ install_environment requirements-dev.txt requirements.txt
 ruff check .
 ruff format --check .
 export OMP_NUM_THREADS=1  # tiny networks: two workers of one thread each beat one of two
-python -m pytest -n 2 --dist worksteal "$@"  # long tests stand together: the idle worker takes some
+# a third for two cores: some tests wait, for jobs of SLURM or processes; long ones stand together, the idle worker takes some
+python -m pytest -n 3 --dist worksteal "$@"

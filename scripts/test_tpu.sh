@@ -8,4 +8,4 @@ install_into .venv-tpu requirements-tpu.txt requirements.txt
 install_environment requirements-dev.txt requirements.txt
 
 export OMP_NUM_THREADS=1 REQUIRE_TPU=1
-python -m pytest -m tpu "$@"
+python -m pytest -n 2 --dist worksteal -m tpu "$@"

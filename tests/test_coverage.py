@@ -1,6 +1,6 @@
 """Do 95 % intervals cover the exact value? 1,000 repetitions of every estimator on a tiny network.
 
-`python -m tests.test_coverage` prints the table. The tests repeat the slowest, which wrap a library, 400 times.
+`python -m tests.test_coverage` prints the table. The tests repeat the slowest 400 times.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from helper.utils import stream
 from tests.exact import batch, exact_empirical, exact_fisher, exact_hessian, fitted, input_jacobians, tiny
 
 REPETITIONS, FEWER = 1000, 400
+SLOW = ("nngeometry", "pyhessian", "eigenthings", "ours", "hutchinson", "residual")
 LABELS = {"method": "vmap", "n_probes": 2}
 NNGEOMETRY = {"method": "nngeometry", "n_probes": 2}
 FISHER = {
@@ -102,8 +103,7 @@ def coverage(name: str, repetitions: int = REPETITIONS) -> tuple[float, float, f
 
 @pytest.mark.parametrize("name", CASES)
 def test_intervals_cover_the_exact_value(name):
-    slow = any(library in name for library in ("nngeometry", "pyhessian", "eigenthings"))
-    hits, bias, _ = coverage(name, FEWER if slow else REPETITIONS)
+    hits, bias, _ = coverage(name, FEWER if any(method in name for method in SLOW) else REPETITIONS)
     assert 0.925 <= hits <= 0.975
     assert abs(bias) < 4
 
