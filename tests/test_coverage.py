@@ -16,7 +16,7 @@ from helper.utils import stream
 from tests.exact import batch, exact_empirical, exact_fisher, exact_hessian, fitted, input_jacobians, tiny
 
 REPETITIONS, FEWER = 1000, 400
-SLOW = ("nngeometry", "pyhessian", "eigenthings", "ours", "hutchinson", "residual")
+SLOW = ("nngeometry", "pyhessian", "ours", "hutchinson")
 LABELS = {"method": "vmap", "n_probes": 2}
 NNGEOMETRY = {"method": "nngeometry", "n_probes": 2}
 FISHER = {
