@@ -231,13 +231,18 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     return {"finished": root, "half done": half}
 
 
+def copy_one(trees: dict[str, Path], root: Path, data: st.DataObject) -> None:
+    """Put one of the trees at `root`, in place of what stands there."""
+    origin = trees[data.draw(st.sampled_from(sorted(trees)))]
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(origin, root)
+
+
 @fuzz(0.12)
 @given(data=st.data())
 def test_any_damage_to_any_file_of_a_run(trees, tmp_path_factory, data):
-    origin = trees[data.draw(st.sampled_from(sorted(trees)))]
     root = tmp_path_factory.getbasetemp() / "damaged"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(origin, root)
+    copy_one(trees, root, data)
     kinds = {path.name: path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock"}
     path = kinds[data.draw(st.sampled_from(sorted(kinds)))]
     path.write_bytes(mutate(path.read_bytes(), data.draw))
@@ -305,10 +310,8 @@ PLAIN = st.recursive(
 @given(data=st.data())
 def test_any_content_of_sound_states_summaries_and_arrays(trees, tmp_path_factory, data):
     """Files that are whole, and hold something else than this program writes."""
-    origin = trees[data.draw(st.sampled_from(sorted(trees)))]
     root = tmp_path_factory.getbasetemp() / "made up"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(origin, root)
+    copy_one(trees, root, data)
     folder = next(root.glob("*/*/dense/*"))
     name = data.draw(st.sampled_from(["checkpoint.pt", "model.pt", "state_dicts/epoch_0.pt", "summary.json", "spectrum.npz"]))
     path = folder / name
