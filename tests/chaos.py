@@ -174,14 +174,15 @@ class Halved:
 
 
 def attempt(flags: tuple, root: Path, at: Callable[[Place], None], output: Path) -> int:
-    """Start run.py in a fork; its process id."""
+    """Start run.py in a fork; its process id. The file of what it prints exists and is empty from the beginning."""
     sys.stdout.flush()
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     child = os.fork()
     if child:
+        os.close(descriptor)
         return child
     code = 1
     try:  # nothing of this process may go on in the fork, whatever happens
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         Watch(root, at).arm()
@@ -362,6 +363,8 @@ def one_run(name: str, reference: Reference, root: Path, n_kills: int, rng: rand
             check_progress(root, tally, cleared="--overwrite" in flags)
         elif code == 75:
             tally.interrupted += 1
+        elif code == -signal.SIGTERM and (output.read_text() == "" or all_finished(root)):
+            tally.kills["SIGTERM, before it is watched for or after the end"] += 1
         else:
             if code:
                 tally.lost.append(f"{root}: exit code {code}: {output.read_text()[-500:]}")
@@ -374,6 +377,11 @@ def one_run(name: str, reference: Reference, root: Path, n_kills: int, rng: rand
     found = [f"{root}: run folders differ"] if mine.keys() != whole.keys() else []
     found += [f"{root}/{name}: {what}" for name in mine.keys() & whole for what in differences(mine[name], whole[name])]
     tally.differing += found
+
+
+def all_finished(root: Path) -> bool:
+    found = folders(root).values()
+    return bool(found) and all(folder.finished for folder in found)
 
 
 def watched_attempt(
