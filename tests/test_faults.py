@@ -3,8 +3,11 @@
 import errno
 import itertools
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import torch
 import experiment
 import optim.main
 import run as command_line
-from helper.utils import exclusive
+from helper.utils import ROOT, exclusive
 from optim import callbacks
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
@@ -110,6 +113,34 @@ def test_a_disk_that_is_full_when_any_file_is_written_loses_nothing(tmp_path, mo
     assert "No space left on device; what was saved before is sound: make room and run the same command again" in found.line
     assert not list(tmp_path.rglob("*.partial"))
     ends_as(only_run(tmp_path), whole(*FLAGS))
+
+
+IN_A_SMALL_FILE_SYSTEM = """
+run() { "$PYTHON" "$ROOT/run.py" "$@" --results_root results/here; echo "code $?" >&2; }
+cd "$WORK"; mkdir results; export PYTHON ROOT
+mount -t tmpfs -o size=700k small results
+run "$@"
+mount -o remount,size=50m results
+run "$@"
+cp -r results kept
+mount -o remount,ro results
+run "$@" --lr 0.2
+"""
+
+
+@pytest.mark.mounts
+def test_a_file_system_that_is_really_full_or_read_only_loses_nothing(tmp_path, whole):
+    flags = (*FLAGS, "--save_epochs", "all", "--hidden_dims", "200-100")  # 134 kB a state
+    command = ("unshare", "--map-root-user", "--mount", "bash", "-c", IN_A_SMALL_FILE_SYSTEM, "bash", *map(str, flags))
+    environment = os.environ | {"WORK": str(tmp_path), "ROOT": str(ROOT), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True)
+    full, resumed, read_only = done.stderr.split("code ")[:3]
+    assert re.findall(r"code (\d+)", done.stderr) == ["1", "0", "1"], done.stderr
+    assert full.splitlines()[-1].endswith("make room and run the same command again")
+    assert "resuming after" in resumed
+    assert "choose another --results_root" in read_only.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(differences(only_run(tmp_path / "kept/here"), whole(*flags))) == []
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
