@@ -214,6 +214,13 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """One row a process, (processes, *shape), of a small tensor; on gloo in half the time that a sum takes."""
+    rows = tensor.detach().new_empty(size(), *tensor.shape)
+    dist.all_gather(list(rows), tensor.detach().contiguous(), group=_control if rows.device.type == "cpu" else None)
+    return rows
+
+
 def joined(pieces: Sequence[Tensor]) -> Tensor:
     """CPU tensors of all processes one after the other, in the order of their shares."""
     if size() == 1:

@@ -4,10 +4,11 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helper.distributed import size, summed
+from helper.distributed import gathered, size, summed
 
 
 def parallel(network: nn.Module, device: torch.device, *, sync_batch_norm: bool) -> nn.Module:
@@ -69,8 +70,8 @@ class Sum(torch.autograd.Function):
 class GlobalBatchNorm(nn.Module):
     """A BatchNorm layer in training that normalises by the statistics of all processes' examples taken together.
 
-    Built of differentiable sums over the processes: it runs on any device, takes empty shares, and can be differentiated
-    twice, none of which nn.SyncBatchNorm can.
+    It runs on any device, takes empty shares, and can be differentiated as often as one likes, none of which
+    nn.SyncBatchNorm can.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
@@ -81,17 +82,11 @@ class GlobalBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (layer,), given = self.statistics, x.dtype
         x = x if given == torch.float64 else x.float()
-        over, shape = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))
-        count = x.new_full((1,), x.numel() // x.shape[1])
-        total = Sum.apply(torch.cat([x.sum(over), count]))
-        mean, n = total[:-1] / total[-1], total[-1].detach()
-        centred = x - mean.view(shape)
-        variance = Sum.apply(centred.square().sum(over)) / n
-        self.follow(mean.detach(), variance.detach() * n / (n - 1))
-        scale = (variance + layer.eps).rsqrt()
-        if self.weight is not None:
-            return torch.addcmul(self.bias.view(shape), centred, (scale * self.weight).view(shape)).to(given)
-        return (centred * scale.view(shape)).to(given)
+        weight = x.new_ones(x.shape[1]) if self.weight is None else self.weight
+        bias = x.new_zeros(x.shape[1]) if self.bias is None else self.bias
+        output, mean, variance, n = Normalisation.apply(x, weight, bias, layer.eps)
+        self.follow(mean, variance * n / (n - 1))
+        return output.to(given)
 
     @torch.no_grad()
     def follow(self, mean: Tensor, variance: Tensor) -> None:
@@ -103,3 +98,64 @@ class GlobalBatchNorm(nn.Module):
         momentum = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
         layer.running_mean.lerp_(mean, momentum)
         layer.running_var.lerp_(variance, momentum)
+
+
+class Normalisation(torch.autograd.Function):
+    """weight · (x - mean) / sqrt(variance + eps) + bias, with the moments of all processes' examples in each channel.
+
+    Returns the output, mean and biased variance (channels,), and the number of values in a channel. Forward pass and first
+    backward pass are made of PyTorch's own kernels of BatchNorm, with one message each; a backward pass that is to be
+    differentiated itself (`create_graph`) is written out in elementary operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, n = global_moments(x)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, mean, variance, n)
+        ctx.mark_non_differentiable(mean, variance, n)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, n
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, variance, n = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *differentiable_gradients(gradient, x, weight, n, ctx.eps), None
+        by_weight, by_bias = torch.zeros_like(mean), torch.zeros_like(mean)
+        if len(x):  # the kernel divides by it
+            constants, wanted = (weight, mean, variance, None, None, False, ctx.eps), (False, True, True)
+            _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(gradient, x, *constants, wanted)
+        mean_weight, mean_bias = gathered(torch.stack([by_weight, by_bias])).sum(0) / n
+        factor = weight * (variance + ctx.eps).rsqrt()  # by_x = factor · (gradient - mean_bias - normalised x · mean_weight)
+        by_x = F.batch_norm(x, mean, variance, -factor * mean_weight, -factor * mean_bias, eps=ctx.eps)
+        by_x.addcmul_(gradient, factor.view(-1, *[1] * (x.ndim - 2)))
+        return by_x, by_weight, by_bias, None
+
+
+def differentiable_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, n: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Normalisation` returns from its backward pass, as a function of the gradient, x and weight."""
+    over, shape = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))
+    centred = x - (Sum.apply(x.sum(over)) / n).view(shape)
+    scale = (Sum.apply(centred.square().sum(over)) / n + eps).rsqrt()
+    normalised = centred * scale.view(shape)
+    by_weight, by_bias = (gradient * normalised).sum(over), gradient.sum(over)
+    mean_weight, mean_bias = Sum.apply(torch.stack([by_weight, by_bias])) / n
+    correlated = gradient - mean_bias.view(shape) - normalised * mean_weight.view(shape)
+    return correlated * (scale * weight).view(shape), by_weight, by_bias
+
+
+def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance (channels,) over all processes' x (examples, channels, ...), and how many values each is of.
+
+    One message; the processes' moments are merged after Chan, Golub & LeVeque 1983.
+    """
+    own = x.new_zeros(3, x.shape[1])
+    if len(x):
+        own[0], own[1] = torch.batch_norm_update_stats(x, None, None, 0.0)
+        own[2] = x.numel() / x.shape[1]
+    means, variances, counts = gathered(own).unbind(1)
+    n = counts.sum(0)
+    mean = (counts * means).sum(0) / n
+    return mean, (counts * (variances + (means - mean).square())).sum(0) / n, n
