@@ -22,9 +22,10 @@ from optim.model import load_stored
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 WAYS = {"1 process, 1 thread": ((), 1), "1 process, 2 threads": ((), 2), "2 processes, 1 thread each": (TORCHRUN, 1)}
 NETWORKS = {
-    "MLP 128-64": ("--net_name", "mlp", "--augment", "none"),
+    "MLP-128-64": ("--net_name", "mlp", "--augment", "none"),
     "LeNet": ("--net_name", "mnist_lenet"),
     "ResNet-20": ("--net_name", "resnet", "--depth", "20", "--widen_factor", "1"),
+    "ResNet-20-local": ("--net_name", "resnet", "--depth", "20", "--widen_factor", "1", "--sync_batch_norm", "0"),
 }
 MEASURED = ("--save_hessian", "1", "--hessian_method", "hutchinson", "--save_jacobian", "1", "-ms", "300")
 
@@ -35,12 +36,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     options = parser.parse_args()
     data = ("--loader_name", "cifar100", "--root", options.root, "--verify_data", "0", "--limit_train", str(options.images))
     common = (*data, "--limit_test", "500", "--n_epochs", str(options.epochs), "--lr", "0.02", "--figures", "0")
     equal, fast = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, network in NETWORKS.items():
+        for name in options.networks:
+            network = NETWORKS[name]
             speeds: dict[str, list[float]] = {way: [] for way in WAYS}
             folders: dict[str, RunFolder] = {}
             for round_ in range(options.rounds):
