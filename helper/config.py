@@ -24,8 +24,17 @@ from jsonargparse import ArgumentParser, set_dumper, set_loader
 
 from helper.untrusted import one_line, read_yaml
 
+
+def read_flags(text: str) -> Any:
+    """The values of a --config file. Raises YAMLError: it is none, or names a further file."""
+    values = read_yaml(text)
+    if isinstance(values, dict) and "config" in values:
+        raise yaml.YAMLError("it has a config of its own; give --config twice, the later file overrides")
+    return values
+
+
 FLAGS_FILE = "flags"  # how --config is read
-set_loader(FLAGS_FILE, read_yaml, exceptions=(yaml.YAMLError,))
+set_loader(FLAGS_FILE, read_flags, exceptions=(yaml.YAMLError,))
 set_dumper(FLAGS_FILE, lambda flags: yaml.safe_dump(flags, allow_unicode=True, sort_keys=False))
 
 

@@ -404,7 +404,13 @@ def test_wrong_flags_exit_2_with_one_line_and_create_nothing(refuse, tmp_path, m
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("lrr: 1\n", "did you mean --lr?"), ("lr: [1\n", "no YAML of flags"), ("!!python/name:os.system\n", "python/name")],
+    [
+        ("lrr: 1\n", "did you mean --lr?"),
+        ("lr: [1\n", "no YAML of flags"),
+        ("!!python/name:os.system\n", "python/name"),
+        ("config: 0\n", "a config of its own"),
+        ("config: other.yaml\n", "a config of its own"),
+    ],
 )
 def test_wrong_configuration_files_exit_2(refuse, tmp_path, content, words):
     (tmp_path / "c.yaml").write_text(content)
