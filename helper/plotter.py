@@ -58,7 +58,7 @@ def draw_run(folder: Path) -> list[Path]:
     for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
         if path.exists():
             name = "spectrum" if path.parent == folder else f"spectrum_{path.stem}"
-            drawn.append(draw_spectrum(read_arrays(path), folder / "figures" / name))
+            drawn.append(draw_spectrum(read_spectrum(path), folder / "figures" / name))
     return drawn
 
 
@@ -191,7 +191,7 @@ def metrics(table: pandas.DataFrame) -> Figure:
     Under label noise also those of the clean and of the mislabelled training examples (paper, figure 5). A quantity that
     was measured in several ways is a group of lines for each, in lighter tones from the second.
     """
-    totals = table[table["layer"] == "all"].fillna({"params": ""})
+    totals = table[table["layer"] == "all"].astype({"params": object}).fillna({"params": ""})
     totals["estimator"] = totals["estimator"].str.split(";").str[0]
     names = list(totals["metric"].unique())
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
@@ -217,13 +217,38 @@ def metrics(table: pandas.DataFrame) -> Figure:
     return figure
 
 
+MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
+DIMENSIONS = {"grid": 1, "density": 1, "eigenvalues": 1, "residuals": 1, "sigma": 0, "size": 0, "n_samples": 0}
+
+
+def read_spectrum(path: Path) -> dict[str, numpy.ndarray]:
+    """What spectrum.npz holds. Raises RuntimeError: it is damaged, or lacks what a figure needs."""
+    arrays = read_arrays(path)
+    numbers = {
+        name: arrays[name]
+        for name, n in DIMENSIONS.items()
+        if name in arrays and arrays[name].ndim == n and arrays[name].size and arrays[name].dtype.kind in "fiu"
+    }
+    whole = (
+        len(numbers) == len(DIMENSIONS)
+        and all(numpy.isfinite(array).all() for array in numbers.values())
+        and numbers["grid"].shape == numbers["density"].shape
+        and numbers["eigenvalues"].shape == numbers["residuals"].shape
+        and (numbers["residuals"] >= 0).all()
+        and str(arrays.get("matrix")) in MATRICES
+    )
+    if not whole:
+        raise RuntimeError(f"{path} is damaged (it has not the layout of a spectrum); remove it to have it made again")
+    return arrays
+
+
 def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
     """Eigenvalue density on a logarithmic axis, and the largest eigenvalues with their residuals as error bars.
 
     Args:
         arrays: as spectrum.npz holds them.
     """
-    matrix = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}[str(arrays["matrix"])]
+    matrix = MATRICES[str(arrays["matrix"])]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
         shown = arrays["density"] > 0

@@ -299,6 +299,24 @@ def test_ordinary_yaml_with_anchors_is_read():
 # ------------------------------------------------------------------------------------------- a results tree from others
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"matrix": None}, {"matrix": "fisher"}, {"matrix": numpy.zeros(2)}, {"sigma": None}, {"sigma": "wide"},
+        {"density": numpy.zeros(0), "grid": numpy.zeros(0)}, {"grid": numpy.zeros(3)}, {"eigenvalues": numpy.zeros((1, 1))},
+        {"residuals": numpy.full(1, -1.0)}, {"size": numpy.nan}, {"eigenvalues": numpy.full(1, numpy.inf)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_spectrum_that_is_none_is_named_with_the_cure(copied, other):
+    path = copied.spectrum()
+    numpy.savez(path, **{name: value for name, value in (read_arrays(path) | other).items() if value is not None})
+    found = start(copied.path.parents[3], "--train_noisy", 1, "--save_jacobian", 1, "-ms", 10, "--figures", 1)
+    assert found.code == 1
+    assert f"{path} is damaged" in found.line
+    assert "remove it" in found.line
+
+
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 NAMES = (
     f"two\nlines{ESCAPE}", "$\\frac{$ <script>x", "=HYPERLINK(1)", f"@{'x' * 230}", "\udcff\u202e\udcfe",
