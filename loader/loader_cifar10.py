@@ -39,7 +39,7 @@ def load(config: "DataConfig") -> Source:
     names = class_names(paths[-1], "label_names")
     batches = [read_images(path, "labels") for path in paths[:-1]]
     for path, (_, labels) in zip(paths, batches, strict=False):
-        check_labels(path, labels, len(names))
+        check_labels(path, labels, len(names), paths[-1])
     inputs, labels = (torch.cat(tensors) for tensors in zip(*batches[:5], strict=True))
     next_class = torch.tensor([CONFUSED.get(c, c) for c in range(len(names))])
     return Source(

@@ -33,8 +33,8 @@ def load(config: "DataConfig") -> Source:
     paths = [root / name for name in FILES]
     train, test = (read_images(path, "fine_labels") for path in paths[:2])
     names = class_names(paths[2], "fine_label_names")
-    check_labels(paths[0], train[1], len(names))
-    check_labels(paths[1], test[1], len(names))
+    check_labels(paths[0], train[1], len(names), paths[2])
+    check_labels(paths[1], test[1], len(names), paths[2])
     return Source(
         *train,
         *test,
@@ -62,6 +62,10 @@ def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels.view(numpy.ndarray)).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
 
-def check_labels(path: Path, labels: Tensor, n_classes: int) -> None:
+def check_labels(path: Path, labels: Tensor, n_classes: int, meta: Path) -> None:
+    """Raise DataError unless there are labels, of the classes that another file has names for."""
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
-        raise DataError(f"{path} is empty or has labels outside 0..{n_classes - 1}; delete it and download it again")
+        raise DataError(
+            f"{path} is empty or has labels outside 0..{n_classes - 1}, the classes named in {meta}; delete both and "
+            "download them again"
+        )

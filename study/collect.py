@@ -146,8 +146,11 @@ def damaged_tables(path: Path) -> list[tuple[str, str]]:
 def summary_of(folder: RunFolder) -> dict[str, Any]:
     """summary.json, if it has what a report needs. Raises ValueError, KeyError, TypeError when it is damaged."""
     summary = folder.read_summary()
-    for name in ("epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "sparsity_requested"):
-        float(summary[name])
+    needed = ("epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "sparsity_requested")
+    given = {name: summary[name] for name in NUMBERS if summary.get(name) is not None}
+    for name, value in {**{name: summary[name] for name in needed}, **given, **summary.get("seconds", {})}.items():
+        if not isinstance(value, float) and (type(value) is not int or abs(value) >= 2**63):
+            raise TypeError(f"summary.json: {name} is no number of a run")
     dict(summary["identity"])
     for found in summary["metrics"].values():
         float(found["value"]), float(found["standard_error"]), [found[how] + "" for how in ("estimator", "params", "split")]

@@ -183,6 +183,21 @@ def test_damaged_and_unfinished_runs_are_left_out_with_the_reason(folders, tmp_p
     assert table["acc_test"].notna().all()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"loss_test": []}, {"loss_test": "0.5"}, {"acc_train": True}, {"acc_clean": {}}, {"macs_active": 10**400},
+     {"sparsity_requested": None}, {"seconds": []}, {"seconds": {"training": "long"}}, {"epoch_selected": 2**63}],
+    ids=str,
+)  # fmt: skip
+def test_a_summary_whose_numbers_are_none_is_left_out(folders, tmp_path, other):
+    folders(*family(seeds=(1, 2), ratios=(0.5,)))
+    (path,) = tmp_path.glob("*/*/dense/*-s2-*/summary.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    found = collect(tmp_path)
+    assert [name for name, _ in found.left_out] == [path.parent.relative_to(tmp_path).as_posix()]
+    assert len(tidy(found)) == 5
+
+
 def test_a_copy_of_a_run_is_no_further_seed(folders, tmp_path):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
     (dense,) = tmp_path.glob("*/*/dense/*-s1-*")

@@ -111,6 +111,18 @@ def test_missing_files_are_named(tmp_path):
             load(tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meta", "key"),
+    [("cifar100", "cifar-100-python/meta", "fine_label_names"), ("cifar10", "cifar-10-batches-py/batches.meta", "label_names")],
+)
+def test_a_class_without_a_name_shows_the_file_of_names(files, tmp_path, name, meta, key):
+    root = shutil.copytree(files, tmp_path / "data")
+    names = pickle.loads((root / meta).read_bytes())[key]
+    (root / meta).write_bytes(pickle.dumps({key: names[:-1]}))
+    with pytest.raises(DataError, match=f"labels outside .* classes named in {root / meta}; delete both"):
+        load(root, name)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "layout", "labels", "code"])
 def test_damaged_cifar_files_are_refused(files, tmp_path, damage):
     root = shutil.copytree(files, tmp_path / "data")
