@@ -31,10 +31,8 @@ if not (TPU_PYTHON.exists() or os.environ.get("REQUIRE_TPU")):
 
 if missing_programs() and not os.environ.get("REQUIRE_SLURM"):
     LEFT_OUT["slurm"] = "SLURM or munge is missing (scripts/slurm.sh): the tests with jobs of SLURM were left out"
-if (
-    shutil.which("unshare") is None
-    or subprocess.run(["unshare", "--map-root-user", "--mount", "true"], stderr=subprocess.DEVNULL).returncode
-):
+MOUNT = ("unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "probe", "/tmp")
+if shutil.which("unshare") is None or subprocess.run(MOUNT, stderr=subprocess.DEVNULL).returncode:
     LEFT_OUT["mounts"] = "no file system can be mounted here (unshare): the test with a full one was left out"
 
 
