@@ -41,7 +41,7 @@ HESSIAN = {
     "residual, every example": ("mlp_tanh", 40, {"method": "hutchinson", "term": "residual", "n_probes": 3}),
     "pyhessian, every example": ("mlp_tanh", 24, {"method": "pyhessian", "batch_size": 6, "n_probes": 10}),
     "pyhessian, subset": ("mlp_tanh", 200, {"method": "pyhessian", "batch_size": 4, "n_probes": 2, "max_samples": 120}),
-    "eigenthings (Hutch++), every example": ("mlp_tanh", 24, {"method": "eigenthings", "batch_size": 12, "n_probes": 36}),
+    "eigenthings (Hutch++), every example": ("mlp_tanh", 12, {"method": "eigenthings", "batch_size": 12, "n_probes": 30}),
     "eigenthings (Hutch++), subset": (
         "mlp_tanh", 200, {"method": "eigenthings", "batch_size": 4, "n_probes": 6, "max_samples": 96},
     ),

@@ -193,14 +193,16 @@ def test_a_run_by_two_processes_has_the_tables_of_one(train, tmp_path, flags):
         alone, shared = rows(one, table, without=columns), rows(both, table, without=columns)
         assert len(alone) == len(shared) > 0
         for a, b in zip(alone, shared, strict=True):
-            for name in a if table == "history" or not drifts or a["epoch"] == "0" else ():
-                slack = 0.01 if name.startswith("acc_") else 1e-5  # a prediction or two may hang on the order of additions
+            drifted = drifts and a["epoch"] != "0"
+            for name in a if table == "history" or not drifted else ():
+                slack = 0.01 if drifted and name.startswith("acc_") else 1e-5  # a prediction or two hang on a ReLU
                 try:
                     assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-3, abs=slack), (table, name, a, b)
                 except ValueError:
                     assert a[name] == b[name]
-    with numpy.load(one / "spectrum.npz") as alone, numpy.load(both / "spectrum.npz") as shared:
-        assert drifts or numpy.allclose(shared["eigenvalues"], alone["eigenvalues"], rtol=1e-3)
+    if not drifts:
+        with numpy.load(one / "spectrum.npz") as alone, numpy.load(both / "spectrum.npz") as shared:
+            numpy.testing.assert_allclose(shared["eigenvalues"], alone["eigenvalues"], rtol=1e-3)
     log = (both / "training.log").read_text()
     assert all(log.count(f"epoch {epoch}/2 ") == 1 for epoch in range(3))
 

@@ -16,7 +16,7 @@ from optim.main import RunConfig, train_run
 from optim.model import load_run
 from scripts import peers
 
-N = 64
+N = 32
 SETTINGS = {
     "net_name": "resnet", "depth": 8, "widen_factor": 1, "limit_train": 500, "n_epochs": 3, "lr_milestones": "2", "lr": 0.05,
     "batch_size": 50, "save_snr": 0, "save_fisher": 0, "figures": 0, "prune_ratio": 0.8,
@@ -54,7 +54,7 @@ def test_every_method_of_ours_agrees_with_the_exact_one(trained, ours):
         estimate = fisher_trace(network, inputs, mask, method=method, n_probes=n_probes, **options)
         assert abs(estimate.value - ours) < 4 * estimate.standard_error < 0.8 * ours, method
     for method, n_probes in (("auto", 10), ("hutchinson", 10), ("pyhessian", 40), ("eigenthings", 45)):
-        estimate = hessian_trace(network, inputs, labels, mask, method=method, n_probes=n_probes, batch_size=32, **options)
+        estimate = hessian_trace(network, inputs, labels, mask, method=method, n_probes=n_probes, batch_size=16, **options)
         assert abs(estimate.value - ours) < 4 * estimate.standard_error < 0.9 * ours, method
 
 
