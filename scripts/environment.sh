@@ -12,7 +12,7 @@ install_into() {
         # a version that the file itself fixes, as requirements-tpu.txt does that of torch, is not constrained to another
         sed -n 's|^\([A-Za-z_-]*==\).*|^\1|p' "$1" >"$folder/fixed"
         grep -v -f "$folder/fixed" constraints.txt >"$folder/constraints.txt"
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$1" -c "$folder/constraints.txt"
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" -c "$folder/constraints.txt"
         echo "$stamp" >"$folder/$1.stamp"
     fi
 }
