@@ -15,6 +15,7 @@ from tests import chaos
 KILLS = os.environ.get("CHAOS_KILLS", "30")
 
 
+@pytest.mark.long
 def test_runs_killed_at_random_times_and_inside_saves_all_end_bit_identical():
     """In a process of its own, whose forks inherit no threads."""
     command = [sys.executable, "-m", "tests.chaos", "--kills", KILLS, "--seed", "3"]

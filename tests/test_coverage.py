@@ -16,6 +16,7 @@ from helper.utils import stream
 from tests.exact import batch, exact_empirical, exact_fisher, exact_hessian, fitted, input_jacobians, tiny
 
 REPETITIONS, FEWER = 1000, 400
+LONG = ("eigenthings (Hutch++), subset", "nngeometry, subset")
 SLOW = ("nngeometry", "pyhessian", "ours", "hutchinson")
 LABELS = {"method": "vmap", "n_probes": 2}
 NNGEOMETRY = {"method": "nngeometry", "n_probes": 2}
@@ -101,7 +102,7 @@ def coverage(name: str, repetitions: int = REPETITIONS) -> tuple[float, float, f
     return hits, bias.item(), (errors.mean() / abs(exact)).item()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name.endswith(LONG) else ()) for name in CASES])
 def test_intervals_cover_the_exact_value(name):
     hits, bias, _ = coverage(name, FEWER if any(method in name for method in SLOW) else REPETITIONS)
     assert 0.925 <= hits <= 0.975

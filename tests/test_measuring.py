@@ -2,19 +2,21 @@
 
 import io
 import json
-import signal
-from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
+from helper.config import replace
 from helper.metrics.fisher import fisher_trace
 from helper.utils import stream
 from loader.main import load_dataset
-from optim.model import load_run
-from tests.conftest import shell
-from tests.test_run import interrupt, rows
+from optim.callbacks import Interrupted
+from optim.folder import RunFolder
+from optim.main import train_run
+from optim.model import load_run, stored_config
+from tests.stops import StopsInSecondEpoch
+from tests.test_run import rows
 
 QUICK = ("--figures", 0, "--n_epochs", 2, "--lr_milestones", 1, "--save_snr", 0)
 EVERYTHING = ("--save_hessian", 1, "--save_hessian_residual", 1, "--save_jacobian", 1, "--save_jacobian_top", 1)
@@ -173,19 +175,18 @@ def test_online_snr_has_no_row_before_the_first_step_and_needs_no_pass(train):
     assert (folder / "figures/snr.png").exists()
 
 
-def test_online_snr_survives_an_interruption_in_mid_epoch(tmp_path):
+def test_online_snr_survives_an_interruption_in_mid_epoch(train, tmp_path):
     flags = (
-        "--figures", 0, "--n_epochs", 5, "--net_name", "mnist_lenet", "--lr", 0.002, "-bs", 2, "--limit_train", 801,
+        "--figures", 0, "--n_epochs", 3, "--net_name", "mnist_lenet", "--lr", 0.002, "-bs", 20, "--limit_train", 161,
         "--limit_test", 50, "--snr_mode", "online", "--train_eval", "running", "--save_fisher", 0, "--mode", "dense",
     )  # fmt: skip
-    whole = shell(*flags, "--results_root", tmp_path / "whole")
-    code, errors = interrupt(tmp_path / "stopped", signal.SIGTERM, 3, flags, later=0.2)
-    assert code == 75
-    assert " 0 steps" not in errors
-    done = shell(*flags, "--results_root", tmp_path / "stopped")
-    assert done.returncode == 0, done.stderr
-    one, other = (Path(run.stdout.strip(), "snr.csv").read_text() for run in (whole, done))
-    assert one == other
+    whole = train(*flags)
+    config = replace(stored_config(RunFolder(whole)), results_root=str(tmp_path / "stopped"))
+    with pytest.raises(Interrupted, match="after 1 epochs and 4 steps"):
+        train_run(config, StopsInSecondEpoch(9, 4))
+    stopped = train(*flags, root=tmp_path / "stopped")
+    assert "resuming after 1 epochs and 4 steps" in (stopped / "training.log").read_text()
+    assert (stopped / "snr.csv").read_text() == (whole / "snr.csv").read_text()
 
 
 # -------------------------------------------------------------------------------------------------------- refusals

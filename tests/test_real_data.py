@@ -82,6 +82,7 @@ def test_memory_of_full_cifar100_stays_under_two_gigabytes(data_root, tmp_path):
     assert 300 < summary["peak_memory_mb"] < 2000
 
 
+@pytest.mark.long
 def test_the_sweep_script_runs_on_a_few_images(data_root, tmp_path):
     environment = os.environ | {"SMOKE": "1", "ROOT": str(data_root), "RESULTS_ROOT": str(tmp_path), "PYTHON": sys.executable,
                                 "RATIOS": "0.9", "N_EPOCHS": "1", "LR_MILESTONES": ""}  # fmt: skip

@@ -291,17 +291,13 @@ def test_metric_every_measures_on_the_way(train):
     assert [row["epoch"] for row in rows(folder, "metrics") if row["layer"] == "all"] == ["0", "2", "4"]
 
 
-LONG = ("--figures", 0, "--n_epochs", 80, "--net_name", "mnist_lenet", "--augment", "crop_flip", "--lr", 0.02,
-        "--save_epochs", "all", "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
+MIDDLE = ("--figures", 0, "--n_epochs", 25, "--net_name", "mnist_lenet", "--augment", "crop_flip", "--lr", 0.02,
+          "--save_epochs", "all", "--limit_train", 500, "--select", "val", "--val_size", 0.2, "--train_noisy", 1)  # fmt: skip
+LONG = (*MIDDLE, "--n_epochs", 60)
 
 
-def interrupt(
-    root: Path, number: signal.Signals, n_rows: int, flags=LONG, mode: str = "dense", later: float = 0
-) -> tuple[int, str]:
-    """Start a long run, send a signal when it has written so many rows; (exit code, what it printed to stderr).
-
-    `later` seconds after that, the next epoch is under way.
-    """
+def interrupt(root: Path, number: signal.Signals, n_rows: int, flags: tuple, mode: str = "dense") -> tuple[int, str]:
+    """Start a long run, send a signal when it has written so many rows; (exit code, what it printed to stderr)."""
     command = [sys.executable, str(ROOT / "run.py"), *map(str, flags), "--results_root", str(root)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -310,7 +306,6 @@ def interrupt(
         if tables and len(tables[0].read_text().splitlines()) > n_rows:
             break
         time.sleep(0.002)
-    time.sleep(later)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
@@ -321,13 +316,14 @@ def comparable(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]
     return history, rows(folder, "snr") if (folder / "snr.csv").exists() else []
 
 
+@pytest.mark.long
 def test_a_killed_or_interrupted_run_ends_bit_identical(tmp_path):
     whole = Path(shell(*LONG, "--results_root", tmp_path / "whole").stdout.strip())
     root = tmp_path / "stopped"
-    stops = [(signal.SIGKILL, 4), (signal.SIGTERM, 15), (signal.SIGKILL, 28), (signal.SIGUSR1, 40), (signal.SIGINT, 50),
-             (signal.SIGUSR2, 60)]  # fmt: skip
+    stops = [(signal.SIGKILL, 4), (signal.SIGTERM, 12), (signal.SIGKILL, 20), (signal.SIGUSR1, 28), (signal.SIGINT, 35),
+             (signal.SIGUSR2, 42)]  # fmt: skip
     for number, n_rows in stops:
-        code, errors = interrupt(root, number, n_rows)
+        code, errors = interrupt(root, number, n_rows, LONG)
         if number == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
@@ -474,23 +470,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 
 def test_a_full_disk_loses_nothing(tmp_path):
     """A limit on file sizes stands for the full disk: the checkpoint no longer fits."""
-    code, _ = interrupt(tmp_path, signal.SIGTERM, 5)
+    code, _ = interrupt(tmp_path, signal.SIGTERM, 5, MIDDLE)
     assert code == 75
     (checkpoint,) = tmp_path.glob("*/*/*/*/checkpoint.pt")
     before = checkpoint.read_bytes()
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
-    line = failed(*LONG, "-rr", tmp_path, preexec_fn=limit)
+    line = failed(*MIDDLE, "-rr", tmp_path, preexec_fn=limit)
     assert "make room and run the same command again" in line
     assert checkpoint.read_bytes() == before
     assert not list(tmp_path.rglob("*.partial"))
-    assert shell(*LONG, "-rr", tmp_path).returncode == 0
+    assert shell(*MIDDLE, "-rr", tmp_path).returncode == 0
 
 
 def test_a_truncated_checkpoint_falls_back_and_says_so(tmp_path):
-    interrupt(tmp_path, signal.SIGTERM, 8)
+    interrupt(tmp_path, signal.SIGTERM, 8, MIDDLE)
     (checkpoint,) = tmp_path.glob("*/*/*/*/checkpoint.pt")
     os.truncate(checkpoint, 2000)
-    done = shell(*LONG, "-rr", tmp_path)
+    done = shell(*MIDDLE, "-rr", tmp_path)
     assert done.returncode == 0
     assert "checkpoint.pt is damaged" in done.stderr
     assert "falling back to the previous checkpoint" in done.stderr

@@ -15,7 +15,6 @@ import torch
 
 import experiment
 from helper.config import replace
-from helper.signals import Signals
 from helper.utils import ROOT, stream
 from network.main import NetworkConfig, build_network
 from optim.callbacks import Interrupted
@@ -24,6 +23,7 @@ from optim.folder import RunFolder
 from optim.main import train_run
 from optim.model import load_stored, stored_config
 from tests.conftest import TPU_PYTHON
+from tests.stops import StopsInSecondEpoch
 
 pytestmark = pytest.mark.tpu
 # the compiler's optimisations take most of a minute and change nothing that is tested
@@ -134,17 +134,6 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(long_run, stopped):
     assert largest_difference(folder, long_run) == 0
 
 
-class StopsLater(Signals):
-    """Asks for an end in the second epoch: after the looks at the initialisation, 45 steps, an epoch's end and 5 steps."""
-
-    looks = 0
-    received = property(lambda self: self.look(), lambda self, value: None)
-
-    def look(self) -> str | None:
-        self.looks += 1
-        return "SIGTERM" if self.looks >= 1 + STEPS + 1 + 5 else None
-
-
 def test_checkpoints_go_from_device_to_device(long_run, stopped_copy, tmp_path):
     (checkpoint,) = stopped_copy.glob("*/*/*/*/checkpoint.pt")
     state = load_state(checkpoint)
@@ -156,7 +145,7 @@ def test_checkpoints_go_from_device_to_device(long_run, stopped_copy, tmp_path):
     assert_alike(folder, long_run)
 
     with pytest.raises(Interrupted, match="after 1 epochs and 5 steps"):
-        train_run(replace(config, results_root=str(tmp_path)), StopsLater())
+        train_run(replace(config, results_root=str(tmp_path)), StopsInSecondEpoch(STEPS, 5))
     folder, err = finish(start(*MLP, "--n_epochs", 6, root=tmp_path))
     assert "resuming after 1 epochs and 5 steps" in err
     assert_alike(folder, long_run)
