@@ -1,7 +1,9 @@
 """What the project says of itself: requirements, presets, README."""
 
+import ast
 import importlib.metadata
 import re
+import sys
 
 import pytest
 from packaging.requirements import Requirement
@@ -13,20 +15,50 @@ from helper.utils import ROOT
 from optim.main import RunConfig
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
-def test_the_installed_packages_meet_the_floors(file):
+def asked_for(file: str) -> list[Requirement]:
+    """The packages that a file of requirements names itself."""
     lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
     assert lines
-    for line in lines:
-        requirement = Requirement(line)
-        assert requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True), line
+    return [Requirement(line) for line in lines]
+
+
+def imported(nodes) -> set[str]:
+    """The top names that the import statements among some nodes of a syntax tree load."""
+    nodes = list(nodes)
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("folder", ["helper", "loader", "network", "optim", "study", "scripts", "tests", "."])
+def test_every_package_that_is_imported_is_asked_for(folder):
+    """Also those that others bring along today: a fresh environment has what the requirements name, and no more."""
+    needed = {requirement.name.lower() for requirement in asked_for("requirements.txt")}
+    needed |= {"tensorboard"}  # optional: the module that imports it is imported only for --tracker tensorboard
+    further = ("requirements-dev.txt", "requirements-tpu.txt")
+    known = needed | {requirement.name.lower() for file in further for requirement in asked_for(file)}
+    own = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    providers = importlib.metadata.packages_distributions()
+    paths = list((ROOT / folder).glob("*.py" if folder == "." else "**/*.py"))
+    assert paths
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        on_loading = imported(tree.body) if folder not in ("scripts", "tests") else set()
+        for name in imported(ast.walk(tree)) - own - set(sys.stdlib_module_names):
+            package = providers.get(name, [name])[0].lower()
+            assert package in (needed if name in on_loading else known), f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+def test_the_installed_packages_meet_the_floors(file):
+    for requirement in asked_for(file):
+        version = importlib.metadata.version(requirement.name)
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}"
 
 
 def test_constraints_are_within_the_requirements():
-    floors = {}
-    for file in ("requirements.txt", "requirements-dev.txt"):
-        lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
-        floors |= {Requirement(line).name: Requirement(line).specifier for line in lines}
+    asked = asked_for("requirements.txt") + asked_for("requirements-dev.txt")
+    floors = {requirement.name: requirement.specifier for requirement in asked}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, version = line.split("==")
