@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -53,7 +54,8 @@ def main() -> None:
                     speeds[way].append(float(folders[way].history().rows[-1]["images_per_second"]))
                 if round_ == 0:
                     alone, _, two = folders.values()
-                    equal.append(f"| {name} | {' | '.join(differences(alone, two))} |")
+                    for when, epoch in (("before training", "0"), ("all epochs", None)):
+                        equal.append(f"| {name}, {when} | {' | '.join(differences(alone, two, epoch))} |")
             one = speeds["1 process, 1 thread"]
             for way, found in speeds.items():
                 ratios = [b / a for a, b in zip(one, found, strict=True)]
@@ -74,22 +76,28 @@ def run(way: str, flags: tuple[str, ...], root: Path) -> RunFolder:
     return RunFolder(Path(done.stdout.splitlines()[-1]))
 
 
-def differences(one: RunFolder, two: RunFolder) -> list[str]:
-    """Largest relative differences between a run by one process and by two; a tensor's relative to its largest weight."""
+def differences(one: RunFolder, two: RunFolder, epoch: str | None) -> list[str]:
+    """Largest relative differences between a run by one process and by two, in one epoch's rows or in all.
+
+    Weights: of the model that was kept, relative to the tensor's largest.
+    """
     first, second = (load_stored(folder.model).weights for folder in (one, two))
     floats = [name for name in first if first[name].is_floating_point()]
     weights = max(((first[name] - second[name]).abs().max() / first[name].abs().max()).item() for name in floats)
-    values = [apart(one.metrics(), two.metrics(), "value", metric) for metric in ("fisher", "hessian", "jacobian")]
-    errors, snr = apart(one.metrics(), two.metrics(), "standard_error"), apart(one.snr(), two.snr(), "snr")
-    losses = apart(one.history(), two.history(), "loss_train")
-    return [f"{value:.0e}" for value in (losses, weights, *values, errors, snr)]
 
+    def apart(table: Callable[[RunFolder], Table], column: str, **chosen: str) -> str:
+        chosen |= {"epoch": epoch} if epoch else {}
+        pairs = [(a, b) for a, b in zip(table(one).rows, table(two).rows, strict=True) if chosen.items() <= a.items()]
+        numbers = [(float(a[column]), float(b[column])) for a, b in pairs]
+        return f"{max(abs(a - b) / abs(a) for a, b in numbers if a):.0e}"
 
-def apart(one: Table, two: Table, column: str, metric: str | None = None) -> float:
-    """Largest relative difference in a column of two tables, of one metric or of all rows."""
-    pairs = zip(one.rows, two.rows, strict=True)
-    numbers = [(float(a[column]), float(b[column])) for a, b in pairs if metric in (None, a.get("metric"))]
-    return max(abs(a - b) / abs(a) for a, b in numbers if a)
+    return [
+        apart(RunFolder.history, "loss_train"),
+        "" if epoch else f"{weights:.0e}",
+        *(apart(RunFolder.metrics, "value", metric=metric) for metric in ("fisher", "hessian", "jacobian")),
+        apart(RunFolder.metrics, "standard_error"),
+        apart(RunFolder.snr, "snr"),
+    ]
 
 
 if __name__ == "__main__":
