@@ -35,6 +35,8 @@ def build_lenet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes
 
 
 NETWORKS = {"mlp": build_mlp, "resnet": build_resnet, "mnist_lenet": build_lenet}
+# Raised when a name comes to mean another network: runs of the former one are then other runs. 1 where nothing is said.
+REVISIONS = {"resnet": 2, "mnist_lenet": 2}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class NetworkConfig(Config):
     hidden_act: str = flag("relu", "activation of the hidden layers", short="-ha", choices=ACTIVATIONS, when=MLP_ONLY)
     out_act: str = flag("identity", "activation of the output layer", short="-oa", choices=ACTIVATIONS, when=MLP_ONLY)
     depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp", when=RESNET_ONLY)
-    widen_factor: int = flag(4, "multiplies the channels of the three stages", short="-wf", low=1, when=RESNET_ONLY)
+    widen_factor: int = flag(4, "multiplies the channels of all convolutions", short="-wf", low=1, when=RESNET_ONLY)
     in_dim: int | None = flag(None, "input values of an example; only checked against the data", short="-in", identity=False)
     out_dim: int | None = flag(None, "classes; only checked against the data", short="-ot", identity=False)
     init_method: str = flag("kaiming", "how weights are drawn; none: PyTorch's way", short="-im", choices=INITIALISERS)
@@ -60,6 +62,11 @@ class NetworkConfig(Config):
         except ValueError as error:
             if self.net_name == "resnet":
                 raise FlagError(str(error)) from None
+
+    @property
+    def revision(self) -> int:
+        """Which of the networks that have had its name."""
+        return REVISIONS.get(self.net_name, 1)
 
     @property
     def label(self) -> str:

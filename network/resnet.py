@@ -51,8 +51,10 @@ class ResNet(nn.Module):
     """Three stages of residual blocks at full, half and quarter resolution, global average pooling, one Linear layer.
 
     Args:
-        depth: 6n+2 with basic blocks; from 56 on 9n+2 with bottleneck blocks, as in the published code.
-        widen_factor: the stages have 16, 32 and 64 times this many channels (times 4 after a bottleneck).
+        depth: 6n+2 with basic blocks; from 56 on 9n+2 with bottleneck blocks, so that it is the number of layers. The
+            published code puts (depth - 2) / 6 bottlenecks into a stage there, and its 56 layers are 83.
+        widen_factor: the first convolution and the first stage have 16 times this many channels, the other stages 32 and 64
+            times (times 4 after a bottleneck), as in the published code.
     Raises:
         ValueError: a depth that is neither.
     """
@@ -60,7 +62,7 @@ class ResNet(nn.Module):
     def __init__(self, n_channels: int, n_classes: int, depth: int = 32, widen_factor: int = 1) -> None:
         super().__init__()
         block, n_blocks = blocks_per_stage(depth)
-        n_in = 16
+        n_in = 16 * widen_factor
         self.conv, self.bn = conv(n_channels, n_in, 3), nn.BatchNorm2d(n_in)
         stages = []
         for width, stride in ((16, 1), (32, 2), (64, 2)):

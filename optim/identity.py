@@ -21,6 +21,8 @@ def run_identity(config: "RunConfig", fingerprint: str | None) -> dict[str, Any]
         fingerprint: content hash of data files that are not the published ones.
     """
     payload = identity(config)
+    if config.network.revision > 1:
+        payload["network_revision"] = config.network.revision
     if fingerprint:
         payload["data_files"] = fingerprint
     if config.mode == "dense":

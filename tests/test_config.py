@@ -105,6 +105,14 @@ def test_identity_is_pinned():
     assert run_folder(sparse(prune_ratio=0.95), None).path.name == "l1-0.95-lr0.1-e30-s42-979d89df"
 
 
+@pytest.mark.parametrize(
+    "flags", [{"net_name": "resnet"}, {"net_name": "resnet", "widen_factor": 2}, {"net_name": "mnist_lenet"}]
+)
+def test_a_network_that_was_changed_is_not_found_under_its_former_identity(flags):
+    assert run_identity(RunConfig(network=NetworkConfig(**flags)), None) == flags | {"network_revision": 2}
+    assert "network_revision" not in run_identity(RunConfig(), None)
+
+
 def test_equal_spellings_are_one_run():
     noisy = RunConfig(data=DataConfig(loader_name="cifar100_noisy"))
     assert run_identity(noisy, None) == run_identity(RunConfig(data=DataConfig(loader_name="cifar100", train_noisy=1)), None)

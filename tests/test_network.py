@@ -11,16 +11,31 @@ def build(shape=(3, 32, 32), n_classes=100, seed=0, **flags) -> nn.Module:
     return build_network(NetworkConfig(**flags), shape, n_classes, stream(seed, "init"))
 
 
-@pytest.mark.parametrize(("depth", "widen_factor", "n_weights"), [(20, 1, 278_324), (32, 4, 7_423_156), (56, 1, 614_452)])
+@pytest.mark.parametrize(
+    ("depth", "widen_factor", "n_weights"),
+    [(20, 1, 278_324), (32, 4, 7_451_044), (8, 2, 320_260), (56, 1, 614_452), (56, 2, 2_387_460)],
+)
 def test_resnets_have_the_size_of_their_formula(depth, widen_factor, n_weights):
-    """Counted by hand: convolutions, 1x1 projections, BatchNorm pairs and the last layer; 56 layers are bottlenecks."""
+    """32x4 is the paper's network with 100 classes; the formula: kernels, BatchNorm pairs, the last layer."""
     network = build(net_name="resnet", depth=depth, widen_factor=widen_factor)
-    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    expected = sum(c.out_channels * c.in_channels * c.kernel_size[0] ** 2 + 2 * c.out_channels for c in convs)
-    expected += network.fc.in_features * 100 + 100
-    assert sum(p.numel() for p in network.parameters()) == expected == n_weights
+    assert sum(p.numel() for p in network.parameters()) == resnet_parameters(depth, widen_factor) == n_weights
     main_path = [c for name, c in network.named_modules() if isinstance(c, nn.Conv2d) and "shortcut" not in name]
     assert len(main_path) + 1 == depth
+
+
+def resnet_parameters(depth: int, widen_factor: int, n_classes: int = 100) -> int:
+    """Counted layer by layer from the published description: (channels in, out, kernel side) of every convolution."""
+    n_in = 16 * widen_factor
+    convs = [(3, n_in, 3)]
+    for width in (16 * widen_factor, 32 * widen_factor, 64 * widen_factor):
+        for _ in range((depth - 2) // (6 if depth < 54 else 9)):
+            if depth < 54:
+                n_out, block = width, [(n_in, width, 3), (width, width, 3)]
+            else:
+                n_out, block = 4 * width, [(n_in, width, 1), (width, width, 3), (width, 4 * width, 1)]
+            convs += block + ([(n_in, n_out, 1)] if n_in != n_out else [])
+            n_in = n_out
+    return sum(i * o * k * k + 2 * o for i, o, k in convs) + n_in * n_classes + n_classes
 
 
 def test_resnet_shrinks_twice_and_adds_its_shortcuts():
@@ -33,9 +48,29 @@ def test_resnet_shrinks_twice_and_adds_its_shortcuts():
     torch.testing.assert_close(block(y), torch.relu(inner + y))
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 8), (3, 32, 32)])
-def test_lenet_takes_mnist_digits_and_cifar(shape):
-    assert build(shape, 10, net_name="mnist_lenet")(torch.zeros(3, *shape)).shape == (3, 10)
+@pytest.mark.parametrize(
+    ("shape", "n_flat", "n_weights"), [((1, 28, 28), 256, 44_426), ((1, 32, 32), 400, 61_706), ((1, 8, 8), 64, 19_754)]
+)
+def test_lenet_has_its_published_size_on_mnist_and_fits_cifar_and_digits(shape, n_flat, n_weights):
+    network = build(shape, 10, net_name="mnist_lenet")
+    assert network.fc1.in_features == n_flat
+    assert sum(p.numel() for p in network.parameters()) == n_weights
+    assert network(torch.zeros(3, *shape)).shape == (3, 10)
+
+
+def test_lenet_averages_without_padding():
+    """An impulse in a corner reaches one output of the first convolution, and a quarter of it one pooled value."""
+    network = build((1, 28, 28), 10, net_name="mnist_lenet").eval()
+    seen = {}
+    network.conv2.register_forward_hook(lambda module, inputs, output: seen.update(pooled=inputs[0]))
+    with torch.no_grad():
+        network.conv1.weight.fill_(1.0)
+        network.conv1.bias.zero_()
+        x = torch.zeros(1, 1, 28, 28)
+        x[..., 0, 0] = 1.0
+        network(x)
+    assert seen["pooled"].shape == (1, 6, 12, 12)
+    assert seen["pooled"].sum().item() == pytest.approx(6 * 0.25)
 
 
 def test_mlp_is_a_chain_of_its_widths():
