@@ -10,9 +10,14 @@ report       tables with intervals, the paper's figures and one HTML page over a
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from helper.threads import brief_spins
+
+os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.config import FlagError, near_match, parse_line
 from helper.metrics.main import MetricConfig

@@ -1,7 +1,12 @@
 #!/usr/bin/env python
 """Flags -> configuration -> one trained and measured run. The last line printed is the run folder."""
 
+import os
 import sys
+
+from helper.threads import brief_spins
+
+os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
