@@ -1,6 +1,6 @@
 """A data set as tensors in memory: what the loaders give, and what training and measuring take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -100,9 +100,7 @@ class Dataset:
         """The inputs of a split as a network sees them, normalised when they are taken."""
         return NormalisedInputs(self, split)
 
-    def batches(
-        self, split: Split, batch_size: int, order: Tensor | None = None, *, own: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, split: Split, batch_size: int, order: Tensor | None = None, *, own: bool = False) -> "Batches":
         """(normalised inputs, given labels, true labels) of a split, un-augmented, in its own or a given order.
 
         Args:
@@ -110,9 +108,24 @@ class Dataset:
         """
         order = torch.arange(len(split)) if order is None else order
         first, every = (rank(), size()) if own else (0, 1)
-        for rows in order.split(batch_size)[first::every]:  # cut on the CPU: for XLA every position is a graph of its own
-            batch = split[rows.to(split.labels.device)]
-            yield self.normalise(batch.inputs), batch.labels, batch.true_labels
+        return Batches(self, split, order.split(batch_size)[first::every])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """(normalised inputs, given labels, true labels) of some rows of a split after others, each made when it is taken."""
+
+    dataset: Dataset
+    split: Split
+    rows: Sequence[Tensor]  # on the CPU: cut from a tensor on XLA every one would be a graph of its own
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows in self.rows:
+            batch = self.split[rows.to(self.split.labels.device)]
+            yield self.dataset.normalise(batch.inputs), batch.labels, batch.true_labels
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from helper.config import Config, FlagError, flag
+from helper.progress import Task
 from helper.utils import stream
 from loader import (
     loader_cifar10,
@@ -122,7 +123,8 @@ def load_dataset(config: DataConfig) -> Dataset:
 def read(config: DataConfig) -> Source:
     """The whole data set as its loader reads it. Raises DataError: files missing or damaged."""
     loaders = DATASETS | (NOISY_DATASETS if config.train_noisy else {})
-    return loaders[config.clean_name](config)
+    with Task(f"reading {config.clean_name} under {config.root}"):
+        return loaders[config.clean_name](config)
 
 
 @functools.cache

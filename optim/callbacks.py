@@ -1,19 +1,19 @@
 """What hangs on the training loop, in the order in which train_run puts it there."""
 
+import contextlib
 import logging
 import math
-import sys
 import time
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from helper.distributed import Agreement, anyone, by_first, once, rank
+from helper.distributed import Agreement, anyone, by_first, once
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
+from helper.progress import Task, spoken, tracked
 from helper.signals import Signals
 from helper.utils import peak_memory_mb, write_atomic
 from optim.checkpoint import FROM_THE_START, load_state, save_state
@@ -132,7 +132,8 @@ class Evaluate(Callback):
         trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
         for name, split in (("val", data.val), ("test", data.test)):
             if len(split):
-                means = evaluate(trainer.network, data.batches(split, batch_size, own=True))
+                batches = data.batches(split, batch_size, own=True)
+                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"))
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.pass_snr and self.snr.rows:
             self.snr.write()
@@ -315,25 +316,33 @@ class WriteCheckpoint(Callback):
 
 
 class Progress(Callback):
-    """A bar with loss, accuracy and remaining time on a terminal, a line for each epoch in the log everywhere."""
+    """A bar with loss, accuracy and remaining time on a terminal, a line for each epoch in the log everywhere.
+
+    A context: what it shows ends with it, however the training does.
+    """
+
+    def __enter__(self) -> "Progress":
+        self.shown = contextlib.ExitStack()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shown.close()
 
     def on_start(self, trainer: Trainer) -> None:
         total = trainer.config.n_epochs * trainer.steps_per_epoch
         done = trainer.epoch * trainer.steps_per_epoch + trainer.step
-        self.bar = tqdm(total=total, initial=done, disable=rank() > 0 or not sys.stderr.isatty(), unit="step", leave=False)
+        self.task = self.shown.enter_context(Task("training", total, "steps", done=done))
 
     def on_step(self, trainer: Trainer) -> None:
-        self.bar.update()
+        self.task.advance()
 
     def on_epoch(self, trainer: Trainer) -> None:
         row = trainer.row
         shown = {"loss": row["loss_train"], "train": row["acc_train"], "test": row["acc_test"]}
-        self.bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
+        self.task.note(**{k: f"{v:.3f}" for k, v in shown.items()})
         log.info(
             "epoch %d/%d  lr %.4g  train loss %.4f acc %.4f  test loss %.4f acc %.4f  %.1f s",
             trainer.epoch, trainer.config.n_epochs, row["lr"], row["loss_train"], row["acc_train"],
             row["loss_test"], row["acc_test"], row["seconds"],
         )  # fmt: skip
-
-    def on_end(self, trainer: Trainer) -> None:
-        self.bar.close()
+        spoken()

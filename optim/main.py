@@ -17,6 +17,7 @@ from helper.config import Config, FlagError, flag, flatten, increasing, replace
 from helper.distributed import ahead, by_first, lost, once, size
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
+from helper.progress import Task, tracked
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
@@ -239,7 +240,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
     device = dataset.train.inputs.device
     network.to(device, memory_format=torch.channels_last)
     mask = mask.to(device)
-    online = config.metrics.save_snr and config.metrics.snr_mode == "online"
+    online, progress = config.metrics.save_snr and config.metrics.snr_mode == "online", hooks.Progress()
     trainer = Trainer(
         network,
         dataset,
@@ -256,7 +257,7 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
             hooks.KeepStates(folder, mask),
             hooks.WriteHistory(folder),
             hooks.Track(TRACKERS[config.tracker](folder)),
-            hooks.Progress(),
+            progress,
             hooks.WriteCheckpoint(folder, mask, signals),
         ],
     )
@@ -266,7 +267,8 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
     if config.device == "tpu":
         forget_graph_counts()  # of the dense parent, if this process has trained it
-    trainer.fit()
+    with progress:
+        trainer.fit()
 
 
 def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mask) -> None:
@@ -314,7 +316,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
         once(take_finished, folder, config, dataset.fingerprint, stack)
-        for epoch in folder.kept_epochs():
+        for epoch in tracked(folder.kept_epochs(), "kept states", "states"):
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
         once(refresh_summary, folder, config)
@@ -353,7 +355,8 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
     if config.figures:
         from helper.plotter import draw_run  # matplotlib takes a second to import
 
-        draw_run(folder.path)
+        with Task("drawing figures"):
+            draw_run(folder.path)
 
 
 def track(folder: RunFolder, config: RunConfig) -> None:

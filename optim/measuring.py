@@ -14,6 +14,7 @@ from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
+from helper.progress import tracked
 from helper.tables import Table
 from helper.utils import stream, write_atomic
 from loader.dataset import Dataset, Split
@@ -38,7 +39,8 @@ def evaluate_training(
     order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation"))
     moments = GradientMoments(network, mask) if snr else None
     batches = dataset.batches(dataset.train, batch_size, order, own=True)
-    means = evaluate(network, batches, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
+    shown = tracked(batches, f"training set{' and SNR' if snr else ''}", "batches")
+    means = evaluate(network, shown, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
     return means, [row | {"batch_size": batch_size, "mode": "fixed"} for row in moments.table()] if moments else []
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas
 
 from helper.config import digest, flatten
+from helper.progress import tracked
 from helper.tables import DamagedTable
 from optim.folder import HISTORY, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
@@ -109,9 +110,10 @@ class Collection:
 def collect(root: Path) -> Collection:
     """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
     records, left_out, seen = [], [], {}
-    for path in sorted(
+    paths = sorted(
         {file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}") if file.is_file()}
-    ):
+    )
+    for path in tracked(paths, "reading runs", "runs"):
         name = path.relative_to(root).as_posix()
         folder = RunFolder(path)
         if not folder.summary.is_file():

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from scipy.special import rel_entr
 from scipy.stats import binomtest, false_discovery_control, fisher_exact, hypergeom
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from helper.config import Config, flag, flatten
 from helper.metrics.parameters import evaluation_mode, full_precision
+from helper.progress import Task, tracked
 from helper.untrusted import csv_text
 from helper.utils import exclusive, write_atomic
 from loader.dataset import Dataset, Split
@@ -69,8 +69,9 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
         examples = every_example(runs, config.batch_size)
         totals, classes = tables(examples, dataset)
         names = [run.name for run in runs]
-        figures = {"figure9_10": draw_classes(classes, totals, names, heading(runs))}
-        figures |= contact_sheets(examples, dataset, names, config.images)
+        with Task("drawing figures 9 and 10"):
+            figures = {"figure9_10": draw_classes(classes, totals, names, heading(runs))}
+            figures |= contact_sheets(examples, dataset, names, config.images)
         result = {
             "kind": "disagree",
             "title": f"Where {names[0]} (A) and {names[1]} (B) disagree, {dataset.name}",
@@ -81,7 +82,7 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
             "seconds": round(time.perf_counter() - begin, 2),
         }
         listed = disagreed_rows(examples, dataset.class_names)
-        with exclusive(folder):
+        with exclusive(folder), Task("writing figures 9 and 10"):
             write(folder, {"examples": listed, "classes": classes, "splits": totals}, figures, result)
     show_result(result, folder)
     return folder
@@ -138,9 +139,8 @@ def predict(run: Run, split: Split, batch_size: int) -> Tensor:
     Raises:
         RuntimeError: they are not finite.
     """
-    batches = (inputs for inputs, _, _ in run.dataset.batches(split, batch_size))
-    n = -(-len(split) // batch_size)
-    found = logits_of(run.network, tqdm(batches, run.name, n, unit="batch", disable=None, leave=False))
+    batches = tracked(run.dataset.batches(split, batch_size), f"predictions of {run.name}", "batches")
+    found = logits_of(run.network, (inputs for inputs, _, _ in batches))
     if not torch.isfinite(found).all():
         raise RuntimeError(f"{run.folder.path}: the network gives values that are not finite; has its training diverged?")
     return found

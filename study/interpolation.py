@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pandas
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from torch import Tensor
 
 from helper.config import Config, flag
 from helper.metrics.alignment import descent_cosines, upper_classes
@@ -26,6 +27,7 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
 from helper.metrics.parameters import PARAMS
 from helper.plotter import STYLE, literal
+from helper.progress import Task, tracked
 from helper.untrusted import csv_text, read_arrays
 from helper.utils import exclusive, keep_freed_memory, stream, write_atomic
 from optim.checkpoint import content_hash
@@ -203,28 +205,29 @@ def measure_lines(config: InterpolateConfig, run: Run, states: dict[str, State])
     """Loss and accuracy on both splits at every place of every path, BatchNorm re-estimated at each of them."""
     rows: list[dict[str, Any]] = []
     ends: dict[str, list[dict[str, float]]] = {}  # what is at a state that several paths share
-    with tqdm(total=len(PATHS) * config.points, desc="lines", unit="place", disable=None, leave=False) as bar:
+    with Task("lines between weights", len(PATHS) * config.points, "places") as task:
         for origin, target in PATHS:
             for alpha in (place / (config.points - 1) for place in range(config.points)):
                 end = {0.0: origin, 1.0: target}.get(alpha)
                 means = ends.get(end)
                 if means is None:
                     move(config, run, between(states[origin], states[target], alpha))
-                    means = [
-                        evaluate(run.network, run.dataset.batches(getattr(run.dataset, split), config.batch_size))
-                        for split in SPLITS
-                    ]
+                    means = [evaluate(run.network, batches_of(run, split, config.batch_size)) for split in SPLITS]
                 if end is not None:
                     ends[end] = means
                 for split, found in zip(SPLITS, means, strict=True):
                     path = f"{origin} -> {target}"
                     rows.append({"path": path, "alpha": alpha, "split": split, "loss": found["loss"], "acc": found["acc"]})
-                bar.update()
+                task.advance()
             line = pandas.DataFrame(rows)
             of_path = line[(line["path"] == path) & (line["split"] == "train")]
             height, where, _ = barrier(of_path["alpha"].to_numpy(), of_path["loss"].to_numpy())
             log.info("%s: barrier of the training loss %.4g nats at alpha %.2f", path, height, where)
     return line
+
+
+def batches_of(run: Run, split: str, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+    return tracked(run.dataset.batches(getattr(run.dataset, split), batch_size), f"{split} set", "batches")
 
 
 def measure_cosines(config: InterpolateConfig, run: Run, states: dict[str, State]) -> dict[str, numpy.ndarray]:
@@ -307,15 +310,17 @@ def captions(tables: Tables) -> dict[str, str]:
     }  # fmt: skip
 
 
+DRAWN: dict[str, Callable[[Tables], Figure]] = {
+    "figure 6": lambda tables: draw_lines_and_cosines(tables.line, tables.cosines["alphas"], tables.cosines["cosines"]),
+    "figures 7 and 8": lambda tables: draw_classes(tables.classes),
+}
+
+
 def draw(folder: Path, tables: Tables) -> list[dict[str, str]]:
     """Draw into figures/; the entries of result.json."""
-    drawn = {
-        "figure 6": draw_lines_and_cosines(tables.line, tables.cosines["alphas"], tables.cosines["cosines"]),
-        "figures 7 and 8": draw_classes(tables.classes),
-    }
     texts, entries = captions(tables), []
-    for name, (stem, title) in FIGURES.items():
-        save_figure(drawn[name], folder / stem)
+    for name, (stem, title) in tracked(FIGURES.items(), "drawing", "figures"):
+        save_figure(DRAWN[name](tables), folder / stem)
         entries.append({"id": name, "file": f"{stem}.png", "title": title, "caption": texts[name]})
     return entries
 

@@ -9,6 +9,7 @@ import torch
 
 from helper.config import Config, FlagError, flag, near_match, replace
 from helper.metrics.main import METRICS
+from helper.progress import tracked
 from helper.untrusted import shown
 from helper.utils import RunLog, choose_device, exclusive
 from loader.main import load_dataset
@@ -60,7 +61,7 @@ def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
     options = [with_measurements(stored_config(folder), config, given) for folder in folders]
     for folder in folders:
         chosen_epochs(folder, config.epochs)  # refuses before any work
-    for folder, option in zip(folders, options, strict=True):
+    for folder, option in tracked(list(zip(folders, options, strict=True)), "measuring", "runs"):
         before = folder.measured()
         with exclusive(folder.path), RunLog(folder.log):
             measure_run(folder, option, config.epochs)
@@ -120,7 +121,7 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     network = build_network(options.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(device, memory_format=torch.channels_last)
     wanted, selected = chosen_epochs(folder, epochs)
-    for epoch in wanted:
+    for epoch in tracked(wanted, "kept states", "states"):
         measure_state(folder, options, network, dataset, epoch)
     if selected:
         stored = load_stored(folder.model)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from helper.config import Config, flag
 from helper.plotter import STYLE, save
+from helper.progress import Task, tracked
 from helper.untrusted import csv_text, one_line, shown
 from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
@@ -76,7 +77,8 @@ def report(config: ReportConfig, results_root: str) -> int:
             runs=tuple(entries(runs, collection.records)),
             left_out=collection.left_out,
         )
-        write_atomic(folder / "index.html", render(page))
+        with Task("writing the page"):
+            write_atomic(folder / "index.html", render(page))
         remove_stale(folder, sections)
     print_summary(table, collection)
     print(shown(folder / "index.html"))
@@ -92,9 +94,10 @@ def study_sections(runs: pandas.DataFrame, collection: Collection, folder: Path)
     work = [(name, part, [records[run] for run in part["run"]], folder) for name, part in studies(runs)]
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
-        return [study_section(*one) for one in work]
+        return [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
     with multiprocessing.get_context("fork").Pool(n_workers) as pool:
-        return pool.starmap(study_section, work, chunksize=1)
+        found = [pool.apply_async(study_section, one) for one in work]
+        return [section.get() for section in tracked(found, "tables and figures", "studies")]
 
 
 def study_section(name: str, runs: pandas.DataFrame, records: Sequence[Record], folder: Path) -> Section:

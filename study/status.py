@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helper.config import Config, flag
+from helper.progress import duration
 from helper.untrusted import shown
 from helper.utils import in_use
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 from study.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
-from study.sweep import duration
 
 UNKNOWN = "unknown"  # in a job of a SLURM that cannot be asked from here
 ORDER = (RUNNING, QUEUED, FINISHED, FAILED, BLOCKED, INTERRUPTED, UNKNOWN)

@@ -5,7 +5,7 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from helper.config import Config, FlagError, flag, flatten, replace
+from helper.progress import EVERY, Task, duration, tracked
 from helper.signals import Signals
 from helper.tables import last_row
 from helper.utils import available_cores
@@ -87,9 +88,10 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     if config.dry_run:
         dry_run(config, configs)
         return 0
-    runs = plan(configs)
-    root = Path(runs[0].config.results_root)
-    todo = {run.name: job_of(run, root) for run in runs if not run.finished}
+    with Task("planning"):
+        runs = plan(configs)
+        root = Path(runs[0].config.results_root)
+        todo = {run.name: job_of(run, root) for run in runs if not run.finished}
     earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
     executor = executor_of(config, runs, root)
     way = f"{config.jobs} at a time" if config.executor == "local" else "in SLURM"
@@ -108,8 +110,9 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
                 executor.poll()
                 show()
     finally:
-        for line in executor.stop():  # whatever ended the loop
-            print(line)
+        with Task("waiting for what runs to save its state"):
+            lines = executor.stop()  # whatever ended the loop
+        print(*lines, sep="\n", end="\n" if lines else "")
     away = config.executor == "slurm" and not config.slurm.watch and not executor.waiting
     return report_end(executor, todo, earlier, signals.received, away=away)
 
@@ -228,19 +231,32 @@ class LiveTable:
 
 
 class Lines:
-    """A line whenever a run starts or ends."""
+    """A line whenever a run starts or ends, and one about all of them when that has not happened for half a minute."""
 
-    def __init__(self, runs: Sequence[Planned], executor: Executor) -> None:
-        self.executor, self.before = executor, dict(executor.states)
-        self.total, self.started = len(runs), time.monotonic()
+    def __init__(self, runs: Sequence[Planned], executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
+        self.runs, self.executor, self.before = {run.name: run for run in runs}, executor, dict(executor.states)
+        self.clock, self.started, self.spoken = clock, clock(), clock()
 
     def __call__(self) -> None:
-        states = self.executor.states
-        for name, state in states.items():
+        for name, state in self.executor.states.items():
             if state != self.before.get(name):
-                done = self.total - len(states) + sum(s == FINISHED for s in states.values())
-                print(f"{duration(time.monotonic() - self.started):>8}  {done}/{self.total}  {state:11} {name}", flush=True)
-        self.before = dict(states)
+                self.say(f"{state:11} {name}")
+        self.before = dict(self.executor.states)
+        if self.clock() - self.spoken >= EVERY:
+            count = collections.Counter(self.before.values())
+            self.say(", ".join(f"{n} {state}{self.epochs() if state == RUNNING else ''}" for state, n in count.items()))
+
+    def say(self, words: str) -> None:
+        done = len(self.runs) - sum(state != FINISHED for state in self.executor.states.values())
+        self.spoken = self.clock()
+        print(f"{duration(self.spoken - self.started):>8}  {done}/{len(self.runs)}  {words}", flush=True)
+
+    def epochs(self) -> str:
+        """` (epoch 3/30, 12/30)` of the runs that have ended one."""
+        running = [self.runs[name] for name, state in self.before.items() if state == RUNNING]
+        rows = [(run, last_row(run.folder.path / "history.csv") or {}) for run in running]
+        found = [f"{row['epoch']}/{run.config.train.n_epochs}" for run, row in rows if row.get("epoch")]
+        return f" (epoch {', '.join(found)})" if found else ""
 
 
 # -------------------------------------------------------------------------------------------------------- dry run
@@ -258,8 +274,9 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
             problem.append(error)
             return None
 
-    runs = plan(configs, fingerprint)
-    states = [state_of(run) for run in runs]
+    with Task("planning"):
+        runs = plan(configs, fingerprint)
+    states = [state_of(run) for run in tracked(runs, "looking for", "runs")]
     reference, estimate = None, cost_of
     if config.images_per_second is not None:
         reference = choose_reference(runs, config.images_per_second, config.reference)
@@ -268,7 +285,10 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
     costs = []
     if reference or not problem:
         try:
-            costs = [Cost(Work(), 0.0) if state == "finished" else estimate(r) for r, state in zip(runs, states, strict=True)]
+            costs = [
+                Cost(Work(), 0.0) if state == "finished" else estimate(run)
+                for run, state in tracked(list(zip(runs, states, strict=True)), "pricing", "runs")
+            ]
         except RuntimeError as error:  # the device is not here
             problem.append(error)
     for index, (run, state) in enumerate(zip(runs, states, strict=True)):
@@ -321,15 +341,3 @@ def state_of(run: Planned) -> str:
     if run.folder.finished:
         return "to measure"
     return "interrupted" if run.begun else "to do"
-
-
-def duration(seconds: float) -> str:
-    """`3 d 4 h`, `2 h 05 min`, `4 min`, `12 s`."""
-    minutes = round(seconds / 60)
-    if seconds < 99:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

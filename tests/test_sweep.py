@@ -13,6 +13,7 @@ import torch
 
 import experiment
 from helper.config import unflatten
+from helper.progress import duration
 from helper.tables import last_row
 from helper.utils import ROOT, exclusive, in_use
 from optim.folder import RunFolder
@@ -20,7 +21,7 @@ from optim.main import RunConfig
 from study import cost
 from study.cost import makespan
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
-from study.sweep import LiveTable, duration
+from study.sweep import LiveTable
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
 

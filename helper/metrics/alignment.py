@@ -40,7 +40,7 @@ def descent_cosines(
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
         params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
-        progress: show a bar on a terminal.
+        progress: show how far it is: a bar on a terminal, else a log line every half a minute.
     Returns:
         (N,) float64 on the CPU; nan where an example's gradient is exactly zero.
     Raises:

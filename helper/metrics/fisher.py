@@ -16,6 +16,7 @@ from helper.metrics.parameters import active, default_dtype, measuring, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine, supported
 from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
 from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
+from helper.progress import tracked
 from helper.utils import global_seed
 
 FISHER_METHODS = ("spectral", "exact", "vmap", "ours", "nngeometry")
@@ -60,7 +61,7 @@ def fisher_trace(
         n_probes: draws for each example, at least 2; default: as few as an error needs, of labels 5 or a thousand in all.
         params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
-        progress: show a bar on a terminal.
+        progress: show how far it is: a bar on a terminal, else a log line every half a minute.
     Returns:
         Estimate in nats per squared parameter unit; its by_layer traces sum to the value.
     Raises:
@@ -236,7 +237,7 @@ def nngeometry_mean(
     limit = budget.limit(population)
     groups = sample_groups(population, limit, subject.library_batch(limit), generator)
     rows = []
-    for group in groups:
+    for group in tracked(groups, "Fisher", "batches", shown=subject.progress):
         inputs = subject.rows(group)
         given = subject.labels_of(labels, group) if metric == "empirical" else None
         values = [nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in range(draws)]

@@ -15,6 +15,7 @@ from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
 from helper.metrics.subject import Examples, Subject, signs
+from helper.progress import tracked
 
 HESSIAN_METHODS = ("auto", "gauss_newton", "hutchinson", "pyhessian", "eigenthings")
 TERMS = ("hessian", "residual")
@@ -57,7 +58,7 @@ def hessian_trace(
         n_probes: probes for each example; products for each batch in the libraries.
         params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
-        progress: show a bar on a terminal.
+        progress: show how far it is: a bar on a terminal, else a log line every half a minute.
     Returns:
         Estimate in nats per squared parameter unit; its by_layer traces sum to the value (`eigenthings` gives none).
     Raises:
@@ -174,7 +175,7 @@ def library_mean(subject: Subject, labels: Tensor, library: str, budget: Budget,
         parameter.requires_grad_(name in subject.used)
     groups = sample_groups(population, limit, subject.library_batch(limit), generator)
     rows = []
-    for group in groups:
+    for group in tracked(groups, "Hessian", "batches", shown=subject.progress):
         y = subject.labels_of(labels, group)
         rows.append(LIBRARIES[library](subject, subject.rows(group), y, n_products, generator))
     values = finite(torch.stack(rows))

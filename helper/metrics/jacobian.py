@@ -49,7 +49,7 @@ def jacobian_norm(
         max_samples: most examples; default: all.
         n_probes: projections of each example.
         batch_size, memory_mb: bounds on what is computed at once.
-        progress: show a bar on a terminal.
+        progress: show how far it is: a bar on a terminal, else a log line every half a minute.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, integer inputs, `spectral` by projection.
     Source: Ye et al. 2022, footnote 3; Novak et al. 2018; projections: Hoffman et al. 2019.

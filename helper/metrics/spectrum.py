@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from helper.distributed import rank, share, summed
+from helper.distributed import share, summed
 from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, finite
 from helper.metrics.subject import Examples, Subject
+from helper.progress import Task
 
 if TYPE_CHECKING:
     from hessian_eigenthings.operators.base import CurvatureOperator
@@ -88,15 +88,14 @@ def spectrum(
     size = max(d for d in range(1, subject.chunk_size(ACTIVATIONS) + 1) if n % d == 0)
     rows = torch.randperm(len(inputs), generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
-    hidden = None if progress and rank() == 0 else True  # None: hidden unless on a terminal
     with (
         measuring(subject.device),
-        tqdm(total=(1 + runs) * steps + k, desc="spectrum", unit="product", disable=hidden, leave=False) as bar,
+        Task("spectrum", (1 + runs) * steps + k, "products", shown=progress) as task,
     ):
         batches = rows.split(size)
         own = batches[share(len(batches))]
         weight = len(own) / len(batches)
-        mine = Batches(subject, labels, own or batches[:1], bar)  # of more processes than batches some count for nothing
+        mine = Batches(subject, labels, own or batches[:1], task)  # of more processes than batches some count for nothing
         operator = active_operator(subject, mine, matrix, lambda product: summed(product * weight))
         steps, k = min(steps, operator.size), min(k, operator.size)
         top = lanczos(operator, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
@@ -112,15 +111,15 @@ def spectrum(
 
 
 class Batches:
-    """The same batches of normalised inputs and labels, made anew for every product; a bar counts the products."""
+    """The same batches of normalised inputs and labels, made anew for every product; a task counts the products."""
 
-    def __init__(self, subject: Subject, labels: Tensor, rows: Sequence[Tensor], bar: tqdm) -> None:
-        self.subject, self.labels, self.rows, self.bar = subject, labels, rows, bar
+    def __init__(self, subject: Subject, labels: Tensor, rows: Sequence[Tensor], task: Task) -> None:
+        self.subject, self.labels, self.rows, self.task = subject, labels, rows, task
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.rows:
             yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
-        self.bar.update()
+        self.task.advance()
 
 
 def active_operator(

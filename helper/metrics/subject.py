@@ -6,12 +6,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from helper.distributed import joined, rank, share
+from helper.distributed import joined, share
 from helper.mask import Mask
 from helper.metrics.operations import observe
 from helper.metrics.parameters import counted_parameters, measurable_copy, measuring
+from helper.progress import Task
 
 AT_ONCE = 8192  # examples whose random numbers are drawn together: the same ones whatever the chunks
 LARGEST_CHUNK = 64  # more examples at once are no faster: activations fall out of the cache
@@ -35,7 +35,7 @@ class Subject:
         params: which parameters count, see `counted_parameters`; None: no derivative by parameters is wanted.
         batch_size: most examples at once; None: what is fast.
         memory_mb: most MiB that a chunk may take, as far as that can be told from its activations.
-        progress: show a bar on a terminal.
+        progress: show how far it is, see helper/progress.py.
     Raises:
         ValueError: fewer than 2 examples, a mask of another network, outputs that are not finite, not (N, C), or not each
             example's own.
@@ -127,17 +127,16 @@ class Subject:
         return self.batch_size or max(1, min(100, n // 30, self.chunk_size(LIBRARY_COPIES, LIBRARY_COPIES)))
 
     def chunks(self, rows: Tensor, size: int, steps: int, what: str) -> Iterator[tuple[slice, Tensor]]:
-        """(positions in `rows`, inputs) of one chunk after the other; a bar counts `steps` for each example.
+        """(positions in `rows`, inputs) of one chunk after the other; `steps` draws of each example count as progress.
 
         Of several processes each gets its share of the rows; `joined` puts together what they make of them.
         """
-        hidden = None if self.progress and rank() == 0 else True  # None: hidden unless on a terminal
         own = share(len(rows))
-        with tqdm(total=(own.stop - own.start) * steps, desc=what, unit="draw", disable=hidden, leave=False) as bar:
+        with Task(what, (own.stop - own.start) * steps, "draws", shown=self.progress) as task:
             for start in range(own.start, own.stop, size):
                 part = slice(start, min(start + size, own.stop))
                 yield part, self.rows(rows[part])
-                bar.update((part.stop - part.start) * steps)
+                task.advance((part.stop - part.start) * steps)
 
     @torch.no_grad()
     def map_logits(self, rows: Tensor, function: Callable[[Tensor], Tensor], size: int) -> Tensor:
