@@ -1,5 +1,7 @@
 """What a sweep is said to take, against counts by hand and against runs that were really made."""
 
+import math
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -67,6 +69,12 @@ def test_every_data_set_has_its_published_sizes():
 def test_sizes_without_reading_are_those_of_the_loaded_data(flags, tmp_path):
     config = DataConfig(root=str(tmp_path), **flags)
     assert published_sizes(config) == Sizes.of(load_dataset(config))
+
+
+def test_sizes_of_some_classes_are_the_share_rounded_up():
+    sizes = published_sizes(DataConfig(limit_classes=3, val_size=0.1))
+    train, test = math.ceil(1438 * 3 / 10), math.ceil(359 * 3 / 10)
+    assert (sizes.train, sizes.val, sizes.test, sizes.n_classes) == (train - 43, 43, test, 3)
 
 
 @pytest.mark.real_data

@@ -74,6 +74,12 @@ def test_batches_cover_the_split_in_order_with_a_short_last_batch():
     torch.testing.assert_close(torch.cat([x for x, _, _ in batches]), dataset.normalise(dataset.train.inputs))
 
 
+def test_examples_come_normalised_in_the_order_that_they_are_asked_for():
+    dataset = make_dataset(torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8))
+    rows = torch.tensor([7, 2, 2, 9])
+    assert torch.equal(dataset.examples(dataset.train)[rows], dataset.normalise(dataset.train.inputs)[rows])
+
+
 @pytest.mark.parametrize("n", [0, 1, 7, 50, 99, 100])
 def test_balanced_rows_give_every_class_its_share(n, generator):
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100, generator=generator)]
@@ -89,6 +95,14 @@ def test_balanced_rows_of_equal_classes_differ_by_at_most_one(n, generator):
     chosen, _ = balanced_rows(torch.arange(100) % 10, n, generator)
     counts = (chosen % 10).bincount(minlength=10)
     assert counts.max() - counts.min() <= 1
+
+
+def test_balanced_rows_give_what_is_left_over_to_every_class_equally_often():
+    """Of five classes of four rows, seven chosen rows leave two classes with one more: each in two of five draws."""
+    counts = torch.zeros(5)
+    for seed in range(1000):
+        counts += (balanced_rows(torch.arange(20) % 5, 7, stream(seed, "left over"))[0] % 5).bincount(minlength=5) - 1
+    assert (counts / 1000 - 2 / 5).abs().max() < 4 * (0.4 * 0.6 / 1000) ** 0.5
 
 
 def test_balanced_rows_choose_every_row_equally_often():

@@ -16,6 +16,13 @@ def test_symmetric_flips_exactly_the_share_and_always_to_another_class(ratio, ge
     assert (noisy != LABELS).sum() == round(ratio * 1000)
 
 
+@pytest.mark.parametrize("method", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("n", "ratio", "corrupted"), [(7, 0.4, 3), (3, 0.2, 1), (100, 0.29, 29), (10, 0.25, 2)])
+def test_the_number_of_wrong_labels_is_rounded_and_not_cut(method, n, ratio, corrupted, generator):
+    labels = LABELS[:n]  # 0.29 * 100 is 28.999... in floating point
+    assert (corrupt(labels, method, ratio, 10, generator) != labels).sum() == corrupted
+
+
 def test_symmetric_reaches_every_other_class_equally_often():
     offsets = torch.cat([(corrupt(LABELS, "symmetric", 1.0, 10, stream(s, "n")) - LABELS) % 10 for s in range(9)])
     counts = offsets.bincount(minlength=10)
@@ -27,6 +34,13 @@ def test_symmetric_inclusive_keeps_a_tenth_of_the_drawn_labels():
     noisy = corrupt(LABELS.repeat(20), "symmetric_inclusive", 0.5, 10, stream(0, "n"))
     changed = (noisy != LABELS.repeat(20)).float().mean().item()
     assert abs(changed - 0.45) < 4 * (0.09 * 0.5 / 20_000) ** 0.5
+
+
+def test_symmetric_inclusive_draws_every_class_equally_often():
+    drawn = torch.cat([corrupt(LABELS, "symmetric_inclusive", 1.0, 10, stream(seed, "n")) for seed in range(9)])
+    assert (drawn.bincount(minlength=10) - 900).abs().max() < 4 * (900 * 0.9) ** 0.5
+    kept = (drawn == LABELS.repeat(9)).sum()
+    assert abs(kept - 900) < 4 * (900 * 0.9) ** 0.5
 
 
 def test_asymmetric_goes_to_the_next_class_by_default(generator):
@@ -42,6 +56,12 @@ def test_asymmetric_counts_only_classes_that_have_a_confusion(generator):
     flipped = noisy != LABELS
     assert flipped.sum() == round(0.4 * 500)
     assert {(a, b) for a, b in zip(LABELS[flipped].tolist(), noisy[flipped].tolist(), strict=True)} == set(CONFUSED.items())
+
+
+def test_cifar10_confuses_the_classes_that_patrini_et_al_name():
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    found = {names[a]: names[b] for a, b in CONFUSED.items()}
+    assert found == {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
 
 
 def test_next_in_superclass_is_a_cycle_through_each_superclass():

@@ -13,8 +13,10 @@ import torch
 from helper.config import FlagError
 from loader import loader_cifar100
 from loader.archives import DataError, unpickle
+from loader.dataset import Split
 from loader.loader_toy import generate
 from loader.main import NAMES, DataConfig, load_dataset
+from loader.main import _limit as limited
 from tests import made_up
 
 
@@ -55,6 +57,14 @@ def test_human_noise_is_the_files(files):
     assert torch.equal(data.train.noisy, torch.arange(made_up.N_TRAIN) % 4 == 0)
 
 
+def test_human_labels_follow_their_images_through_subset_and_split(files):
+    data = load(files, "cifar100_noisy", noise_method="human", limit_train=150, val_size=0.3)
+    for split in (data.train, data.val):
+        wrong = split.indices % 4 == 0  # as made_up.write_human has it
+        assert torch.equal(split.labels, torch.where(wrong, (split.true_labels + 1) % 100, split.true_labels))
+        assert 0 < wrong.sum() < len(split)
+
+
 def test_human_noise_of_other_images_is_refused(files, tmp_path):
     root = shutil.copytree(files, tmp_path / "data")
     made_up.write_human(root, clean=[1, 0, *made_up.cifar_labels(made_up.N_TRAIN)[2:]])
@@ -77,6 +87,40 @@ def test_split_subset_and_noise_do_not_depend_on_each_other(files):
     assert torch.equal(plain.train.indices, noisy.train.indices)
     assert (noisy.train.noisy.sum(), noisy.val.noisy.sum()) == (60, 20)
     assert not set(plain.train.indices.tolist()) & set(plain.val.indices.tolist())
+
+
+def test_training_and_validation_labels_are_corrupted_independently(files):
+    data = load(files, "cifar100_noisy", limit_train=200, val_size=0.5, noise_ratio=0.5)
+    assert data.train.noisy.sum() == data.val.noisy.sum() == 50
+    assert not torch.equal(data.train.noisy, data.val.noisy)
+
+
+def test_training_and_test_subsets_are_drawn_independently():
+    labels = torch.arange(100) % 5
+    split = Split(labels, labels, labels, torch.arange(100))
+    train, test = (limited(split, 20, role, seed=0).indices for role in ("train", "test"))
+    assert len(train) == len(test) == 20
+    assert not torch.equal(train, test)
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [("digits", 0, 1), ("toy", 0.5, 0.5)])
+def test_bundled_digits_are_normalised_and_generated_bits_are_not(name, mean, std, tmp_path):
+    data = load(tmp_path, name)
+    seen = torch.cat([data.normalise(split.inputs) for split in (data.train, data.test)]).double()
+    assert (seen.mean().item(), seen.std().item()) == pytest.approx((mean, std), abs=2e-3)
+
+
+PUBLISHED_MOMENTS = {  # per channel, as shares of 255; their files are not here, so that they cannot be counted
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fmnist": ((0.2860,), (0.3530,)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MOMENTS)
+def test_inputs_are_normalised_by_the_published_moments(files, name):
+    data = load(files, name)
+    assert (data.mean, data.std, data.scale) == (*PUBLISHED_MOMENTS[name], 255)
 
 
 def test_a_limit_on_classes_leaves_whole_classes_their_names_and_noise_among_them(files):

@@ -45,6 +45,15 @@ def test_the_requested_share_is_removed_exactly(method, ratio, generator):
     assert mask.sparsity == pytest.approx(ratio, abs=1 / mask.n_weights)
 
 
+@pytest.mark.parametrize(("n", "ratio", "removed"), [(3, 0.5, 2), (3, 0.9, 3), (7, 0.9, 6), (11, 0.25, 3), (100, 0.29, 29)])
+def test_the_number_of_removed_weights_is_rounded_and_not_cut(n, ratio, removed, generator):
+    scores = torch.rand(n, generator=generator)  # 0.29 * 100 is 28.999... in floating point
+    mask = global_mask({"a.weight": scores}, ratio)
+    theirs = torch_prune.L1Unstructured(ratio).compute_mask(scores, torch.ones(n))
+    assert n - mask.n_active == removed
+    assert torch.equal(mask["a.weight"], theirs.bool())
+
+
 def test_random_scores_ignore_the_weights_and_follow_the_generator():
     masks = [prune(resnet(s), PruneConfig("random", 0.5), stream(g, "prune")) for s, g in ((0, 0), (1, 0), (0, 1))]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
@@ -65,9 +74,11 @@ def test_pruning_leaves_the_weights_as_they_are(generator):
 
 
 def test_a_global_mask_can_empty_a_layer_and_names_it():
-    mask = global_mask({"a.weight": torch.tensor([[1.0, 2.0]]), "b.weight": torch.tensor([[3.0, 4.0]])}, 0.5)
+    scores = {"a.weight": [[1.0, 2.0]], "b.weight": [[3.0, 6.0]], "c.weight": [[4.0, 5.0]]}
+    mask = global_mask({name: torch.tensor(values) for name, values in scores.items()}, 0.5)
     assert mask.empty_layers() == ["a.weight"]
-    assert mask.sparsity_by_layer() == {"a.weight": 1.0, "b.weight": 0.0}
+    assert mask.sparsity_by_layer() == {"a.weight": 1.0, "b.weight": 0.5, "c.weight": 0.0}
+    assert mask.sparsity == 0.5
 
 
 def test_apply_zeroes_exactly_the_pruned_weights(generator):
@@ -98,8 +109,16 @@ def test_macs_of_a_resnet_are_positions_times_weights():
     assert dense == active == by_hand + network.fc.weight.numel()
 
 
-def test_active_macs_follow_the_mask(generator):
-    network = resnet()
-    mask = Mask({"fc.weight": torch.zeros(10, 64), "conv.weight": torch.ones(16, 3, 3, 3)})
-    dense, active = count_macs(network, (3, 32, 32), mask)
-    assert dense - active == 640
+def test_active_macs_are_positions_times_active_weights_in_every_kind_of_layer():
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Conv2d(3, 6, 2, groups=3), nn.Flatten(2),
+        nn.Linear(9, 5), nn.Flatten(), nn.Linear(30, 4),
+    )  # fmt: skip
+    uses = {"0.weight": 4 * 4, "1.weight": 3 * 3, "3.weight": 6, "5.weight": 1}  # of a weight in one forward pass of 8x8 images
+    dense_by_hand = 16 * (3 * 2 * 3 * 3) + 9 * (6 * 2 * 2) + 6 * (9 * 5) + 30 * 4
+    assert count_macs(network, (2, 8, 8)) == (dense_by_hand, dense_by_hand)
+    masks = {name: torch.ones_like(network.get_parameter(name), dtype=torch.bool) for name in uses if name != "5.weight"}
+    for n_pruned, mask in enumerate(masks.values(), 3):
+        mask.view(-1)[:n_pruned] = False
+    pruned = 3 * 16 + 4 * 9 + 5 * 6
+    assert count_macs(network, (2, 8, 8), Mask(masks)) == (dense_by_hand, dense_by_hand - pruned)

@@ -28,6 +28,8 @@ def test_cifar100_has_its_published_statistics(data_root):
     pixels = data.train.inputs[:].float() / 255
     torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(data.mean), atol=1e-4, rtol=0)
     torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(data.std), atol=1e-3, rtol=0)
+    seen = data.normalise(data.train.inputs[:20_000])
+    assert abs(seen.mean()) < 0.01 > abs(seen.std() - 1)
     assert data.class_names[:3] == ("apple", "aquarium_fish", "baby")
 
 
