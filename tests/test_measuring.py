@@ -6,15 +6,25 @@ import json
 import numpy
 import pytest
 import torch
+from torch import nn
 
 from helper.config import replace
+from helper.mask import Mask
+from helper.metrics.estimate import Estimate
 from helper.metrics.fisher import fisher_trace
+from helper.metrics.hessian import hessian_trace
+from helper.metrics.jacobian import jacobian_norm
+from helper.metrics.main import METRICS, MetricConfig
 from helper.utils import stream
-from loader.main import load_dataset
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
 from optim.callbacks import Interrupted
 from optim.folder import RunFolder
 from optim.main import train_run
+from optim.measuring import measure_subsets
 from optim.model import load_run, stored_config
+from tests.conftest import tiny_conv
+from tests.exact import batch, random_mask
 from tests.stops import StopsInSecondEpoch
 from tests.test_run import rows
 
@@ -54,6 +64,10 @@ def test_what_a_run_measures_is_what_python_measures(train):
     same = fisher_trace(network, inputs, mask, method="exact", max_samples=200, generator=stream(42, "metric", "fisher", "all"))
     assert (float(row["value"]), float(row["standard_error"])) == pytest.approx((same.value, same.standard_error))
     assert row["n_samples"] == "200"
+    layers = {r["layer"]: r for r in rows(folder, "metrics") if (r["metric"], r["epoch"]) == ("fisher", "2")}
+    assert layers.keys() == {"all", *same.by_layer}
+    for layer, (value, error) in same.by_layer.items():
+        assert [float(layers[layer][c]) for c in ("value", "standard_error")] == pytest.approx([value, error])
     assert mask.sparsity > 0.7
     unmasked = fisher_trace(network, inputs, method="exact", max_samples=200, generator=stream(42, "metric", "fisher", "all"))
     assert unmasked.value > 1.02 * same.value  # pruned coordinates have gradients too
@@ -67,12 +81,73 @@ def test_noisy_runs_measure_clean_and_mislabelled_examples_apart(train):
         value, error = ({k: float(row[c]) for k, row in found.items()} for c in ("value", "standard_error"))
         labels = numpy.load(folder / "labels.npz")
         share = (labels["true_label"] != labels["given_label"]).mean()
+        summary = json.loads((folder / "summary.json").read_text())["metrics"][metric]
+        assert (summary["value"], summary["standard_error"]) == (value["all"], error["all"])
         assert value["all"] == pytest.approx((1 - share) * value["clean"] + share * value["mislabelled"])
         assert error["all"] == pytest.approx((((1 - share) * error["clean"]) ** 2 + (share * error["mislabelled"]) ** 2) ** 0.5)
     layers = {row["subset"] for row in rows(folder, "metrics") if row["layer"] == "layers.0"}
     assert layers == {"all", "clean", "mislabelled"}
     clean_test = train("--loader_name", "digits_noisy", "--noise_ratio", 0.25, *QUICK, "--metric_split", "test")
     assert {row["subset"] for row in totals(clean_test, "fisher", split="test")} == {"all"}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_estimator_gets_the_examples_labels_mask_and_random_numbers_of_its_subset(monkeypatch, split):
+    data = load_dataset(DataConfig(loader_name="digits_noisy", noise_ratio=0.25, limit_train=100, limit_test=60))
+    network = build_network(NetworkConfig(hidden_dims="8"), data.input_shape, 10, stream(0, "init"))
+    mask, given = Mask({"layers.0.weight": torch.zeros(8, 64)}), []
+
+    def record(network, inputs, labels, mask, config, *, generator):
+        given.append((inputs, labels, mask, torch.rand(3, generator=generator)))
+        return Estimate(0.0, 0.0, 0, "made up; every example")
+
+    monkeypatch.setitem(METRICS, "fisher", record)
+    found = measure_subsets("fisher", network, mask, data, MetricConfig(metric_split=split), seed=5)
+    rows_of = data.train.noisy if split == "train" else None
+    parts = [data.test] if rows_of is None else [data.train[~rows_of], data.train[rows_of]]
+    assert list(found) == (["all"] if rows_of is None else ["all", "clean", "mislabelled"])
+    for part, (inputs, labels, of_network, _) in zip(parts, given, strict=True):
+        assert torch.equal(inputs[torch.arange(len(part))], data.normalise(part.inputs))
+        assert torch.equal(labels, part.labels)
+        assert of_network is mask
+    assert len({drawn.numpy().tobytes() for *_, drawn in given}) == len(parts)
+
+
+EXACT = {"fisher_method": "exact"}
+FLAGS_THAT_ACT = [  # metric, flags, what measures it, the same as its arguments
+    ("fisher", EXACT | {"metric_params": "weights"}, fisher_trace, {"method": "exact", "params": "weights"}),
+    ("fisher", EXACT | {"metric_params": "all"}, fisher_trace, {"method": "exact", "params": "all"}),
+    ("fisher", EXACT | {"fisher_metric": "empirical"}, fisher_trace, {"method": "exact", "metric": "empirical"}),
+    ("fisher", EXACT | {"monte_carlo_samples": 10}, fisher_trace, {"method": "exact", "max_samples": 10}),
+    ("fisher", {"fisher_method": "vmap", "monte_carlo_trials": 3}, fisher_trace, {"method": "vmap", "n_probes": 3}),
+    ("hessian", {"metric_params": "weights"}, hessian_trace, {"params": "weights"}),
+    ("hessian", {"hessian_method": "pyhessian"}, hessian_trace, {"method": "pyhessian", "max_samples": 1000}),
+    ("hessian_residual", {"metric_params": "weights"}, hessian_trace, {"term": "residual", "params": "weights"}),
+    ("jacobian", {"jacobian_output": "probabilities"}, jacobian_norm, {"output": "probabilities"}),
+    ("jacobian", {"jacobian_method": "exact"}, jacobian_norm, {"method": "exact"}),
+    (
+        "jacobian_top", {"jacobian_output": "probabilities"}, jacobian_norm,
+        {"method": "exact", "norm": "spectral", "output": "probabilities"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("metric", "flags", "function", "options"), FLAGS_THAT_ACT)
+def test_the_flags_of_a_measurement_reach_its_estimator(metric, flags, function, options):
+    network = nn.Sequential(tiny_conv(), nn.Tanh()).eval()  # curved, with BatchNorm
+    inputs, labels = batch()
+    mask = random_mask(network, 0.5)
+    arguments = {fisher_trace: (inputs, mask), hessian_trace: (inputs, labels, mask), jacobian_norm: (inputs,)}[function]
+    options |= {"labels": labels} if function is fisher_trace else {}
+
+    def measured(**flags) -> Estimate:
+        config = MetricConfig(metric_rtol=0, **flags)
+        return METRICS[metric](network, inputs, labels, mask, config, generator=stream(0, "flags"))
+
+    found, usual = measured(**flags), measured()
+    same = function(network, *arguments, rtol=0, generator=stream(0, "flags"), **options)
+    assert (found.value, found.standard_error) == pytest.approx((same.value, same.standard_error), rel=1e-12)
+    assert found.value != pytest.approx(usual.value, rel=1e-6)
 
 
 def test_other_settings_are_measured_beside_the_old_ones_and_equal_ones_never_twice(train):
@@ -82,7 +157,9 @@ def test_other_settings_are_measured_beside_the_old_ones_and_equal_ones_never_tw
     train(*QUICK, "--fisher_metric", "fim")  # what it is by default
     assert rows(folder, "metrics") == before
     train(*QUICK, "--metric_rtol", 0.02)
-    assert len(totals(folder, "fisher", epoch="2")) == 2
+    older, newer = totals(folder, "fisher", epoch="2")
+    summary = json.loads((folder / "summary.json").read_text())["metrics"]["fisher"]
+    assert summary["value"] == float(newer["value"]) != float(older["value"])
     train(*QUICK, "-fd", "vmap", "-ms", 50, "-mt", 2)
     assert [row["estimator"].split(";")[0] for row in totals(folder, "fisher", epoch="2")][2] == "vmap:fim_monte_carlo"
 
@@ -166,6 +243,12 @@ def test_online_snr_is_that_of_the_training_gradients(train):
     assert int(row["n_batches"]) == len(stack)
     assert float(row["grad_mean_norm"]) == pytest.approx(stack.mean(0).norm().item(), rel=1e-4)
     assert float(row["grad_std_norm"]) == pytest.approx(stack.std(0).norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "full"), [(256, "4"), (255, "3"), (257, "4")])
+def test_online_snr_takes_every_full_batch_and_no_short_one(train, n, full):
+    folder = train("--figures", 0, "-ne", 1, "-bs", 64, "--limit_train", n, "--snr_mode", "online", "--save_fisher", 0)
+    assert {row["n_batches"] for row in rows(folder, "snr")} == {full}
 
 
 def test_online_snr_has_no_row_before_the_first_step_and_needs_no_pass(train):

@@ -1,6 +1,7 @@
 """run.py as its users meet it: modes, run folder, repeating and resuming, refusals."""
 
 import csv
+import itertools
 import json
 import os
 import resource
@@ -9,15 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
+import psutil
 import pytest
 import torch
 import yaml
 
 import run as command_line
 from helper.config import all_flags
-from helper.utils import ROOT, exclusive
+from helper.metrics.evaluation import evaluate
+from helper.utils import ROOT, exclusive, peak_memory_mb
+from loader.main import load_dataset
+from optim import callbacks, trainer
 from optim.folder import HISTORY, TIMING
 from optim.main import ParentConfig, RunConfig
 from optim.model import load_run, load_stored
@@ -137,8 +143,41 @@ def test_final_weights_keep_the_mask_and_load_again(family):
         assert (network.get_parameter(name)[~keep] == 0).all()
     summary = json.loads((family["sparse-finetune"] / "summary.json").read_text())
     assert summary["sparsity_achieved"] == pytest.approx(mask.sparsity)
-    assert summary["parameters_active"] < 0.3 * summary["parameters_dense"]
-    assert summary["macs_active"] < summary["macs_dense"]
+
+
+def test_the_summary_counts_parameters_and_multiply_accumulates(train):
+    """Digits through 64-128-64-10; four fifths of the weights before the last layer are pruned, biases never."""
+    sparse = train("-m", "sparse-scratch", "-pr", 0.8, *SHORT)
+    (dense,) = sparse.parent.parent.glob("dense/*")
+    weights_of = {"layers.0": 64 * 128, "layers.2": 128 * 64, "layers.4": 64 * 10}
+    n_weights, n_biases = sum(weights_of.values()), 128 + 64 + 10
+    for folder, pruned, ratio in ((dense, 0, 0), (sparse, round(0.8 * 2 * 64 * 128), 0.8)):
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["parameters_dense"] == n_weights + n_biases
+        assert summary["parameters_active"] == n_weights + n_biases - pruned
+        assert (summary["macs_dense"], summary["macs_active"]) == (n_weights, n_weights - pruned)
+        assert (summary["sparsity_requested"], summary["sparsity_achieved"]) == (ratio, pytest.approx(pruned / (2 * 64 * 128)))
+    zeros = {name: (weight == 0).double().mean().item() for name, weight in weights(sparse).items() if weight.ndim == 2}
+    assert summary["sparsity_by_layer"] == {name: pytest.approx(zeros[name]) for name in ("layers.0.weight", "layers.2.weight")}
+
+
+def test_times_rates_and_learning_rates_of_a_history_are_those_of_each_epoch(train, monkeypatch):
+    for module in (callbacks, trainer):  # clocks that go on by a second each time somebody looks
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    folder = train(*SHORT, "--n_epochs", 3, "--lr_milestones", "1-2", "--lr", 0.1, "--limit_train", 300)
+    history = rows(folder, "history")
+    assert [float(row["seconds"]) for row in history] == [1, 1, 1, 1]
+    assert [row["images_per_second"] for row in history] == ["", "300.0", "300.0", "300.0"]
+    assert [float(row["lr"]) for row in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert json.loads((folder / "summary.json").read_text())["seconds"]["training"] == 4
+
+
+def test_peak_memory_is_in_mebibytes():
+    process = psutil.Process()
+    room = max(0, round(peak_memory_mb(torch.device("cpu")) * 2**20) - process.memory_info().rss)
+    held = b"1" * (room + 2**26)
+    assert peak_memory_mb(torch.device("cpu")) == pytest.approx(process.memory_info().rss / 2**20, rel=0.01)
+    del held
 
 
 def test_a_sparse_run_finds_its_parent_by_settings_and_trains_it_once(family):
@@ -188,13 +227,28 @@ def test_explicit_parents_may_be_folders_or_files(train, family, tmp_path):
 # --------------------------------------------------------------------------------------------------- selection
 
 
-def test_select_val_keeps_the_first_best_epoch(train):
-    folder = train("--select", "val", "--val_size", 0.2, "--n_epochs", 8, "--save_epochs", "all", "-ss", 0, "-sf", 0)
+def test_select_val_keeps_the_first_best_epoch_and_sums_up_that_one(train):
+    folder = train("--select", "val", "--val_size", 0.02, "-ne", 12, "-lr", 0.2, "-ls", "constant", "--save_epochs", "all",
+                   "-ss", 0, "-sf", 0, "--figures", 0)  # fmt: skip
     history = rows(folder, "history")
     scores = [float(row["acc_val"]) for row in history[1:]]
     best = 1 + scores.index(max(scores))
-    assert json.loads((folder / "summary.json").read_text())["epoch_selected"] == best
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epoch_selected"] == best < 12
     assert same(weights(folder), weights(folder, f"state_dicts/epoch_{best}.pt"))
+    network, _, config = load_run(folder)
+    data = load_dataset(config.data)
+    for name in ("train", "val", "test"):
+        means = evaluate(network, data.batches(getattr(data, name), 100))
+        for quantity in ("loss", "acc"):
+            assert summary[f"{quantity}_{name}"] == float(history[best][f"{quantity}_{name}"])
+            assert summary[f"{quantity}_{name}"] == pytest.approx(means[quantity], rel=1e-5)
+
+
+def test_the_initialisation_is_never_selected(train):
+    """Weights that stand still are equally good at every epoch: the first one that trained is the first best."""
+    folder = train("--select", "val", "--val_size", 0.2, "-lr", 0, "-wt", 0, *SHORT)
+    assert json.loads((folder / "summary.json").read_text())["epoch_selected"] == 1
 
 
 def test_save_best_is_select_test_and_says_that_it_is_biased(train):

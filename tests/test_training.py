@@ -7,10 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, jacrev, vmap
 
+import optim.trainer as trainer_module
 from helper.mask import Mask
+from helper.metrics.evaluation import means_of
 from helper.pruner import PruneConfig, prune
 from helper.utils import stream
+from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks import Callback, KeepPruned
@@ -70,22 +74,96 @@ def test_pruned_weights_are_exactly_zero_after_every_step(net_name, ratio, flags
     assert check.steps == 2 * trainer.steps_per_epoch == 10
 
 
-def test_the_loop_is_sgd_written_out():
-    """Two epochs by hand: same order, same steps, same weights to the bit."""
+OPTIMIZERS = {
+    "sgd": ({}, torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": ({"nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": ({"optimizer_name": "adam"}, torch.optim.Adam, {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_loop_is_the_optimiser_written_out(name):
+    """Two epochs by hand: same order, same steps, same weights to the bit; and the averages of an epoch's steps."""
+    flags, optimiser, options = OPTIMIZERS[name]
     data = digits()
     ours = network(data)
     theirs = copy.deepcopy(ours)
-    fit(ours, data, lr=0.1, momentum=0.9, weight_decay=1e-3, lr_milestones="1")
-    optimizer = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, weight_decay=1e-3)
+    averages = RunningAverages()
+    fit(ours, data, [averages], lr=0.01, weight_decay=0.1, lr_milestones="1", **flags)
+    optimizer = optimiser(theirs.parameters(), 0.01, weight_decay=0.1, **options)
+    losses, correct = torch.zeros(2, 300), torch.zeros(2, 300)
     for epoch in range(2):
-        optimizer.param_groups[0]["lr"] = 0.1 * (0.1 if epoch >= 1 else 1)
+        optimizer.param_groups[0]["lr"] = 0.01 * (0.1 if epoch >= 1 else 1)
         for rows in torch.randperm(300, generator=stream(0, "order", epoch)).split(64):
             optimizer.zero_grad()
-            F.cross_entropy(
-                theirs(data.normalise(data.train.inputs[rows])), data.train.labels[rows], reduction="none"
-            ).mean().backward()
+            logits, labels = theirs(data.normalise(data.train.inputs[rows])), data.train.labels[rows]
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            loss.mean().backward()
             optimizer.step()
+            losses[epoch, rows], correct[epoch, rows] = loss.detach(), (logits.argmax(1) == labels).float()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    for epoch, means in enumerate(averages.found):
+        assert means["loss"] == pytest.approx(losses[epoch].mean().item(), rel=1e-5)
+        assert means["acc"] == pytest.approx(correct[epoch].mean().item())
+
+
+class RunningAverages(Callback):
+    """What `--train_eval running` shows of every epoch."""
+
+    def __init__(self) -> None:
+        self.found = []
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        if trainer.sums is not None:
+            self.found.append(means_of(trainer.sums.double()))
+
+
+def test_a_step_of_regularised_training_is_that_of_its_loss_written_out():
+    """Mean cross-entropy + reg_weight / 2 times the mean of C ||v^T J||^2, from whole Jacobians J."""
+    data = digits()
+    ours = network(data, hidden_dims="8", hidden_act="tanh")
+    theirs = copy.deepcopy(ours)
+    fit(ours, data, n_epochs=1, batch_size=300, lr=0.5, momentum=0, weight_decay=0, reg_type="jacobian", reg_weight=0.3)
+    rows = torch.randperm(300, generator=stream(0, "order", 0))
+    inputs = data.normalise(data.train.inputs[rows])
+    v = torch.randn(300, 10, generator=stream(0, "step", 0, 0))
+    v /= v.norm(dim=1, keepdim=True)
+    weights = dict(theirs.named_parameters())
+    jacobians = vmap(jacrev(lambda x: functional_call(theirs, weights, (x[None],))[0]))(inputs).flatten(2)
+    penalty = 10 * torch.einsum("nc,ncd->nd", v, jacobians).square().sum(1)
+    loss = F.cross_entropy(theirs(inputs), data.train.labels[rows]) + 0.3 / 2 * penalty.mean()
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    for weight, before, gradient in zip(ours.parameters(), weights.values(), gradients, strict=True):
+        torch.testing.assert_close(weight - before, -0.5 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_every_step_of_every_epoch_draws_crops_of_its_own(monkeypatch):
+    drawn = []
+
+    def draw(n, generator):
+        drawn.append(draw_crops(n, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(trainer_module, "draw_crops", draw)
+    data = digits(augment="crop_flip")
+    fit(network(data), data, n_epochs=2, batch_size=150)
+    assert len(drawn) == 4
+    assert len({crops.numpy().tobytes() for crops in drawn}) == 4
+
+
+def test_images_a_second_count_every_image_of_an_epoch_once():
+    class Timed(Callback):
+        def on_epoch(self, trainer):
+            if trainer.epoch:
+                assert trainer.images_timed == 300
+
+    data = digits()
+    fit(network(data), data, [Timed()])  # 64 + 64 + 64 + 64 + 44
+
+
+def test_about_ten_states_are_kept_at_the_tenths_of_a_run():
+    assert TrainConfig(n_epochs=256).saved_epochs() == {0, 26, 51, 77, 102, 128, 154, 179, 205, 230, 256}
+    assert TrainConfig(n_epochs=4).saved_epochs() == {0, 1, 2, 3, 4}
 
 
 def test_a_state_from_the_middle_of_an_epoch_continues_exactly():
@@ -154,7 +232,8 @@ def test_warm_up_rises_linearly_by_step_to_the_full_rate():
     config = TrainConfig(lr=1.0, n_epochs=5, warmup_epochs=2, lr_schedule="cosine")
     steps = [learning_rate(config, epoch, step, 10) for epoch in range(2) for step in range(10)]
     assert steps == pytest.approx([(i + 1) / 20 for i in range(20)])
-    assert learning_rate(config, 2, 0, 10) == 1.0
+    after = [learning_rate(config, epoch, 0, 10) for epoch in (2, 3, 4)]
+    assert after == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 3)) for i in range(3)])  # over the 3 epochs that are left
 
 
 # -------------------------------------------------------------------------------------------------- regulariser
