@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helper.config import unflatten
 from helper.metrics.estimate import Estimate
 from helper.metrics.evaluation import evaluate
-from helper.metrics.fisher import fisher_trace, of_labels, total_variance
+from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.per_example import choose_engine
+from helper.metrics.softmax import residuals, total_variance
 from helper.metrics.subject import Subject
 from helper.utils import keep_freed_memory, stream
 from loader.main import DataConfig, load_dataset
@@ -77,7 +78,7 @@ def label_sampling_variance(network: nn.Module, inputs, mask, n: int = 120) -> t
 
         def every_score(logits: Tensor, found: list[Tensor] = probabilities) -> Tensor:
             found.append(logits.double().softmax(1))
-            return of_labels(logits, torch.arange(logits.shape[1]).expand(len(logits), -1))
+            return residuals(logits, torch.arange(logits.shape[1]).expand(len(logits), -1)).to(logits.dtype)
 
         norms = engine.squares(subject.rows(rows), every_score).sum(2).double().t()  # (n, C) ||grad log p(y|x)||^2
         mean = (probabilities[0] * norms).sum(1)
@@ -184,7 +185,7 @@ def speed_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int) -> N
     def norms() -> None:
         for start in range(0, len(x), BATCH):
             part = slice(start, start + BATCH)
-            engine.squares(x[part], lambda logits, part=part: of_labels(logits, y[part, None]))
+            engine.squares(x[part], lambda logits, part=part: residuals(logits, y[part, None]).to(logits.dtype))
 
     plain(), norms()
     ratios, speeds = [], []

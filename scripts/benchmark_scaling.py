@@ -106,7 +106,7 @@ def imagenet() -> None:
         f"spectral cotangents of an image {1e3 * took / 64:.2f} ms; eigenvectors of its whole 1,000 x 1,000 {whole / 4:.2f} s"
     )
     columns = every_label(logits[:8])
-    print(f"cotangents of every label {columns.nbytes / 8 / 1e6:.1f} MB an image in float32, twice in float64 on the way")
+    print(f"cotangents of every label {columns.nbytes / 8 / 1e6:.1f} MB an image in float64, as much again on the way")
     network = resnet50()
     config = unflatten(RunConfig, {"mode": "sparse-scratch"})
     report_state("ResNet-50", network, config, len(network.state_dict()))

@@ -9,7 +9,7 @@ from helper.metrics import per_example
 from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, sampled_labels, spectral_cotangents
 from helper.metrics.parameters import counted_parameters
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
-from helper.metrics.subject import Subject
+from helper.metrics.subject import Subject, signs
 from helper.utils import stream
 from tests.exact import NETWORKS, N, batch, exact_empirical, exact_fisher, pruned, random_mask, tiny
 from tests.test_operations import CURVED, STRAIGHT
@@ -244,6 +244,13 @@ def test_spectral_cotangents_have_the_softmax_covariance(n_classes, scale):
     p = logits.softmax(1)
     covariance = torch.diag_embed(p) - p[:, :, None] * p[:, None]
     torch.testing.assert_close(torch.einsum("knc,knd->ncd", v, v), covariance, rtol=1e-9, atol=1e-15)
+
+
+def test_rounding_does_not_change_a_draw():
+    logits = 3 * torch.randn(500, 10, generator=stream(0, "logits"))
+    e = signs((500, 2, 11), stream(0, "signs"))
+    z, moved = spectral_cotangents(logits, e), spectral_cotangents(logits * (1 + 1e-6), e)
+    assert ((z - moved).norm(dim=2) < 1e-3 * z.norm(dim=2)).all()
 
 
 def test_sampled_labels_follow_the_prediction():

@@ -52,7 +52,8 @@ def two_stage_mean(values: Tensor, sizes: Tensor, population: int) -> tuple[Tens
     Returns:
         (L,) means and (L,) standard errors; the error is nan where it cannot be told (K = 1, or one group of several).
     """
-    values, sizes = values.double(), sizes.to(values.device).double()
+    unit = unit_of(values)
+    values, sizes = values.double() / unit, sizes.to(values.device).double()
     n_groups, n_probes, _ = values.shape
     weighted = values * (sizes / sizes.mean())[:, None, None]
     means = weighted.mean(1)
@@ -64,7 +65,7 @@ def two_stage_mean(values: Tensor, sizes: Tensor, population: int) -> tuple[Tens
         variance = between / n_groups - (between - within / n_probes) * sizes.mean() / population
     else:
         variance = torch.full_like(within, torch.nan)
-    return means.mean(0), variance.clamp(min=0).sqrt()
+    return means.mean(0) * unit, variance.clamp(min=0).sqrt() * unit
 
 
 def weighted_mean(values: Tensor, weights: Tensor, scored: int, population: int) -> tuple[Tensor, Tensor]:
@@ -80,11 +81,18 @@ def weighted_mean(values: Tensor, weights: Tensor, scored: int, population: int)
     Returns:
         (L,) means and (L,) standard errors.
     """
-    values, weights = values.double(), weights.double()[:, None]
+    unit = unit_of(values)
+    values, weights = values.double() / unit, weights.double()[:, None]
     weighted = weights * values
     mean = weighted.mean(0)
     spread = ((weights * values.square()).mean(0) - mean.square()).clamp(min=0)
-    return mean, (weighted.var(0) / len(values) + (1 / scored - 1 / population) * spread).sqrt()
+    return mean * unit, (weighted.var(0) / len(values) + (1 / scored - 1 / population) * spread).sqrt() * unit
+
+
+def unit_of(values: Tensor) -> Tensor:
+    """The largest magnitude, for squares that neither overflow nor vanish; 1 where all are 0."""
+    largest = values.double().abs().max()
+    return largest.where(largest > 0, 1)
 
 
 def stratified(estimates: Sequence[Estimate], sizes: Sequence[int]) -> Estimate:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.distributed import summed
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
+from helper.metrics.softmax import cross_entropies, log_probabilities
 from helper.xla import end_of_graph
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -38,7 +38,7 @@ def evaluate(
     with evaluation_mode(network), full_precision(device), torch.set_grad_enabled(moments is not None):
         for inputs, labels, true_labels in batches:
             logits = network(inputs)
-            losses = F.cross_entropy(logits, labels, reduction="none")
+            losses = cross_entropies(logits, labels)
             if moments is not None and len(labels) == batch_size:
                 moments.update(torch.autograd.grad(losses.mean(), moments.weights))
             rows.append(batch_sums(logits, losses, labels, true_labels, noisy=noisy))
@@ -53,7 +53,7 @@ def evaluate(
 def batch_sums(logits: Tensor, losses: Tensor, labels: Tensor, true_labels: Tensor, *, noisy: bool) -> Tensor:
     """(4,) or, under label noise, (10,) sums over a batch that add up over batches; `means_of` reads them."""
     predicted = logits.argmax(1)
-    log_p = logits.log_softmax(1)
+    log_p = log_probabilities(logits)
     entropy = -(log_p.exp() * log_p).sum()
     n = torch.full_like(entropy, len(labels))
     sums = torch.stack([n, losses.sum(), (predicted == labels).sum(), entropy])

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,6 +14,7 @@ from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_
 from helper.metrics.parameters import active, default_dtype, measuring, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine, supported
 from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
+from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
 from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
 from helper.progress import tracked
 from helper.utils import global_seed
@@ -108,7 +108,7 @@ def usual_metric(method: str, metric: str | None) -> str:
 
 
 def spectral_cotangents(logits: Tensor, e: Tensor) -> Tensor:
-    """(k, n, C) z with E z z^T = S, from (n, C) logits and (n, k, C + 1) signs e.
+    """(k, n, C) z in float64 with E z z^T = S, from (n, C) logits and (n, k, C + 1) signs e.
 
     Over the eigenpairs of S the noise is least, but their C x C matrices take longer than the network's gradient. So the
     likeliest classes and all others taken as one are treated in this way, and the variance among the others, which is
@@ -117,57 +117,65 @@ def spectral_cotangents(logits: Tensor, e: Tensor) -> Tensor:
     """
     n_likely = min(LIKELY, logits.shape[1])
     ranked, order = logits.double().sort(1, descending=True)
-    p, r = ranked.softmax(1), ranked[:, n_likely:].softmax(1)[:, None]
+    p, others_than = probabilities(ranked)
+    r = ranked[:, n_likely:].softmax(1)[:, None]
     rest = p[:, n_likely:].sum(1, keepdim=True)
     coarse = torch.cat([p[:, :n_likely], rest], 1)
-    values, vectors = torch.linalg.eigh(torch.diag_embed(coarse) - coarse[:, :, None] * coarse[:, None])
+    without = torch.cat([others_than[:, :n_likely], p[:, :n_likely].sum(1, keepdim=True)], 1)
+    pairs = -coarse[:, :, None] * coarse[:, None]
+    values, vectors = torch.linalg.eigh(pairs.diagonal_scatter(coarse * without, dim1=1, dim2=2))
+    vectors = vectors * torch.where(vectors[:, :1] < 0, -1.0, 1.0)  # else rounding decides on their signs, and so on the draw
     e = e.to(p)
     z = (e[:, :, : n_likely + 1] * values.clamp(min=0).sqrt()[:, None]) @ vectors.transpose(1, 2)
     spread = r.sqrt() * e[:, :, n_likely + 1 :]
     others = r * z[:, :, -1:] + rest.sqrt()[:, None] * (spread - r * spread.sum(2, keepdim=True))
     z = torch.cat([z[:, :, :-1], others], 2)
-    return torch.empty_like(z).scatter_(2, order[:, None].expand_as(z), z).transpose(0, 1).to(logits.dtype)
+    return torch.empty_like(z).scatter_(2, order[:, None].expand_as(z), z).transpose(0, 1)
 
 
 def every_label(logits: Tensor) -> Tensor:
     """(C, n, C) columns sqrt(p_c) (e_c - p), whose squares sum to the expectation over labels."""
-    p = logits.double().softmax(1)
-    columns = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)[:, None] - p
-    return (p.t().sqrt()[..., None] * columns).to(logits.dtype)
-
-
-def of_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """(k, n, C) e_y - p for (n, k) labels y: the gradient of log p(y|x) with respect to the logits."""
-    p = logits.double().softmax(1)
-    return (F.one_hot(labels.t(), p.shape[1]) - p).to(logits.dtype)
+    every = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+    return logits.double().softmax(1).t().sqrt()[..., None] * residuals(logits, every)
 
 
 def sampled_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     """(n, k) labels with the network's probabilities, from (n, k) uniform numbers."""
-    cumulative = logits.double().softmax(1).cumsum(1)
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
-
-
-def total_variance(logits: Tensor) -> Tensor:
-    """(n,) Tr S = 1 - sum p^2."""
-    p = logits.double().softmax(1)
-    return (p * (1 - p)).sum(1)
+    ranked, order = logits.double().sort(1)  # unlikely ones first: after the likely ones rounding would swallow them
+    cumulative = ranked.softmax(1).cumsum(1)
+    places = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    return order.gather(1, places)
 
 
 # ------------------------------------------------------------------------------------------------- the estimators
 
 
-def draw_squares(subject: Subject, engine: Engine, size: int, what: str, cotangents: Callable[[Tensor, slice], Tensor]) -> Draw:
-    """Draws of an engine: `cotangents(logits, positions among the rows)` gives those of each chunk."""
+def draw_squares(subject: Subject, engine: Engine, size: int, what: str, cotangents: Callable[..., Tensor]) -> Draw:
+    """Draws of an engine: `cotangents(logits, positions among the rows)` gives those of each chunk, in float64."""
 
     def draw(rows: Tensor, k: int) -> Tensor:
         pieces = []
         for part, inputs in subject.chunks(rows, size, k, what):
-            squares = engine.squares(inputs, lambda logits, part=part: cotangents(finite(logits), part))
-            pieces.append(squares.transpose(0, 1).double().cpu())
+            pieces.append(scaled_squares(engine, inputs, partial(cotangents, positions=part)).transpose(0, 1).cpu())
         return joined(pieces)
 
     return draw
+
+
+def scaled_squares(engine: Engine, inputs: Tensor, cotangents: Callable[[Tensor], Tensor]) -> Tensor:
+    """(k, N, layers) squared gradient norms in float64; the network sees cotangents of length 1.
+
+    The squares of a confident prediction's own, such as e^-100, are below what float32 holds.
+    """
+    lengths = []
+
+    def unit(logits: Tensor) -> Tensor:
+        z = cotangents(finite(logits))
+        length = z.abs().amax(2, keepdim=True)
+        lengths.append(length)
+        return (z / length.where(length > 0, 1)).to(logits.dtype)
+
+    return engine.squares(inputs, unit).double() * lengths[0].square()
 
 
 def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) -> Sampled:
@@ -180,8 +188,8 @@ def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) 
     def draw_some(rows: Tensor, k: int) -> Tensor:
         e = signs((len(rows), k, subject.n_classes + 1), generator)
 
-        def cotangents(logits: Tensor, part: slice) -> Tensor:
-            return spectral_cotangents(logits, e[part].to(logits.device))
+        def cotangents(logits: Tensor, positions: slice) -> Tensor:
+            return spectral_cotangents(logits, e[positions].to(logits.device))
 
         return draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
 
@@ -204,14 +212,14 @@ def label_mean(
     def draw(rows: Tensor, k: int) -> Tensor:
         uniform = torch.rand(len(rows), k, generator=generator, dtype=torch.float64)
 
-        def cotangents(logits: Tensor, part: slice) -> Tensor:
+        def cotangents(logits: Tensor, positions: slice) -> Tensor:
             if metric == "fim":
                 return every_label(logits)
             if metric == "empirical":
-                given = subject.labels_of(labels, rows[part])[:, None]
+                given = subject.labels_of(labels, rows[positions])[:, None]
             else:
-                given = sampled_labels(logits, uniform[part].to(logits.device))
-            return of_labels(logits, given)
+                given = sampled_labels(logits, uniform[positions].to(logits.device))
+            return residuals(logits, given)
 
         values = draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
         return values.sum(1, keepdim=True) if metric == "fim" else values
@@ -286,7 +294,7 @@ def label_values(metric: str, labels: Tensor | None, generator: torch.Generator)
     """
 
     def values(logits: Tensor) -> Tensor:
-        log_p = finite(logits).log_softmax(1)
+        log_p = log_probabilities(finite(logits))
         if metric == "fim":
             return (log_p.detach() / 2).exp() * log_p
         if labels is not None:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -14,6 +13,7 @@ from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_
 from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, measuring, one_of
 from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
+from helper.metrics.softmax import cross_entropies, cross_entropy, residuals
 from helper.metrics.subject import Examples, Subject, signs
 from helper.progress import tracked
 
@@ -120,14 +120,19 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
     keep = {name: active(p, name, subject.mask) for name, p in parameters.items()}
     columns = torch.tensor([owners[name] for name in parameters], device=subject.device)
 
-    def loss(weights: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
-        logits = functional_call(subject.network, weights, (x[None],))[0]
-        return F.cross_entropy(logits, target) if term == "hessian" else (target * logits).sum()
+    def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """An example's loss over the size of its gradient, and that size, which may be below what float32 holds."""
+        logits = functional_call(subject.network, weights, (x[None],))[0].double()
+        residual = residuals(logits.detach()[None], y[None, None])[0, 0]
+        size = residual.abs().amax()
+        size = size.where(size > 0, 1)
+        return (cross_entropies(logits, y) if term == "hessian" else -(residual * logits).sum()) / size, size
 
-    def quadratic(v: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
-        """(layers,) v_l . (H v)_l of one example."""
-        _, hv = jvp(lambda weights: grad(loss)(weights, x, target), (parameters,), (v,))
-        shares = torch.stack([(v[name] * hv[name]).sum() for name in parameters])
+    def quadratic(v: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """(layers,) v_l . (H v)_l of one example, in float64."""
+        gradient = grad(loss, has_aux=True)
+        _, hv, size = jvp(lambda weights: gradient(weights, x, y), (parameters,), (v,), has_aux=True)
+        shares = torch.stack([(v[name] * hv[name]).sum() for name in parameters]).double() * size
         return shares.new_zeros(len(subject.layers)).index_add(0, columns, shares)
 
     size = subject.chunk_size(*PRODUCT_COPIES)
@@ -137,19 +142,11 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
         pieces = []
         for part, x in subject.chunks(rows, size, k, "Hessian"):
             y = subject.labels_of(labels, rows[part])
-            target = y if term == "hessian" else loss_gradient(subject.network, x, y)
-            probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, target) for probe in range(k)]
-            pieces.append(torch.stack(probes, 1).detach().double().cpu())
+            probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in range(k)]
+            pieces.append(torch.stack(probes, 1).detach().cpu())
         return joined(pieces)
 
     return sample_mean(draw, len(subject.inputs), budget, generator)
-
-
-@torch.no_grad()
-def loss_gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """(N, C) p - e_y, the gradient of the cross-entropy with respect to the logits."""
-    logits = network(x)
-    return logits.softmax(1) - F.one_hot(y, logits.shape[1])
 
 
 def rademacher(keep: dict[str, Tensor], seeds: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -192,7 +189,7 @@ def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, gen
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-        operator = hessian(subject.network, F.cross_entropy, data=(x, y), cuda=x.is_cuda)
+        operator = hessian(subject.network, cross_entropy, data=(x, y), cuda=x.is_cuda)
     subject.network.zero_grad(set_to_none=True)  # its gradients hold their own graph: a cycle that would never be freed
     owners = {name: index for index, ps in enumerate(subject.layers.values()) for name in ps}
     counted = {name: p for name, p in subject.network.named_parameters() if p.requires_grad}

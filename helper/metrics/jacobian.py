@@ -10,12 +10,13 @@ from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of
 from helper.metrics.parameters import measuring, one_of
 from helper.metrics.sampling import Budget, sample_mean
+from helper.metrics.softmax import log_probabilities
 from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
 
 JACOBIAN_METHODS = ("projection", "exact")
 JACOBIAN_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "logits": lambda logits: logits,
-    "probabilities": lambda logits: logits.softmax(1),
+    "probabilities": lambda logits: log_probabilities(logits).exp(),
 }
 NORMS = ("frobenius", "spectral")
 
