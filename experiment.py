@@ -1,13 +1,5 @@
 #!/usr/bin/env python
-"""Everything over many runs.
-
-sweep        all runs of YAML files of flags and grids, here or in SLURM, each once; or what they would take
-status       which runs of a results root are queued, running, finished, failed
-measure      Fisher, Hessian, Jacobian, SNR, spectrum of saved states
-interpolate  loss and accuracy on the line between two solutions, barrier, per-example cosines (figures 6-8)
-disagree     where the predictions of two runs differ, by class and by image (figures 9, 10)
-report       tables with intervals, the paper's figures and one HTML page over all runs of a results root
-"""
+"""Everything over many runs: sweeps, measurements and comparisons of saved states, the report."""
 
 import importlib
 import os
@@ -19,7 +11,8 @@ from helper.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from helper.config import FlagError, near_match, parse_line
+from helper.command_line import Usage, page_width, parse, section
+from helper.config import Config, FlagError, near_match
 from helper.metrics.main import MetricConfig
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
@@ -28,7 +21,7 @@ from optim.main import RunConfig
 
 @dataclass(frozen=True)
 class Command:
-    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.config.parse_line`.
+    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.command_line.parse`.
 
     Module and names are texts because a module is imported when its command is given: figures take a second to load.
     """
@@ -37,22 +30,59 @@ class Command:
     config: str
     action: str
     words: str
-    lists: type | None = None
+    what: str
+    example: str
+    lists: type[Config] | None = None
+    about_lists: str = ""
 
-    def load(self) -> tuple[type, Callable[..., object]]:
+    def load(self) -> tuple[type[Config], Callable[..., object]]:
         """(configuration class, action); an int that the action returns is the exit code."""
         module = importlib.import_module(self.module)
         return getattr(module, self.config), getattr(module, self.action)
 
+    def usage(self, name: str) -> Usage:
+        example = f"python experiment.py {name} {self.example}"
+        return Usage(f"experiment.py {name}", self.what, example, self.words, self.lists, self.about_lists)
+
 
 COMMANDS: dict[str, Command] = {
-    "sweep": Command("study.sweep", "SweepConfig", "sweep", "FILE...", lists=RunConfig),
-    "status": Command("study.status", "StatusConfig", "status", "RESULTS_ROOT"),
-    "measure": Command("study.measure", "MeasureConfig", "measure", "RUN...", lists=MetricConfig),
-    "interpolate": Command("study.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE"),
-    "disagree": Command("study.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B"),
-    "report": Command("study.report", "ReportConfig", "report", "RESULTS_ROOT"),
-}
+    "sweep": Command(
+        "study.sweep", "SweepConfig", "sweep", "FILE...",
+        "Runs whatever YAML files of flags and grids describe, each run once, here or in SLURM; or says what it takes.",
+        "scripts/paper/small/figure1.yaml --jobs 2 --dry_run", lists=RunConfig,
+        about_lists="Flags of run.py: each takes one value or several with commas between, and the place of the files' values.",
+    ),
+    "status": Command(
+        "study.status", "StatusConfig", "status", "RESULTS_ROOT",
+        "Says which runs of a results root are queued, running, finished, failed; changes nothing.", "results",
+    ),
+    "measure": Command(
+        "study.measure", "MeasureConfig", "measure", "RUN...",
+        "Measures Fisher, Hessian, Jacobian, SNR, spectrum of saved states; what was measured before is not repeated.",
+        "results/digits/mlp-128-64/dense/* --metrics fisher,hessian --epochs all", lists=MetricConfig,
+        about_lists="How it is measured; what is not given here is as in the run's own settings.",
+    ),
+    "interpolate": Command(
+        "study.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE",
+        "Follows loss and accuracy on the line between two solutions: barrier, cosines of examples (figures 6-8).",
+        "results/digits/mlp-128-64/sparse-scratch/RUN results/digits/mlp-128-64/sparse-finetune/RUN",
+    ),
+    "disagree": Command(
+        "study.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B",
+        "Shows where the predictions of two runs differ, by class and by image (figures 9, 10).",
+        "results/digits/mlp-128-64/dense/RUN results/digits/mlp-128-64/sparse-finetune/RUN",
+    ),
+    "report": Command(
+        "study.report", "ReportConfig", "report", "RESULTS_ROOT",
+        "Makes tables with intervals, the paper's figures and one HTML page of all runs of a results root.", "results",
+    ),
+}  # fmt: skip
+
+
+def help_text(width: int) -> str:
+    head = ["Trains, measures, compares and reports many runs.", "", "  python experiment.py report results", ""]
+    head.append("usage: experiment.py [--debug] COMMAND ...; COMMAND --help lists its flags")
+    return "\n".join([*head, *section("Commands", [(name, command.what) for name, command in COMMANDS.items()], width)])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,18 +93,14 @@ def main(argv: list[str] | None = None) -> None:
         sys.excepthook = one_line_errors("experiment.py")
     name = words[0] if words else "--help"
     if name in ("-h", "--help"):
-        print(f"usage: experiment.py [--debug] {{{','.join(COMMANDS)}}} ...\n\n{__doc__}\nCOMMAND --help lists its flags.")
+        print(help_text(page_width()))
         return
     if name not in COMMANDS:
         print(f"experiment.py: error: {one_line(name)}: no such command{near_match(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     log_to_stderr()
-    command = COMMANDS[name]
-    config, action = command.load()
-    line = parse_line(
-        config, words[1:], prog=f"experiment.py {name}", description=action.__doc__, retired={}, words=command.words,
-        lists=command.lists,
-    )  # fmt: skip
+    config, action = COMMANDS[name].load()
+    line = parse(config, COMMANDS[name].usage(name), words[1:])
     try:
         code = action(line.config, *line.words, **line.lists)
     except FlagError as error:

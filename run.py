@@ -10,7 +10,8 @@ os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from helper.config import FlagError, parse
+from helper.command_line import Usage, parse
+from helper.config import FlagError
 from helper.distributed import first_speaks, once, processes, rank
 from helper.signals import Signals
 from helper.untrusted import one_line
@@ -18,19 +19,22 @@ from helper.utils import log_to_stderr, one_line_errors
 from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
 
-DESCRIPTION = "Train a dense or sparse network and measure its gradients and curvature."
 RETIRED = {
     "ree": "resuming is automatic; run the same command again",
     "resume_epoch": "resuming is automatic; run the same command again",
     "nj": "the data set is in memory and needs no loader workers; leave the flag out",
     "n_jobs_dataloader": "the data set is in memory and needs no loader workers; leave the flag out",
 }
+USAGE = Usage(
+    "run.py", "Trains a dense or a sparse network and measures its gradients and its curvature; prints the run's folder.",
+    "python run.py --mode sparse-finetune --prune_ratio 0.95", retired=RETIRED,
+)  # fmt: skip
 EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 
 def main(argv: list[str] | None = None) -> None:
     with first_speaks():
-        config = parse(RunConfig, argv, prog="run.py", description=DESCRIPTION, retired=RETIRED)
+        config = parse(RunConfig, USAGE, argv).config
     log_to_stderr()
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")

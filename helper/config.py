@@ -1,8 +1,8 @@
-"""Flags live on the fields of frozen dataclasses; here they are declared, checked, parsed and hashed.
+"""Flags live on the fields of frozen dataclasses; here they are declared, checked and hashed.
 
-A part of the program (data, network, pruning, ...) owns one `Config` subclass. `parse` turns the fields of a nested set
-of them into command-line flags, `flatten` gives the flat mapping that `config.yaml` stores, and `identity` the subset
-that decides which weights come out of a run.
+A part of the program (data, network, pruning, ...) owns one `Config` subclass. `helper.command_line` turns the fields of a
+nested set of them into the flags of a command, `flatten` gives the flat mapping that `config.yaml` stores, and `identity` the
+subset that decides which weights come out of a run.
 """
 
 import dataclasses
@@ -12,33 +12,16 @@ import hashlib
 import itertools
 import json
 import math
+import numbers
 import operator
-import re
 import typing
-from argparse import ArgumentTypeError
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser, set_dumper, set_loader
-
-from helper.untrusted import one_line, read_yaml
+from helper.untrusted import core_kind, core_value, one_line
 
 
-def read_flags(text: str) -> Any:
-    """The values of a --config file. Raises YAMLError: it is none, or names a further file."""
-    values = read_yaml(text)
-    if isinstance(values, dict) and "config" in values:
-        raise yaml.YAMLError("it has a config of its own; give --config twice, the later file overrides")
-    return values
-
-
-FLAGS_FILE = "flags"  # how --config is read
-set_loader(FLAGS_FILE, read_flags, exceptions=(yaml.YAMLError,))
-set_dumper(FLAGS_FILE, lambda flags: yaml.safe_dump(flags, allow_unicode=True, sort_keys=False))
-
-
-class FlagError(ValueError, ArgumentTypeError):
+class FlagError(ValueError):
     """A flag has a wrong value or contradicts another; the message names the flag."""
 
 
@@ -115,11 +98,23 @@ def switch(value: Any) -> bool:
     return words[str(value).lower()]
 
 
+def number(value: Any) -> int | float:
+    """A number, or a text that is one in YAML 1.2: 010 is ten, 0o10 eight, 1e3 a thousand; 1_000 and 1:30 are none."""
+    found = core_value(value.strip()) if isinstance(value, str) else value
+    if isinstance(found, bool) or not isinstance(found, numbers.Real):
+        raise ValueError("expected a number")
+    return found
+
+
 def integer(value: Any) -> int:
     """An int, or a float or text that is one; 5.5 and True are not."""
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+    try:
+        found = number(value)
+    except ValueError:
+        raise ValueError("expected an integer") from None
+    if found != found // 1 or (isinstance(found, float) and abs(found) > 2**53):  # from there on it may be a rounded one
         raise ValueError("expected an integer")
-    return int(value)
+    return int(found)
 
 
 def dashed(value: Any) -> str:
@@ -128,25 +123,24 @@ def dashed(value: Any) -> str:
     Raises:
         ValueError: anything else.
     """
-    numbers = list(value) if isinstance(value, (list, tuple)) else [n for n in str(value).split("-") if str(value)]
+    widths = list(value) if isinstance(value, (list, tuple)) else [n for n in str(value).split("-") if str(value)]
     try:
-        return "-".join(str(positive(n)) for n in numbers)
+        return "-".join(str(positive(n)) for n in widths)
     except ValueError:
         raise ValueError("expected positive integers joined by dashes, such as 128-64") from None
 
 
 def positive(value: Any) -> int:
-    number = integer(value)
-    if number < 1:
+    found = integer(value)
+    if found < 1:
         raise ValueError("expected a positive integer")
-    return number
+    return found
 
 
 def increasing(value: Any) -> str:
     """`dashed`, strictly increasing: epochs at which something happens."""
     text = dashed(value)
-    numbers = dashed_values(text)
-    if any(a >= b for a, b in itertools.pairwise(numbers)):
+    if any(a >= b for a, b in itertools.pairwise(dashed_values(text))):
         raise ValueError("epochs must increase from left to right")
     return text
 
@@ -157,7 +151,7 @@ def dashed_values(text: str) -> list[int]:
 
 
 WORDS = {bool: "1 or 0", int: "an integer", float: "a number", str: "a word"}
-CONVERTERS = {bool: switch, int: integer, float: float, str: str}
+CONVERTERS = {bool: switch, int: integer, float: lambda value: float(number(value)), str: str}
 
 
 def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
@@ -170,7 +164,8 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
         return value
     spec: Flag = field.metadata["flag"]
     kind, optional = value_type(cls, field)
-    if optional and (value is None or value == "null"):
+    given, value = value, None if isinstance(value, str) and value and core_kind(value) == "null" else value
+    if optional and value is None:
         return None
     try:
         if (
@@ -183,10 +178,10 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
         reason = reason or (str(error) if spec.convert else f"expected {WORDS[kind]}")
-        raise FlagError(f"--{field.name} {one_line(value, 100)}: {reason}") from None
+        raise FlagError(f"--{field.name} {one_line(given, 100)}: {reason}") from None
     if spec.choices is not None and result not in spec.choices:
         names = ", ".join(spec.choices)
-        raise FlagError(f"--{field.name} {one_line(value, 100)}: not one of {names}{near_match(result, spec.choices)}")
+        raise FlagError(f"--{field.name} {one_line(given, 100)}: not one of {names}{near_match(result, spec.choices)}")
     limits = ((spec.low, operator.ge, "at least"), (spec.high, operator.le, "at most"), (spec.below, operator.lt, "below"))
     conditions = [(holds(result, bound), f"{words} {bound}") for bound, holds, words in limits if bound is not None]
     if kind is str:  # it goes into paths, files and messages
@@ -194,7 +189,7 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
     if kind is float:
         conditions.append((math.isfinite(result), "a finite number"))
     if not all(met for met, _ in conditions):
-        raise FlagError(f"--{field.name} {one_line(value, 100)}: must be {' and '.join(text for _, text in conditions)}")
+        raise FlagError(f"--{field.name} {one_line(given, 100)}: must be {' and '.join(text for _, text in conditions)}")
     return result
 
 
@@ -285,128 +280,3 @@ def identity(config: Config) -> dict[str, Any]:
 def digest(payload: dict[str, Any]) -> str:
     """8 hex digits of a JSON-able mapping, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:8]
-
-
-# --------------------------------------------------------------------------------------------------- command line
-
-
-class Parser(ArgumentParser):
-    """jsonargparse's parser with errors of one line: the flag, the value, what is allowed, the near match."""
-
-    def __init__(self, *args: Any, retired: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, parser_mode=FLAGS_FILE, **kwargs)
-        self.retired = retired
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = re.sub(r'^(argument \S+: (?=--)|Parser key "\w+":\s*(?=--))', "", message)
-        unknown = re.search(r"(?:unrecognized arguments:|Option ')\s*([^\s'=]+)", message)
-        if unknown:
-            stray = "unrecognized" in message and not unknown.group(1).startswith("-")
-            message = self.about_unknown(unknown.group(1)) + (", and no further word is expected" if stray else "")
-        if message.startswith("Problems parsing config"):
-            message = f"a --config file is no YAML of flags: {message.removeprefix('Problems parsing config: ')}"
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
-
-    def about_unknown(self, word: str) -> str:
-        name = word.lstrip("-")
-        if name in self.retired:
-            return f"{word}: {self.retired[name]}"
-        short = word.startswith("-") and not word.startswith("--")
-        options = [o for action in self._actions for o in action.option_strings if o.startswith("--") != short]
-        return f"{word}: no such flag{near_match(word if short else f'--{name}', options)}"
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """What `parse_line` reads: the config, the words beside the flags, and the flags that were given as lists."""
-
-    config: Any
-    words: list[str]
-    lists: dict[str, list[str]]
-
-
-def parse(cls: type, argv: list[str] | None = None, *, prog: str, description: str, retired: dict[str, str]) -> Any:
-    """A `cls` from command-line flags and `--config` files; wrong flags end the process with exit code 2.
-
-    Args:
-        retired: {former flag, without dashes: what to do instead}.
-    """
-    return parse_line(cls, argv, prog=prog, description=description, retired=retired).config
-
-
-def parse_line(
-    cls: type,
-    argv: list[str] | None = None,
-    *,
-    prog: str,
-    description: str,
-    retired: dict[str, str],
-    words: str = "",
-    lists: type | None = None,
-) -> CommandLine:
-    """`parse` for a command that takes words as well, or flags of another config with several values each.
-
-    Args:
-        words: what stands beside the flags: space-separated names, of which the last may end in `...` for one or more.
-        lists: Config class whose flags may be given too, as comma-separated values; they are not checked here.
-    """
-    usage = f"{prog} {words} [flags]" if words else None
-    parser = Parser(prog=prog, description=description, retired=retired, usage=usage)
-    names = words.split()
-    for name in names:
-        parser.add_argument(name.removesuffix("..."), nargs="+" if name.endswith("...") else None)
-    if lists is None:
-        parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it")
-    add_flags(parser.add_argument_group(cls.__name__), cls)
-    for part in parts(cls).values():
-        add_flags(parser.add_argument_group((part.__doc__ or part.__name__).splitlines()[0]), part)
-    if lists is not None:
-        group = parser.add_argument_group("Flags of a run, each one value or several with commas between")
-        for name, field in all_flags(lists).items():
-            short = [field.metadata["flag"].short] if field.metadata["flag"].short else []
-            group.add_argument(*short, f"--{name}", type=str, metavar="X[,X...]", help=field.metadata["flag"].help)
-    try:
-        given = vars(parser.parse_args(argv))
-    except UnicodeDecodeError as error:
-        parser.error(f"a --config file is no UTF-8 text: {error}")
-    try:
-        config = unflatten(cls, {name: value for name, value in given.items() if name in all_flags(cls)})
-    except FlagError as error:
-        parser.error(str(error))
-    beside = [given[name.removesuffix("...")] for name in names]
-    several = {name: given[name].split(",") for name in (all_flags(lists) if lists else {}) if given[name] is not None}
-    return CommandLine(config, [w for word in beside for w in ([word] if isinstance(word, str) else word)], several)
-
-
-def add_flags(group: Any, cls: type) -> None:
-    for field in flag_fields(cls):
-        spec: Flag = field.metadata["flag"]
-        names = [spec.short] if spec.short else []
-        only = "".join(f"; with {k} {'/'.join(map(str, v))}" for k, v in spec.when.items() if k != "mode")
-        choices = f" {{{', '.join(spec.choices)}}}" if spec.choices else ""
-        bare = {"nargs": "?", "const": True} if value_type(cls, field)[0] is bool else {}  # --retry means --retry 1
-        group.add_argument(
-            *names,
-            f"--{field.name}",
-            type=_converter(cls, field),
-            default=field.default,
-            metavar=_metavar(cls, field),
-            help=f"{spec.help}{choices}{only} (default: {_shown(field.default)})".replace("%", "%%"),
-            **bare,
-        )
-
-
-def _converter(cls: type, field: dataclasses.Field) -> typing.Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        return checked(cls, field, value)
-
-    return convert
-
-
-def _metavar(cls: type, field: dataclasses.Field) -> str:
-    kind, _ = value_type(cls, field)
-    return {bool: "0|1", int: "N", float: "X", str: "WORD"}[kind]
-
-
-def _shown(default: Any) -> str:
-    return str(int(default)) if isinstance(default, bool) else "none" if default is None else str(default)

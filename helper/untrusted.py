@@ -2,6 +2,8 @@
 
 import collections
 import io
+import math
+import re
 import struct
 import tokenize
 import zipfile
@@ -20,35 +22,127 @@ UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load rais
     SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
+CORE_SCHEMA = {  # of YAML 1.2.2, section 10.3.2: what a plain word is; all else is text, `010` is ten and `no` a word
+    "null": r"(?:~|null|Null|NULL)?",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+CORE_WORDS = {kind: re.compile(rf"(?:{words})\Z") for kind, words in CORE_SCHEMA.items()}
+TAG = "tag:yaml.org,2002:"
+
+
+def core_kind(text: str) -> str:
+    """null, bool, int, float, or str: what a plain word of a YAML document is."""
+    return next((kind for kind, words in CORE_WORDS.items() if words.match(text)), "str")
+
+
+def core_value(text: str, kind: str | None = None) -> Any:
+    """The value of a plain word of a YAML document.
+
+    Raises:
+        ValueError: it is not of the given kind, or a number of thousands of digits.
+    """
+    kind = kind or core_kind(text)
+    if kind != "str" and not CORE_WORDS[kind].match(text):
+        raise ValueError(f"{text} is no {kind}")
+    if kind == "int":
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if kind == "float":
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return {"null": None, "bool": text.lower() == "true"}.get(kind, text)
 
 
 class Loader(YamlLoader):
-    """YAML without dates, which `1024-64-32` would be taken for, and with repeated keys refused instead of half forgotten."""
+    """Mappings, lists and the plain values of YAML 1.2's core schema; YAML 1.1's `<<` besides."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        None: [(f"{TAG}merge", re.compile(r"<<\Z")), *((TAG + kind, words) for kind, words in CORE_WORDS.items())]
+    }
+    yaml_constructors = {
+        tag: construct for tag, construct in YamlLoader.yaml_constructors.items() if tag in (None, f"{TAG}seq", f"{TAG}map")
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str)]
-        for key, times in collections.Counter(keys).items():
-            if times > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace `<<` by the keys of what it names: a mapping's own keys win, then those of the first one named.
+
+        PyYAML's own takes, of a key in a merged mapping that itself overrides a merged key, the overridden value.
+        """
+        merged = [value for key, value in node.value if key.tag == f"{TAG}merge"]
+        own = [pair for pair in node.value if pair[0].tag != f"{TAG}merge"]
+        node.value = own
+        origins = [each for value in merged for each in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+        for origin in origins:
+            if not isinstance(origin, yaml.MappingNode):
+                raise yaml.YAMLError(f"<< needs a mapping, or a list of mappings{node.start_mark}")
+            self.flatten_mapping(origin)
+        node.value = [pair for origin in reversed(origins) for pair in origin.value] + own
+
+    def value_of(self, node: yaml.ScalarNode) -> Any:
+        return core_value(self.construct_scalar(node), node.tag.removeprefix(TAG))
 
 
-def read_yaml(text: str) -> Any:
-    """The plain values of a YAML document.
+class WordLoader(Loader):
+    """The same with numbers and truth values as the words that stand there; only null is a value of its own."""
 
+    def value_of(self, node: yaml.ScalarNode) -> str | None:
+        value = super().value_of(node)
+        return None if value is None else node.value
+
+
+for _kind in ("str", *CORE_SCHEMA):
+    for _loader in (Loader, WordLoader):
+        _loader.add_constructor(TAG + _kind, _loader.value_of)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes every text that either version of YAML reads as something else."""
+
+
+for _kind, _words in CORE_WORDS.items():
+    Dumper.add_implicit_resolver(TAG + _kind, _words, None)
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """A mapping as the YAML document that `read_yaml`, or any reader of either version of YAML, has the same values of."""
+    return yaml.dump(values, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=math.inf)
+
+
+def read_yaml(text: str, *, words: bool = False) -> Any:
+    """The plain values of a YAML document, by version 1.2.
+
+    Args:
+        words: leave numbers and truth values as the words that stand there, for a reader who knows what they should be.
     Raises:
-        yaml.YAMLError: none, tags of Python objects, deeper than DEPTH or larger than VALUES.
+        yaml.YAMLError: none, a key that stands twice, tags beyond the core schema, deeper than DEPTH or larger than VALUES.
     """
     check_size(text)
+    loader = (WordLoader if words else Loader)(text)
     try:
-        return yaml.load(text, Loader)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        check_keys(root)
+        return loader.construct_document(root)
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of a tag that the value is not of
         raise yaml.YAMLError(f"a value has a tag that does not fit it ({error})") from None
+    finally:
+        loader.dispose()
+
+
+def check_keys(root: yaml.Node) -> None:
+    """Raise YAMLError where a key stands twice in one mapping: the first value would be half forgotten."""
+    seen, left = set(), [root]
+    while left:
+        node = left.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        left += [inner for pair in pairs for inner in pair] or node.value
+        for key, times in collections.Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)).items():
+            if times > 1:
+                raise yaml.YAMLError(f"{key} stands twice{node.start_mark}")
 
 
 def check_size(text: str) -> None:

@@ -48,9 +48,9 @@ class DataConfig(Config):
         0.2, "share held out for testing", short="-ts", low=0.01, below=1,
         when={"loader_name": ("toy", "toy_noisy", "digits", "digits_noisy")},
     )  # fmt: skip
-    limit_classes: int | None = flag(None, "use only this many classes, the first of the data set's list", low=2)
-    limit_train: int | None = flag(None, "use only this many training examples, class-balanced", low=1)
-    limit_test: int | None = flag(None, "use only this many test examples, class-balanced", low=1)
+    limit_classes: int | None = flag(None, "use only this many classes, the first of the data set's list; default: all", low=2)
+    limit_train: int | None = flag(None, "use only this many training examples, class-balanced; default: all", low=1)
+    limit_test: int | None = flag(None, "use only this many test examples, class-balanced; default: all", low=1)
     val_size: float = flag(0.0, "share of the training examples held out for validation, class-balanced", low=0, below=1)
     split_seed: int = flag(0, "seed of every split and subset")
     augment: str = flag(

@@ -51,8 +51,10 @@ class NetworkConfig(Config):
     out_act: str = flag("identity", "activation of the output layer", short="-oa", choices=ACTIVATIONS, when=MLP_ONLY)
     depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp", when=RESNET_ONLY)
     widen_factor: int = flag(4, "multiplies the channels of all convolutions", short="-wf", low=1, when=RESNET_ONLY)
-    in_dim: int | None = flag(None, "input values of an example; only checked against the data", short="-in", identity=False)
-    out_dim: int | None = flag(None, "classes; only checked against the data", short="-ot", identity=False)
+    in_dim: int | None = flag(
+        None, "input values of an example; only checked against the data; default: the data's", short="-in", identity=False
+    )
+    out_dim: int | None = flag(None, "classes; only checked against the data; default: the data's", short="-ot", identity=False)
     init_method: str = flag("kaiming", "how weights are drawn; none: PyTorch's way", short="-im", choices=INITIALISERS)
 
     def __post_init__(self) -> None:

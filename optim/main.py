@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from helper.config import Config, FlagError, flag, flatten, increasing, replace
@@ -21,6 +20,7 @@ from helper.progress import Task, tracked
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
+from helper.untrusted import write_yaml
 from helper.utils import RunLog, choose_device, exclusive, keep_freed_memory, write_atomic
 from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
@@ -55,13 +55,19 @@ def drawn_seed() -> int:
 class ParentConfig(Config):
     """Dense parent of a sparse run: where it differs from the run's own settings."""
 
-    lr_pretrain: float | None = flag(None, "its learning rate", short="-lrp", low=0, identity=False)
-    lr_schedule_pretrain: str | None = flag(None, "its schedule", short="-lsp", choices=SCHEDULES, identity=False)
-    lr_milestones_pretrain: str | None = flag(None, "its milestones", short="-lmp", convert=increasing, identity=False)
-    lr_gamma_pretrain: float | None = flag(None, "its lr_gamma", short="-lgp", low=0, high=1, identity=False)
-    n_epochs_pretrain: int | None = flag(None, "its epochs", short="-nep", low=1, identity=False)
-    batch_size_pretrain: int | None = flag(None, "its batch size", short="-bsp", low=1, identity=False)
-    random_state_pretrain: int | None = flag(None, "its seed; 0: draw one", low=0, identity=False)
+    lr_pretrain: float | None = flag(None, "its learning rate; default: the run's own", short="-lrp", low=0, identity=False)
+    lr_schedule_pretrain: str | None = flag(
+        None, "its schedule; default: the run's own", short="-lsp", choices=SCHEDULES, identity=False
+    )
+    lr_milestones_pretrain: str | None = flag(
+        None, "its milestones; default: the run's own", short="-lmp", convert=increasing, identity=False
+    )
+    lr_gamma_pretrain: float | None = flag(
+        None, "its lr_gamma; default: the run's own", short="-lgp", low=0, high=1, identity=False
+    )
+    n_epochs_pretrain: int | None = flag(None, "its epochs; default: the run's own", short="-nep", low=1, identity=False)
+    batch_size_pretrain: int | None = flag(None, "its batch size; default: the run's own", short="-bsp", low=1, identity=False)
+    random_state_pretrain: int | None = flag(None, "its seed, 0: draw one; default: the run's own", low=0, identity=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,11 +87,15 @@ class RunConfig(Config):
         True, "use the finished dense parent under --results_root; 0: train it again", short="-lp", when=SPARSE, identity=False
     )
     pretrain_model_path: str | None = flag(
-        None, "run folder or weights of the dense parent, instead of the one found by its settings",
+        None, "run folder or weights of the dense parent; default: found by its settings, trained if it is not there",
         short="-pp", when=SPARSE, identity=False,
     )  # fmt: skip
     lottery_model_path: str | None = flag(
-        None, "run folder or weights of the dense initialisation", short="-tp", when={"mode": ("lottery",)}, identity=False
+        None,
+        "run folder or weights of the dense initialisation; default: the dense parent's",
+        short="-tp",
+        when={"mode": ("lottery",)},
+        identity=False,
     )
     figures: bool = flag(True, "draw figures at the end", identity=False)
     tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, identity=False)
@@ -189,7 +199,7 @@ def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: c
             clear(folder)
         stack.push(held.pop_all())
     stack.enter_context(RunLog(folder.log))
-    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+    write_atomic(folder.config, write_yaml(stored_options(config)))
     return True
 
 

@@ -160,6 +160,6 @@ def stored_config(folder: RunFolder) -> "RunConfig":
     if not folder.config.is_file():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
     try:
-        return unflatten(RunConfig, read_yaml(folder.config.read_text()))
+        return unflatten(RunConfig, read_yaml(folder.config.read_text(), words=True))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, FlagError) as error:
         raise RuntimeError(f"{folder.config} is damaged: {error}") from None

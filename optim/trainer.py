@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.config import Config, FlagError, flag, increasing
+from helper.config import Config, FlagError, flag, increasing, integer
 from helper.distributed import follow_first, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
 from helper.utils import stream
@@ -89,7 +89,7 @@ class TrainConfig(Config):
         if self.save_epochs == "auto":
             return {round(self.n_epochs * i / 10) for i in range(11)}
         try:
-            epochs = {int(epoch) for epoch in self.save_epochs.split("-")}
+            epochs = {integer(epoch) for epoch in self.save_epochs.split("-")}
         except ValueError:
             raise FlagError(f"--save_epochs {self.save_epochs}: expected auto, all, none, or epochs such as 0-10-30") from None
         if max(epochs) > self.n_epochs:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
-import yaml
 
+from helper.untrusted import write_yaml
 from helper.utils import write_atomic
 from optim.folder import HISTORY, METRICS, NOISY_HISTORY, SNR, RunFolder
 from optim.identity import run_folder, run_identity, stored_options
@@ -70,7 +70,7 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
         "grad_std_norm": [2 / (1 + e) for e, _, _ in grid], "snr": 0.5, "n_batches": 20, "batch_size": 128, "mode": "fixed",
     }  # fmt: skip
     write_table(folder.path / "snr.csv", SNR, snr, len(grid))
-    write_atomic(folder.config, yaml.safe_dump(stored_options(config), sort_keys=False))
+    write_atomic(folder.config, write_yaml(stored_options(config)))
     total = {"value": float(fisher[-1]), "standard_error": 0.05 * float(fisher[-1])}
     summary = {
         "mode": config.mode,

@@ -38,7 +38,7 @@ class DisagreeConfig(Config):
     batch_size: int = flag(500, "examples at once", low=1)
     device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
     images: int = flag(36, "most disagreed images on a contact sheet; 0: no sheet", low=0, high=600)
-    root: str | None = flag(None, "folder of the data files now; none: where they were when the runs were trained")
+    root: str | None = flag(None, "folder of the data files now; default: where they were when the runs were trained")
 
 
 def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:

@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helper.config import Config, flag
+from helper.config import Config, flag, number
 from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
@@ -55,12 +55,12 @@ def shares(value: Any) -> str:
     """
     message = "expected increasing numbers between 0 and 1 joined by commas, such as 0.3,0.9"
     try:
-        numbers = [float(word) for word in str(value).split(",")]
+        found = [number(word) for word in str(value).split(",")]
     except ValueError:
         raise ValueError(message) from None
-    if not all(0 <= number <= 1 for number in numbers) or sorted(set(numbers)) != numbers:
+    if not all(0 <= share <= 1 for share in found) or sorted(set(found)) != found:
         raise ValueError(message)
-    return ",".join(f"{number:g}" for number in numbers)
+    return ",".join(f"{share:g}" for share in found)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class InterpolateConfig(Config):
     figures: bool = flag(True, "draw figures at the end")
 
     def alphas(self) -> list[float]:
-        return [float(number) for number in self.cosine_alphas.split(",")]
+        return [float(share) for share in self.cosine_alphas.split(",")]
 
 
 @dataclass(frozen=True)

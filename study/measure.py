@@ -36,7 +36,7 @@ def names(value: object) -> str:
 
 def epochs(value: object) -> str:
     """all, selected, last, or epochs; raises ValueError for anything else."""
-    if str(value) in ("all", "selected", "last") or re.fullmatch(r"\d+(,\d+)*", str(value)):
+    if str(value) in ("all", "selected", "last") or re.fullmatch(r"\d+(,\d+)*", str(value), re.ASCII):
         return str(value)
     raise ValueError("expected all, selected, last, or epochs such as 0,10,30")
 

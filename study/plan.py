@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from helper.command_line import read_flags
 from helper.config import FlagError, all_flags, flatten, near_match, replace, unflatten
-from helper.untrusted import one_line, read_yaml
+from helper.untrusted import core_value
 from loader.main import DataConfig, fingerprint_of
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
@@ -76,11 +75,11 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
     Raises:
         FlagError: unreadable, an empty grid, an unknown flag, a value that is not allowed; names file and flag.
     """
-    content = mapping_in(path)
+    content = read_flags(path)
     for key in content:
         if key not in KEYS:
             raise FlagError(f"{path}: {key}: not one of the keys {', '.join(KEYS)}{near_match(key, KEYS)}")
-    flags = mapping_in(path.parent / str(content["config"])) if content.get("config") else {}
+    flags = read_flags(path.parent / str(content["config"])) if content.get("config") else {}
     given_flags, grids = content.get("flags") or {}, content.get("grid") or []
     if not isinstance(given_flags, dict):
         raise FlagError(f"{path}: flags: expected a mapping of flags to values")
@@ -99,17 +98,6 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
         raise FlagError(f"{path}: {error}") from None
 
 
-def mapping_in(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises FlagError: unreadable, or something else."""
-    try:
-        content = read_yaml(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FlagError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise FlagError(f"{path}: expected a mapping of names to values")
-    return content
-
-
 def expand(values: Mapping[str, Any]) -> list[RunConfig]:
     """The cartesian product over every flag that has a list of values; the last flag varies fastest.
 
@@ -124,12 +112,18 @@ def expand(values: Mapping[str, Any]) -> list[RunConfig]:
         unflatten(RunConfig, dict(zip(lists, combination, strict=True))) for combination in itertools.product(*lists.values())
     ]
     for name in ("random_state", "random_state_pretrain"):
-        if any(str(seed).strip("0") == "" for seed in lists.get(name, ())):
+        if any(is_zero(seed) for seed in lists.get(name, ())):
             raise FlagError(f"{name} 0 draws another seed at every call; a sweep needs seeds that can be found again")
     for name, reason in ONE_RUN.items():
         if any(getattr(config, name) != all_flags(RunConfig)[name].default for config in configs):
             raise FlagError(f"{name}: {reason}")
     return configs
+
+
+def is_zero(seed: Any) -> bool:
+    """Whether a value, or a word of a file, is the number 0, however it is written."""
+    value = core_value(str(seed).strip())
+    return not isinstance(value, bool) and value == 0
 
 
 def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:

@@ -72,20 +72,26 @@ def option_line(value: object) -> str:
 class SlurmConfig(Config):
     """SLURM: what its jobs ask for (with --executor slurm)."""
 
-    slurm_time: str | None = flag(None, "time limit of a job as sbatch takes it: 90, 4:00:00, 1-12; needed", convert=time_limit)
-    slurm_partition: str | None = flag(None, "partition")
+    slurm_time: str | None = flag(
+        None,
+        "time limit of a job as sbatch takes it, such as 90, 4:00:00, 1-12; default: none, it has to be given",
+        convert=time_limit,
+    )
+    slurm_partition: str | None = flag(None, "partition; default: the cluster's")
     slurm_gpus: int = flag(0, "GPUs of a run; several train it together under torchrun", low=0)
-    slurm_cpus: int | None = flag(None, "cores of a run", low=1)
-    slurm_mem: str | None = flag(None, "memory of a run, such as 16G", convert=memory)
-    slurm_account: str | None = flag(None, "account")
-    slurm_qos: str | None = flag(None, "quality of service")
-    slurm_constraint: str | None = flag(None, "features that a node must have")
-    slurm_options: str | None = flag(None, 'further options of sbatch, "exclude=node7 mail-type=END"', convert=option_line)
-    slurm_setup: str | None = flag(None, 'shell line before a run, "module load cuda"')
+    slurm_cpus: int | None = flag(None, "cores of a run; default: the cluster's", low=1)
+    slurm_mem: str | None = flag(None, "memory of a run, such as 16G; default: the cluster's", convert=memory)
+    slurm_account: str | None = flag(None, "account; default: the user's")
+    slurm_qos: str | None = flag(None, "quality of service; default: the cluster's")
+    slurm_constraint: str | None = flag(None, "features that a node must have; default: none")
+    slurm_options: str | None = flag(
+        None, 'further options of sbatch, such as "exclude=node7 mail-type=END"; default: none', convert=option_line
+    )
+    slurm_setup: str | None = flag(None, 'shell line before a run, such as "module load cuda"; default: none')
     slurm_signal_delay: int = flag(120, "seconds before the time limit at which a run saves and is requeued", low=10)
     slurm_max_requeues: int = flag(20, "times that a job is requeued at its time limit", low=0)
-    max_array_parallelism: int | None = flag(None, "tasks of one job array that run at a time; none: as many as fit", low=1)
-    watch: bool = flag(True, "0: submit and leave at once")
+    max_array_parallelism: int | None = flag(None, "tasks of one job array that run at a time; default: as many as fit", low=1)
+    watch: bool = flag(True, "stay until all jobs have ended; 0: submit and leave at once")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,7 +54,9 @@ class SweepConfig(Config):
     jobs: int = flag(1, "runs at a time; each gets its share of the cores", low=1)
     dry_run: bool = flag(False, "list the runs, what is there of them, and what the rest will take")
     images_per_second: float | None = flag(
-        None, "with --dry_run: speed of the device the sweep is meant for, as history.csv of a run there has it", low=1e-6
+        None,
+        "with --dry_run: speed of the device that is meant, as history.csv of a run there has it; default: measured here",
+        low=1e-6,
     )
     reference: str | None = flag(
         None, "data/network, as folders are named, whose --images_per_second that is; default: what most is trained of"

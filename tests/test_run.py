@@ -456,7 +456,7 @@ def test_wrong_flags_exit_2_with_one_line_and_create_nothing(refuse, tmp_path, m
     ("content", "words"),
     [
         ("lrr: 1\n", "did you mean --lr?"),
-        ("lr: [1\n", "no YAML of flags"),
+        ("lr: [1\n", "cannot be read as YAML"),
         ("!!python/name:os.system\n", "python/name"),
         ("config: 0\n", "a config of its own"),
         ("config: other.yaml\n", "a config of its own"),
