@@ -259,7 +259,7 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
         right.errorbar(rank, values, arrays["residuals"], fmt="o", color=ORANGE, capsize=3)
         right.xaxis.get_major_locator().set_params(integer=True)
         right.axhline(0, color="0.6", linewidth=0.8)
-        right.set(xlabel="rank by magnitude", ylabel="eigenvalue ± residual")
+        right.set(xlabel="rank by magnitude", ylabel="eigenvalue, bars: residual")
         figure.suptitle(
             f"{matrix} over {int(arrays['size']):,} active parameters, {int(arrays['n_samples']):,} examples", fontsize=10
         )

@@ -70,8 +70,8 @@ def measure_into(
         table.write()
         total = found["all"]
         log.info(
-            "epoch %s  %s %.5g ± %.2g (%s, %.1f s)",
-            epoch, name, total.value, total.standard_error, total.estimator, total.seconds,
+            "epoch %s  %s %.5g ± %.2g (95 %% interval; %s; %.1f s)",
+            epoch, name, total.value, total.half, total.estimator, total.seconds,
         )  # fmt: skip
 
 
@@ -143,7 +143,13 @@ def measure_spectrum_into(
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
     write_arrays(path, tensors_of(found) | key)
-    log.info("%s: largest eigenvalue %.5g ± %.1g (%.1f s)", path.stem, found.eigenvalues[0], found.residuals[0], found.seconds)
+    log.info(
+        "%s: largest eigenvalue %.5g, residual %.1g (%.1f s)",
+        path.stem,
+        found.eigenvalues[0],
+        found.residuals[0],
+        found.seconds,
+    )
 
 
 def copy_measured(path: Path, key: dict[str, str]) -> bool:

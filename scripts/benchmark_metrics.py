@@ -108,8 +108,9 @@ def fisher_rows(network: nn.Module, mask, inputs, x: Tensor, y: Tensor, rounds: 
         own.append(to_target(estimate, estimate.seconds))
         for name, (n, draw) in draws.items():
             other[name].append(seconds(draw) / n * variance / TARGET**2)
-    print(f"  label sampling: variance of a draw {variance:.0f} ± {error:.0f} times the squared trace")
-    print(f"  {estimate.estimator}: {estimate.value:.4g} ± {estimate.standard_error:.2g} from {estimate.n_samples} draws")
+    print(f"  label sampling: variance of a draw {variance:.0f} times the squared trace, standard error {error:.0f}")
+    found = f"{estimate.value:.4g}, standard error {estimate.standard_error:.2g}, from {estimate.n_samples} draws"
+    print(f"  {estimate.estimator}: {found}")
     table("Tr F over 5,000 images", own, other)
 
 
@@ -125,7 +126,7 @@ def hessian_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int, pr
     for _ in range(rounds):
         estimate = hessian_trace(network, x, y, mask, rtol=TARGET, generator=generator)
         own.append(to_target(estimate, estimate.seconds))
-    print(f"  identity: {truth.value:.4g} ± {truth.standard_error:.2g} ({truth.estimator})")
+    print(f"  identity: {truth.value:.4g}, standard error {truth.standard_error:.2g} ({truth.estimator})")
     torch.manual_seed(0)
     pyhessian = peers.PyHessianDraws(network, x, y, mask)
     values, taken = timed_draws(pyhessian, probes)
@@ -261,7 +262,7 @@ def main() -> None:
         hessian_rows(network, mask, x, y, flags.rounds, flags.probes, flags.sketches)
         everything = load_dataset(DataConfig(loader_name="cifar100", root=flags.root, verify_data=False))
         estimate = fisher_trace(network, everything.examples(everything.train), mask, rtol=TARGET, generator=stream(0, "all"))
-        found = f"{estimate.value:.5g} ± {estimate.standard_error:.2g} in {estimate.seconds:.1f} s"
+        found = f"{estimate.value:.5g}, standard error {estimate.standard_error:.2g}, in {estimate.seconds:.1f} s"
         print(f"  Tr F over {len(everything.train)} images: {found}", flush=True)
 
 

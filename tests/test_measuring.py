@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
 
 import numpy
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
+import experiment
 from helper.config import replace
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate
@@ -25,6 +28,7 @@ from optim.measuring import measure_subsets
 from optim.model import load_run, stored_config
 from tests.conftest import tiny_conv
 from tests.exact import batch, random_mask
+from tests.outcome import outcome
 from tests.stops import StopsInSecondEpoch
 from tests.test_run import rows
 
@@ -53,6 +57,22 @@ def test_every_quantity_is_measured_with_its_error(train):
     assert hessian["estimator"].startswith("gauss_newton (piecewise linear)")
     measured = json.loads((folder / "summary.json").read_text())["metrics"]
     assert measured["jacobian"]["value"] == float(totals(folder, "jacobian", epoch="2")[0]["value"])
+
+
+def test_plus_minus_in_the_log_is_half_of_the_95_percent_interval(train):
+    folder = train(*QUICK, "--save_jacobian", 1, "--save_spectrum", 1, "--spectrum_k", 1, "--spectrum_steps", 4)
+    command = ("measure", folder, "--metrics", "hessian")
+    assert outcome(experiment.main, *command).code == 0
+    lines = re.findall(r"epoch (\d+)  (\w+) (\S+) ± (\S+) \((.*?);", (folder / "training.log").read_text())
+    assert {metric for _, metric, *_ in lines} == {"fisher", "jacobian", "hessian"}
+    for epoch, metric, value, half, says in lines:
+        (row,) = totals(folder, metric, epoch=epoch)
+        low, high = scipy.stats.norm.interval(0.95, float(row["value"]), float(row["standard_error"]))
+        assert float(value) == pytest.approx((low + high) / 2, rel=1e-4)
+        assert float(half) == pytest.approx((high - low) / 2, rel=0.05)
+        assert says == "95 % interval"
+    (spectrum,) = [line for line in (folder / "training.log").read_text().splitlines() if "largest eigenvalue" in line][-1:]
+    assert "±" not in spectrum, "a residual is no interval"
 
 
 def test_what_a_run_measures_is_what_python_measures(train):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+NORMAL_QUANTILE = 1.959964  # 97.5 % of a normal distribution lie below it
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -21,6 +23,16 @@ class Estimate:
     estimator: str
     by_layer: dict[str, tuple[float, float]] = field(default_factory=dict)  # {layer: (value, standard error)}
     seconds: float = 0.0
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval: what ± stands for wherever it is shown."""
+        return half_interval(self.standard_error)
+
+
+def half_interval(standard_error: float) -> float:
+    """Half of the 95 % interval of a mean with that standard error."""
+    return NORMAL_QUANTILE * standard_error
 
 
 def estimate_of(
