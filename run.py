@@ -8,11 +8,10 @@ from helper.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from helper.command_line import Usage, parse
 from helper.config import FlagError
 from helper.distributed import first_speaks, once, processes, rank
+from helper.progress import lines_above_bars
 from helper.signals import Signals
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")
     try:
-        with Signals() as signals, logging_redirect_tqdm(), processes(config.device):
+        with Signals() as signals, lines_above_bars(), processes(config.device):
             folder = train_run(once(lambda: config), signals)  # one seed where each process has drawn its own
             speaks = rank() == 0
     except FlagError as error:

@@ -1,16 +1,17 @@
 """Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
 
+import csv
 import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.cm import ScalarMappable
@@ -43,12 +44,12 @@ STYLE = {
 
 def draw_run(folder: Path) -> list[Path]:
     """Draw what the tables of a run folder hold into `figures/`; the PNG files' paths."""
-    tables = {name: read_table(folder / f"{name}.csv") for name in ("history", "snr", "metrics")}
+    tables = {name: read_columns(folder / f"{name}.csv") for name in ("history", "snr", "metrics")}
     title = f"{folder.parent.parent.parent.name}, {folder.parent.parent.name}, {folder.parent.name}"
     drawn = []
     with plt.rc_context(STYLE):
         for name, (table, draw) in FIGURES.items():
-            figure = draw(tables[table]) if not tables[table].empty else None
+            figure = draw(tables[table]) if tables[table] else None
             if figure is not None:
                 for axis in figure.axes:
                     if axis.get_xlabel() == "epoch":
@@ -62,12 +63,36 @@ def draw_run(folder: Path) -> list[Path]:
     return drawn
 
 
-def read_table(path: Path) -> pandas.DataFrame:
-    """A table of a run folder; without rows where there is none. Raises RuntimeError: damaged."""
+Columns = dict[str, numpy.ndarray]  # of a table, (rows,) each
+TEXTS = ("layer", "mode", "metric", "split", "subset", "params", "estimator", "settings", "checkpoint")
+
+
+def read_columns(path: Path) -> Columns:
+    """A table of a run folder, numbers as floats with nan for an empty cell; nothing where there are no rows.
+
+    Without pandas, which takes longer to import than a table to draw.
+
+    Raises:
+        RuntimeError: damaged.
+    """
+    if not path.is_file():
+        return {}
     try:
-        return pandas.read_csv(path) if path.is_file() else pandas.DataFrame()
-    except (ValueError, OverflowError) as error:
+        with open(path, newline="") as file:
+            heading, *rows = csv.reader(file, strict=True)
+        cells = dict(zip(heading, zip(*rows, strict=True), strict=True)) if rows else {}
+        return {name: numpy.array(column if name in TEXTS else list(map(number, column))) for name, column in cells.items()}
+    except (ValueError, csv.Error) as error:
         raise RuntimeError(f"{path} is damaged ({error})") from None
+
+
+def number(cell: str) -> float:
+    return float(cell) if cell else numpy.nan
+
+
+def chosen(table: Columns, rows: numpy.ndarray) -> Columns:
+    """The rows of a table with given positions, or where a mask is true."""
+    return {name: column[rows] for name, column in table.items()}
 
 
 FORMULA = re.compile(r"\$\\(alpha|mathdefault\{[\d.+×^{}\\times−-]*\})\$")  # what these figures mean to be one
@@ -95,13 +120,13 @@ def save(figure: Figure, stem: Path) -> Path:
     return stem.with_suffix(".png")
 
 
-def performance(history: pandas.DataFrame) -> Figure:
+def performance(history: Columns) -> Figure:
     """Loss and accuracy of every split and the training predictions' entropy against the epoch."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
     for axis, quantity, label in ((axes[0], "loss", "cross-entropy (nats)"), (axes[1], "acc", "accuracy")):
         for split, (colour, dash, name) in SPLITS.items():
             column = f"{quantity}_{split}"
-            if column in history and history[column].notna().any():
+            if column in history and not numpy.isnan(history[column]).all():
                 axis.plot(history["epoch"], history[column], dash, color=colour, label=name)
         axis.set(xlabel="epoch", ylabel=label)
         axis.legend()
@@ -111,9 +136,9 @@ def performance(history: pandas.DataFrame) -> Figure:
     return figure
 
 
-def noisy_performance(history: pandas.DataFrame) -> Figure | None:
+def noisy_performance(history: Columns) -> Figure | None:
     """Under label noise: how examples with true and with wrong labels fare (paper, figure 4)."""
-    if "acc_memorized" not in history or history["acc_memorized"].isna().all():
+    if "acc_memorized" not in history or numpy.isnan(history["acc_memorized"]).all():
         return None
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
     curves = [
@@ -134,12 +159,12 @@ def noisy_performance(history: pandas.DataFrame) -> Figure | None:
     return figure
 
 
-def snr(table: pandas.DataFrame) -> Figure:
+def snr(table: Columns) -> Figure:
     """Gradient signal-to-noise ratio of every layer, and the ratio that independent zero-mean gradients would show."""
     table = one_mode(table)
     figure, axis = plt.subplots(figsize=(6.5, 4))
     by_layer(axis, table, table["snr"])
-    floor = 1 / table["n_batches"].iloc[0] ** 0.5
+    floor = 1 / table["n_batches"][0] ** 0.5
     axis.axhline(floor, color="0.4", linestyle=":", linewidth=1)
     axis.annotate(
         "independent noise: 1/√batches",
@@ -150,17 +175,17 @@ def snr(table: pandas.DataFrame) -> Figure:
         fontsize=8,
         color="0.4",
     )
-    where = {"fixed": "at fixed weights", "online": "of the training steps"}[table["mode"].iloc[0]]
+    where = {"fixed": "at fixed weights", "online": "of the training steps"}[table["mode"][0]]
     axis.set(xlabel="epoch", ylabel=f"gradient SNR {where}, ||mean|| / ||std||", yscale="log")
     return figure
 
 
-def one_mode(table: pandas.DataFrame) -> pandas.DataFrame:
+def one_mode(table: Columns) -> Columns:
     """Rows of one --snr_mode: at fixed weights where there are any."""
-    return table[table["mode"] == ("fixed" if (table["mode"] == "fixed").any() else "online")]
+    return chosen(table, table["mode"] == ("fixed" if "fixed" in table["mode"] else "online"))
 
 
-def gradients(table: pandas.DataFrame) -> Figure:
+def gradients(table: Columns) -> Figure:
     """Weight norm and, relative to it, gradient mean and std of every layer (paper, figure 11)."""
     table = one_mode(table)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True)
@@ -185,28 +210,24 @@ QUANTITIES = {
 SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}
 
 
-def metrics(table: pandas.DataFrame) -> Figure:
+def metrics(table: Columns) -> Figure:
     """Totals of the measured quantities against the epoch, with 95 % intervals from their standard errors.
 
     Under label noise also those of the clean and of the mislabelled training examples (paper, figure 5). A quantity that
     was measured in several ways is a group of lines for each, in lighter tones from the second.
     """
-    totals = table[table["layer"] == "all"].astype({"params": object}).fillna({"params": ""})
-    totals["estimator"] = totals["estimator"].str.split(";").str[0]
-    names = list(totals["metric"].unique())
+    totals = chosen(table, table["layer"] == "all")
+    names = list(dict.fromkeys(totals["metric"].tolist()))
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        rows = totals[totals["metric"] == name].sort_values("epoch")
-        ways = rows.groupby(["estimator", "params", "split", "settings"], sort=False)
-        for tone, ((estimator, params, split, _), way) in zip(
-            itertools.chain([1.0], itertools.repeat(0.45)), ways, strict=False
-        ):
+        rows = chosen(totals, totals["metric"] == name)
+        rows = chosen(rows, rows["epoch"].argsort(kind="stable"))
+        for tone, (how, way) in zip(itertools.chain([1.0], itertools.repeat(0.45)), ways_of(rows), strict=False):
             for subset, (colour, line) in SUBSETS.items():
-                part = way[way["subset"] == subset]
-                which = "" if subset == "all" else f", {subset}"
-                label = ", ".join(filter(None, (estimator, params, split))) + which
-                errors = 1.96 * part["standard_error"].fillna(0)
-                if len(part):
+                part = chosen(way, way["subset"] == subset)
+                label = how if subset == "all" else f"{how}, {subset}"
+                errors = 1.96 * numpy.nan_to_num(part["standard_error"])
+                if len(part["epoch"]):
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label
                     )
@@ -215,6 +236,16 @@ def metrics(table: pandas.DataFrame) -> Figure:
             axis.set_ylim(0, None)
         axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def ways_of(rows: Columns) -> list[tuple[str, Columns]]:
+    """(how, in words; rows) of each way in which a quantity was measured, in the order in which they begin."""
+    methods = [estimator.partition(";")[0] for estimator in rows["estimator"].tolist()]
+    ways = list(zip(methods, *(rows[name].tolist() for name in ("params", "split", "settings")), strict=True))
+    return [
+        (", ".join(filter(None, way[:3])), chosen(rows, numpy.array([other == way for other in ways])))
+        for way in dict.fromkeys(ways)
+    ]
 
 
 MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
@@ -266,13 +297,14 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
         return save(figure, stem)
 
 
-def by_layer(axis: Axes, table: pandas.DataFrame, values: pandas.Series, *, legend: bool = True) -> None:
+def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, legend: bool = True) -> None:
     """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many."""
-    layers = list(table["layer"].unique())
+    layers = list(dict.fromkeys(table["layer"]))
     scale = ScalarMappable(Normalize(0, max(len(layers) - 1, 1) / 0.9), "viridis")
     for index, layer in enumerate(layers):
-        rows = table["layer"] == layer
-        axis.plot(table.loc[rows, "epoch"], values[rows], color=scale.to_rgba(index), label=layer, linewidth=1.2)
+        rows = numpy.asarray(table["layer"] == layer)
+        epochs = numpy.asarray(table["epoch"])[rows]
+        axis.plot(epochs, numpy.asarray(values)[rows], color=scale.to_rgba(index), label=layer, linewidth=1.2)
     if legend and len(layers) <= 8:
         axis.legend(fontsize=8, title="layer")
     elif legend:
@@ -281,7 +313,7 @@ def by_layer(axis: Axes, table: pandas.DataFrame, values: pandas.Series, *, lege
         bar.ax.set_ylim(1, len(layers))
 
 
-FIGURES: dict[str, tuple[str, Callable[[pandas.DataFrame], Figure | None]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Columns], Figure | None]]] = {
     "performance": ("history", performance),
     "noisy_performance": ("history", noisy_performance),
     "snr": ("snr", snr),

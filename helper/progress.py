@@ -1,5 +1,6 @@
 """Long work is never silent: a bar on a terminal, elsewhere a log line when nothing has been said for half a minute."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -120,6 +121,15 @@ def tracked(items: Collection[Item], what: str, unit: str, *, shown: bool = True
         for item in items:
             yield item
             task.advance()
+
+
+def lines_above_bars() -> contextlib.AbstractContextManager[None]:
+    """Inside, log lines are printed above the bars of a terminal; elsewhere there are none."""
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    return logging_redirect_tqdm()
 
 
 def duration(seconds: float) -> str:

@@ -9,11 +9,13 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-import pandas
 import yaml
+
+if TYPE_CHECKING:
+    import pandas
 
 DEPTH, VALUES = 20, 100_000  # most levels and values of a YAML document, those behind aliases counted at every use
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell for a formula
@@ -197,7 +199,7 @@ def shown(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def csv_text(table: pandas.DataFrame) -> str:
+def csv_text(table: "pandas.DataFrame") -> str:
     """A table that people open, as CSV: a text that a spreadsheet would compute gets an apostrophe before it.
 
     Numbers stay as they are; bytes of a file name that are no text become `\\udcXX`.

@@ -1,5 +1,7 @@
 """Training options and the loop. Masks, evaluation, tables, checkpoints and measurements hang on it as callbacks."""
 
+import functools
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -99,10 +101,22 @@ class TrainConfig(Config):
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer_name == "adam":
-        return torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
+        return eager(torch.optim.Adam)(network.parameters(), config.lr, weight_decay=config.weight_decay)
+    return eager(torch.optim.SGD)(
         network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
     )
+
+
+@functools.cache
+def eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """A class of torch.optim with its own methods, but not the wrappers that hide them from torch.compile.
+
+    At their first call these import the compiler, which takes longer than a small run; optimisers are not compiled here.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(optimizer.__name__, (optimizer,), methods)
 
 
 class Trainer:

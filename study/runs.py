@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas
 import torch
 from torch import nn
 
@@ -100,5 +99,7 @@ def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
 
 def show_result(result: dict[str, Any], folder: Path) -> None:
     """Print the numbers of a comparison, and last its folder."""
+    import pandas  # only a result that is shown needs it
+
     lines = pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format).split("\n")
     print(*map(shown, [*lines, folder]), sep="\n")

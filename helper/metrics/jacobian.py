@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of
 from helper.metrics.parameters import measuring, one_of
+from helper.metrics.per_example import pull_back
 from helper.metrics.sampling import Budget, sample_mean
 from helper.metrics.softmax import log_probabilities
 from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
@@ -103,7 +104,7 @@ def vector_products(network: nn.Module, function: Callable[[Tensor], Tensor], x:
     x = x.detach().requires_grad_()
     outputs = function(network(x.clone()))  # which may be changed in place
     for index, v in enumerate(cotangents):
-        yield torch.autograd.grad(outputs, x, v, retain_graph=index < len(cotangents) - 1)[0]
+        yield pull_back(outputs, v, x, retain_graph=index < len(cotangents) - 1)[0]
 
 
 def largest_singular_values(jacobians: Tensor) -> Tensor:

@@ -93,6 +93,11 @@ class Recorder(TorchDispatchMode):
         self.activations: set[int] = set()
         self.alive: list[Tensor] = []  # so that no storage's address is given out twice
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler, which takes longer than a small run, to hide this class from it."""
+        return False
+
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.split("::")[-1]

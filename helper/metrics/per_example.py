@@ -6,7 +6,7 @@ does it at little more than the cost of a plain backward pass, `VmapNorms` for w
 `LoopNorms` with one plain backward pass for each example.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -123,11 +123,19 @@ class HookedNorms:
         z = cotangents(logits.detach())
         for probe, cotangent in enumerate(z):
             self.found = {}
-            torch.autograd.grad(logits, leaf, cotangent, retain_graph=probe < len(z) - 1)
+            pull_back(logits, cotangent, leaf, retain_graph=probe < len(z) - 1)
             if len(self.found) < len(self.layers):
                 raise RuntimeError("a layer's output does not depend on the inputs, or is not used")
             rows.append(torch.stack([self.found[layer] for layer in self.layers], 1))
         return torch.stack(rows)
+
+
+def pull_back(outputs: Tensor, cotangent: Tensor, inputs: Tensor | Sequence[Tensor], **options: Any) -> tuple[Tensor, ...]:
+    """`torch.autograd.grad(outputs, inputs, cotangent, **options)` to the bit.
+
+    To compare the shapes of outputs and cotangents, that imports symbolic algebra, which takes longer than a small network.
+    """
+    return torch.autograd.grad((outputs * cotangent).sum(), inputs, **options)
 
 
 def supported(module: nn.Module) -> bool:
@@ -334,6 +342,6 @@ class LoopNorms(VmapNorms):
         examples = []
         for output, of_one in zip(outputs, z.transpose(0, 1), strict=True):
             options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-            found = [torch.autograd.grad(output, weights, v[None], **options) for v in of_one]
+            found = [pull_back(output, v[None], weights, **options) for v in of_one]
             examples.append(self.by_layer(dict(zip(self.parameters, map(torch.stack, zip(*found, strict=True)), strict=True))))
         return torch.stack(examples, 1)
