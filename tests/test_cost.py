@@ -16,10 +16,11 @@ from network.main import build_network
 from optim.folder import RunFolder
 from optim.main import RunConfig
 from optim.model import stored_config
-from study.cost import STEP, Reference, choose_reference, makespan
+from study import cost
+from study.cost import STEP, Cost, Reference, Speeds, choose_reference, makespan
 from study.plan import Planned, plan
-from study.sweep import SweepConfig
-from study.work import FORWARD, Work, disk_of, measured_epochs, work_of
+from study.sweep import SweepConfig, prices
+from study.work import FORWARD, Work, disk_of, measured_epochs, state_images, work_of
 
 TRAIN, TEST = 1438, 359  # digits
 
@@ -130,7 +131,58 @@ def test_states_are_measured_at_the_start_on_the_way_and_at_the_end():
     assert measured_epochs(planned(n_epochs=10).config) == [0, 10]
 
 
+EXACT = 4 * 10 * 1000  # four forward passes a label, ten labels, the 1,000 examples of an estimator that stops at no precision
+PRECISE = 4 * (256 + 1.25 / 0.05**2)  # a pilot's draws and those that 5 % take, four forward passes each
+
+
+@pytest.mark.parametrize(
+    ("flags", "forward_passes"),
+    [
+        ({}, PRECISE + 1024),
+        ({"metric_rtol": 0.1}, 4 * (256 + 1.25 / 0.1**2) + 1024),
+        ({"metric_split": "test"}, PRECISE + TEST),  # all of them are scored
+        ({"metric_rtol": 0}, 4 * TRAIN),
+        ({"metric_rtol": 0, "limit_train": 300}, 4 * 300 * 4),  # 1,000 draws at least
+        ({"monte_carlo_samples": 200}, 4 * 200 + 1024),
+        ({"fisher_method": "exact"}, EXACT),
+        ({"fisher_method": "vmap", "monte_carlo_trials": 3}, 4 * 3 * 1000),
+        ({"fisher_method": "exact", "train_noisy": 1}, 2 * EXACT),  # true and wrong labels apart
+        ({"fisher_method": "exact", "train_noisy": 1, "metric_split": "test"}, 4 * 10 * TEST),
+        ({"fisher_method": "exact", "save_jacobian": 1}, EXACT + PRECISE + 1024),
+        ({"save_fisher": 0, "save_spectrum": 1}, 3 * 2 * 1000 * 40 * (1 + 4)),  # of two training steps; k + 4 runs of 40
+    ],
+)
+def test_a_state_is_priced_by_its_draws(flags, forward_passes):
+    config = planned(**flags).config
+    assert state_images(config, published_sizes(config.data)) == pytest.approx(forward_passes / 3)
+
+
 # ----------------------------------------------------------------------------------------------------------- hours
+
+
+def test_passes_are_timed_each_by_its_own_speed(monkeypatch):
+    run = planned(n_epochs=3, lr_milestones="1", save_fisher=0)
+    monkeypatch.setattr(cost, "measured_speeds", lambda config: Speeds(train=1.0, forward=1e-3, gradient=1e-6))
+    found = cost.cost_of(run)
+    assert found.seconds == pytest.approx(3 * TRAIN + 1e-3 * 4 * TEST + 1e-6 * 4 * TRAIN, rel=1e-12)
+    assert found.work == work_of(run, published_sizes(run.config.data))
+
+
+def test_the_table_of_prices_adds_up_images_hours_and_bytes():
+    small, big = planned(hidden_dims="8"), planned(hidden_dims="16")
+    work = Work(training=2.5e6, forward=3e6, gradient=0.5e6, measuring=0.1e6, bytes=3_000_000, files=12)
+    printed = prices([small, big, big], [Cost(work, 1800.0), Cost(work, 5400.0), Cost(work, 0.0)])  # the last one is finished
+    assert line_of(printed, "digits/mlp-8") == ["1", "2.5", "1.5", "0.1", "0.50", "3", "12"]
+    assert line_of(printed, "digits/mlp-16") == ["1", "2.5", "1.5", "0.1", "1.50", "3", "12"]
+    assert line_of(printed, "total") == ["2", "5.0", "3.0", "0.2", "2.00", "6", "24"]
+
+
+def test_the_reference_is_the_network_with_most_to_train_and_a_step_is_no_larger_than_the_data():
+    big, small = planned(hidden_dims="1024-1024", n_epochs=1), planned(hidden_dims="512-512", n_epochs=40)
+    assert choose_reference([big, small], 500.0, None).name == "digits/mlp-512-512"
+    few = planned(hidden_dims="4", limit_train=50)
+    reference = choose_reference([big, few], 500.0, None)
+    assert reference.speed(few, published_sizes(few.config.data)) == pytest.approx(50 / STEP)
 
 
 def test_hours_are_images_over_the_speed_and_children_wait_for_their_parent(price):

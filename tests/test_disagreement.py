@@ -27,6 +27,7 @@ from study.disagreement import (
     logits_of,
     most_disagreed,
     overall,
+    shown,
     tables,
 )
 from study.figures_disagreement import draw_classes, files_of
@@ -99,6 +100,39 @@ def test_a_class_without_examples_is_listed_and_not_tested():
     assert found.loc["plain", ["size", "disagree"]].tolist() == [0, 0]
     assert found.loc["plain", ["rate", "p_value", "q_value"]].isna().all()
     assert found.drop("plain")["q_value"].notna().all()
+
+
+def test_the_shown_table_has_each_number_under_its_heading():
+    row = {
+        "split": "train", "label": "given", "size": 100, "disagree": 30, "rate": 0.3, "low": 0.219, "high": 0.396,
+        "expected_rate": 0.45, "both_right": 51, "only_a_right": 12, "only_b_right": 13, "both_wrong": 24,
+        "both_wrong_differently": 5, "accuracy_a": 0.63, "accuracy_b": 0.64, "mcnemar_p": 0.8, "classes_off_chance": 7,
+    }  # fmt: skip
+    for noisy, split in ((True, "train, given labels"), (False, "train")):
+        assert shown(pandas.DataFrame([row]), noisy=noisy) == [
+            {
+                "split": split, "examples": 100, "disagree": 30, "rate (95 %)": "0.300 (0.219-0.396)",
+                "if independent": "0.450", "both right": 51, "only A right": 12, "only B right": 13, "both wrong": 24,
+                "McNemar p": "0.8", "classes off chance": 7,
+            }
+        ]  # fmt: skip
+
+
+def test_under_label_noise_right_and_wrong_are_by_true_and_by_given_labels():
+    """Six training and two test examples, A predicts all true labels, B all given ones, which differ in two."""
+    true, given = numpy.array([0, 0, 1, 1, 2, 2]), numpy.array([0, 1, 1, 1, 2, 0])
+    columns = {"given_label": given, "true_label": true, "prediction_a": true, "prediction_b": given}
+    test = pandas.DataFrame({name: [1, 2] for name in columns})
+    examples = pandas.concat([pandas.DataFrame(columns), test], keys=["train", "test"])
+    empty = Split(*(torch.zeros(0, 1, dtype=torch.long) for _ in range(4)))
+    data = Dataset("made up", empty, empty, empty, ("a", "b", "c"), 1.0, (0.0,), (1.0,), augmented=False, noisy=True)
+    totals, classes = tables(examples, data)
+    assert totals[["split", "label"]].to_numpy().tolist() == [["train", "true"], ["train", "given"], ["test", "true"]]
+    assert totals["accuracy_a"].tolist() == pytest.approx([1, 4 / 6, 1])
+    assert totals["accuracy_b"].tolist() == pytest.approx([4 / 6, 1, 1])
+    assert totals["only_a_right"].tolist() == [2, 0, 0]
+    sizes = classes.groupby(["split", "label"], sort=False)["size"].apply(list)
+    assert sizes.tolist() == [[2, 2, 2], [2, 3, 1], [0, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------------------------- divergence

@@ -17,7 +17,7 @@ from helper.utils import stream
 from loader.main import load_dataset
 from optim.checkpoint import load_state, save_state
 from optim.model import load_run, load_stored
-from study.interpolation import InterpolateConfig, interpolate
+from study.interpolation import InterpolateConfig, Tables, interpolate, numbers
 from tests.conftest import tiny_conv
 from tests.test_alignment import brute_force
 
@@ -109,6 +109,34 @@ def test_a_network_without_batch_norm_is_left_alone_and_asks_for_no_batch():
 def test_no_batch_is_refused():
     with pytest.raises(ValueError, match="at least one batch"):
         reestimate_batch_norm(tiny_conv(), [])
+
+
+def test_numbers_say_what_the_tables_hold():
+    line = pandas.DataFrame(
+        [("A -> B", alpha, split, loss, 0.5) for split, losses in {"train": (1.0, 2.6, 3.0), "test": (4.0, 2.0, 1.0)}.items()
+         for alpha, loss in zip((0.0, 0.5, 1.0), losses, strict=True)],
+        columns=["path", "alpha", "split", "loss", "acc"],
+    )  # fmt: skip
+    cosines = numpy.array([[0.4, -0.1, 0.0, numpy.nan, 0.2, numpy.nan]])
+    arrays = {"index": numpy.arange(6), "label": numpy.zeros(6), "alphas": numpy.array([0.3]), "cosines": cosines}
+    classes = pandas.DataFrame(
+        [(0.3, 0, "many", 9, 20, 2.0, 1e-4, 0.01), (0.3, 1, "more", 6, 20, 2.0, 1e-3, 0.02),
+         (0.3, 2, "few", 0, 20, 5.0, 0.01, 0.04), (0.3, 3, "doubtful", 5, 20, 3.0, 0.04, 0.06)],
+        columns=["alpha", "class", "name", "count", "size", "expected", "p_value", "q_value"],
+    )  # fmt: skip
+    found = [tuple(row.values()) for row in numbers(Tables(line, arrays, classes))]
+    assert found == [
+        ("barrier height (nats)", "A -> B", "train", 0.5, pytest.approx(0.6)),
+        ("largest loss - larger end's (nats)", "A -> B", "train", 1.0, 0.0),
+        ("barrier height (nats)", "A -> B", "test", 0.0, 0.0),
+        ("largest loss - larger end's (nats)", "A -> B", "test", 0.0, 0.0),
+        ("median cosine", "Init-S -> Sol-F", "train", 0.3, pytest.approx(0.1)),
+        ("share of examples with a positive cosine", "Init-S -> Sol-F", "train", 0.3, 0.5),
+        ("examples left out: zero gradient", "Init-S -> Sol-F", "train", 0.3, 2.0),
+        ("examples in the upper 5 %", "Init-S -> Sol-F", "train", 0.3, 20.0),
+        ("classes over-represented in the upper 5 % (q < 0.05)", "Init-S -> Sol-F", "train", 0.3, 2.0),
+        ("classes under-represented in the upper 5 % (q < 0.05)", "Init-S -> Sol-F", "train", 0.3, 1.0),
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------- the command
