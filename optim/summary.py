@@ -31,6 +31,8 @@ def summarise(
         "mode": config.mode,
         "epoch_selected": selected,
         **{name: float(row[name]) for name in names if row.get(name)},
+        "examples": examples_of(dataset),
+        "n_classes": dataset.n_classes,
         "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
         "sparsity_achieved": mask.sparsity,
         "sparsity_by_layer": mask.sparsity_by_layer(),
@@ -49,6 +51,15 @@ def summarise(
         **({"xla": graph_counts()} if config.device == "tpu" else {}),
         "git": git_state(),
     }
+
+
+def examples_of(dataset: Dataset) -> dict[str, int]:
+    """How many examples each accuracy is a share of."""
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "val", "test")}
+    if dataset.noisy:
+        sizes["mislabelled"] = int((dataset.train.labels != dataset.train.true_labels).sum())
+        sizes["clean"] = sizes["train"] - sizes["mislabelled"]
+    return sizes
 
 
 def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:

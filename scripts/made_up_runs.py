@@ -75,6 +75,9 @@ def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
     summary = {
         "mode": config.mode,
         "epoch_selected": last,
+        "examples": {"train": 50_000, "test": 10_000}
+        | ({"clean": 35_000, "mislabelled": 15_000} if config.data.train_noisy else {}),
+        "n_classes": 10,
         "acc_train": train,
         "acc_test": test,
         "loss_train": float(2 * (1 - train)),

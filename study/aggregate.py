@@ -1,18 +1,25 @@
 """The tidy table of runs -> means over seeds with intervals, gaps between finetuned and scratch, and the paper's two tables."""
 
-import itertools
+import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy
 import pandas
 
 from study.collect import METRICS
-from study.statistics import Interval, interval, ratio_interval, regime
+from study.pairs import Pair
+from study.regimes import MARGIN, judge, regime, resolved
+from study.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
 
 QUANTITIES = (
     "acc_train", "acc_test", "loss_train", "loss_test", "entropy_train", "acc_clean", "acc_generalized", "acc_memorized",
     "fisher", "hessian", "jacobian",
 )  # fmt: skip
+COUNTED = {  # accuracy: what it is a share of
+    "acc_train": "train", "acc_test": "test", "acc_val": "val", "acc_clean": "clean", "acc_generalized": "mislabelled",
+    "acc_memorized": "mislabelled",
+}  # fmt: skip
 SETTING = ["study", "data", "network", "mode", "series", "sparsity"]
 COSTS = ["cost", "cost_weights", "cost_mask", "epochs"]
 ORDER = {"dense": 0, "sparse-finetune": 1, "sparse-scratch": 2, "lottery": 3}
@@ -36,75 +43,127 @@ def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple
 
 
 def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Long table: a row for each setting and quantity, with mean, low, high, n and method of the 95 % interval."""
+    """Long table: a row for each setting and quantity, with mean, low, high, n, method and runs of the 95 % interval."""
     rows = []
     for setting, group in runs.groupby(SETTING, sort=False):
         common = dict(zip(SETTING, setting, strict=True)) | group[COSTS].mean().to_dict()
+        units = units_of(group)
         for quantity in QUANTITIES:
             errors = group.get(f"{quantity}_error")
-            found = interval(group[quantity].tolist(), None if errors is None else errors.tolist())
+            found = interval(
+                group[quantity].tolist(), None if errors is None else errors.tolist(), units, least=finest(group, quantity),
+                within=range_of(quantity, group["n_classes"].max()),
+            )  # fmt: skip
             if found.n:
                 rows.append(common | {"quantity": quantity} | vars(found))
-    table = pandas.DataFrame(rows, columns=[*SETTING, *COSTS, "quantity", "mean", "low", "high", "n", "method"])
+    table = pandas.DataFrame(rows, columns=[*SETTING, *COSTS, "quantity", *(f.name for f in dataclasses.fields(Interval))])
     order = ["data", "network", "study", "sparsity", "mode", "series"]
     return table.sort_values(order, key=lambda c: c.map(ORDER) if c.name == "mode" else c, kind="stable", ignore_index=True)
 
 
-def gaps(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Finetuned against scratch at every sparsity of one study: gaps paired by seed, ratios of Tr F and Tr H, regime.
+def units_of(runs: pandas.DataFrame) -> list[int]:
+    """The independent unit of each run: runs that share a seed, a dense parent or a lottery ticket's weights are one."""
+    shared = [
+        [(name, value) for name, value in zip(("seed", "parent", "lottery"), row, strict=True) if value != ""]
+        for row in runs[["seed", "parent", "lottery"]].itertuples(index=False)
+    ]
+    return independent(shared)
 
-    Every series against the other side's main one.
+
+def finest(runs: pandas.DataFrame, accuracy: str) -> float:
+    """1/N of an accuracy over N examples: by less than one of them seeds cannot be known to differ. nan: of unknown N."""
+    counted = COUNTED.get(accuracy)
+    return 1 / runs[f"n_{counted}"].min() if counted else numpy.nan
+
+
+def range_of(quantity: str, n_classes: float) -> tuple[float, float]:
+    """Where a quantity can lie; of an entropy in nats, up to the logarithm of the number of classes."""
+    if quantity.startswith("acc"):
+        return SHARES
+    if quantity.startswith("entropy"):
+        return (0.0, float(numpy.log(n_classes)) if n_classes > 0 else numpy.inf)
+    return (-numpy.inf, numpy.inf) if quantity == "hessian" else NOT_NEGATIVE
+
+
+def gaps(runs: pandas.DataFrame, pairs: Sequence[Pair], margin: float = MARGIN) -> pandas.DataFrame:
+    """Finetuned against scratch at every sparsity of one study, the series with the most pairs first.
+
+    Columns finetune, scratch, budget, sparsity; seeds (independent units), runs (pairs); train_gap and test_gap (`Gap`),
+    tested together by column; ratios (`Interval`) of Tr F, Tr H and Jacobian norm, and of Tr F to the initialisation's; regime.
+
+    Args:
+        pairs: runs that differ in their mode only, see `pairs.pair_runs`. margin: smallest gap that counts.
     """
-    rows = []
-    finetuned, scratched = series_of(runs, "sparse-finetune"), series_of(runs, "sparse-scratch")
-    pairs = [(f, s) for f, s in itertools.product(finetuned, scratched) if f == finetuned[0] or s == scratched[0]]
-    for finetune, scratch in pairs:
-        for sparsity in sorted(set(runs.loc[runs["series"] == finetune, "sparsity"])):
-            pair = paired(runs, finetune, scratch, sparsity)
-            if len(pair):
-                rows.append(
-                    {"finetune": finetune, "scratch": scratch, "sparsity": sparsity, "seeds": len(pair)} | compared(pair)
-                )
-    return pandas.DataFrame(rows)
+    rows = runs.set_index("run")
+    groups: dict[tuple, list[tuple[pandas.Series, pandas.Series]]] = {}
+    for pair in pairs:
+        finetune, scratch = rows.loc[pair.finetune.name], rows.loc[pair.scratch.name]
+        key = (finetune["series"], scratch["series"], pair.budget, finetune["sparsity"])
+        groups.setdefault(key, []).append((finetune, scratch))
+    count = {key[:3]: sum(len(group) for other, group in groups.items() if other[:3] == key[:3]) for key in groups}
+    keys = sorted(groups, key=lambda key: (-count[key[:3]], key))
+    sides = [tuple(pandas.DataFrame(side) for side in zip(*groups[key], strict=True)) for key in keys]
+    table = pandas.DataFrame(keys, columns=["finetune", "scratch", "budget", "sparsity"])
+    if keys:
+        columns = pandas.DataFrame([compared(*pair) for pair in sides])
+        table = table.join(columns).join(judged(sides, margin))
+    return table
 
 
-def paired(runs: pandas.DataFrame, finetune: str, scratch: str, sparsity: float) -> pandas.DataFrame:
-    """Runs of two series at one sparsity, side by side where seed and dense parent are the same; suffixes _f and _s."""
-    both = [runs[(runs["series"] == series) & (runs["sparsity"] == sparsity)] for series in (finetune, scratch)]
-    return both[0].merge(both[1], on=["seed", "parent"], suffixes=("_f", "_s"))
+def compared(finetune: pandas.DataFrame, scratch: pandas.DataFrame) -> dict[str, Any]:
+    """Ratios of one row's pairs, and how many units and pairs there are."""
+    units = units_of(finetune)
 
+    def ratio(above: pandas.Series, below: pandas.Series) -> Interval:
+        return ratio_interval(above.tolist(), below.tolist(), units)
 
-def compared(pair: pandas.DataFrame) -> dict[str, Interval | str]:
-    gap = {name: interval((pair[f"{name}_f"] - pair[f"{name}_s"]).tolist()) for name in ("acc_train", "acc_test")}
-    ratio = {name: ratio_interval(pair[f"{name}_s"], pair[f"{name}_f"]) for name in ("fisher", "hessian", "jacobian")}
     return {
-        "train_gap": gap["acc_train"],
-        "test_gap": gap["acc_test"],
-        **{f"{name}_ratio": found for name, found in ratio.items()},
-        **{f"trend_{side}": ratio_interval(pair[f"fisher_{side}"], pair[f"fisher_initial_{side}"]) for side in "fs"},
-        "regime": regime(gap["acc_train"], gap["acc_test"]),
+        "seeds": len(set(units)),
+        "runs": len(units),
+        **{f"{name}_ratio": ratio(scratch[name], finetune[name]) for name in METRICS},
+        **{f"trend_{n}": ratio(of["fisher"], of["fisher_initial"]) for n, of in (("f", finetune), ("s", scratch))},
     }
 
 
-def series_of(runs: pandas.DataFrame, mode: str) -> list[str]:
-    """The series of a mode, the one with the most runs first."""
-    return runs.loc[runs["mode"] == mode, "series"].value_counts().index.tolist()
+def judged(sides: Sequence[tuple[pandas.DataFrame, pandas.DataFrame]], margin: float) -> pandas.DataFrame:
+    """Columns train_gap and test_gap, each one family of tests, and the regime that they speak for."""
+    columns = {}
+    for name, quantity in (("train_gap", "acc_train"), ("test_gap", "acc_test")):
+        spreads = [
+            spread_of((f[quantity].array - s[quantity].array).tolist(), units_of(f), least=finest(f, quantity))
+            for f, s in sides
+        ]
+        images = [resolved([f[quantity].mean(), s[quantity].mean()], f["n_test"].min()) for f, s in sides]
+        columns[name] = judge(spreads, margin, images if quantity == "acc_test" else None)
+    states = zip(columns["train_gap"], columns["test_gap"], strict=True)
+    columns["regime"] = [regime(training.state, test.state) for training, test in states]
+    return pandas.DataFrame(columns)
 
 
-def curves(tables: Sequence[pandas.DataFrame], column: str, *, logarithmic: bool = False) -> pandas.DataFrame:
+def curves(
+    tables: Sequence[pandas.DataFrame],
+    column: str,
+    units: Sequence[int] | None = None,
+    *,
+    logarithmic: bool = False,
+    least: float = numpy.nan,
+    within: tuple[float, float] = (-numpy.inf, numpy.inf),
+) -> pandas.DataFrame:
     """(epoch, mean, low, high) of a column over the seeds' tables, at the epochs that all of them have.
 
     Args:
-        logarithmic: geometric mean and the interval of the logarithms, for what varies by factors.
+        units, least, within: as of `interval`.
+        logarithmic: geometric mean and the interval of the logarithms, for what varies by factors; an epoch at which a
+            value is not positive has none.
     """
     joined = pandas.concat([table.set_index("epoch")[column] for table in tables], axis=1, join="inner").dropna()
     if logarithmic:
-        joined = joined[(joined > 0).all(axis=1)]
-        found = [ratio_interval(values, [1.0] * len(values)) for values in joined.to_numpy()]
+        found = [ratio_interval(values, [1.0] * len(values), units) for values in joined.to_numpy()]
     else:
-        found = [interval(values.tolist()) for values in joined.to_numpy()]
+        found = [interval(values.tolist(), units=units, least=least, within=within) for values in joined.to_numpy()]
     bounds = [(f.mean, f.mean if numpy.isnan(f.low) else f.low, f.mean if numpy.isnan(f.high) else f.high) for f in found]
-    return pandas.DataFrame(bounds, columns=["mean", "low", "high"]).assign(epoch=joined.index.to_numpy())
+    curve = pandas.DataFrame(bounds, columns=["mean", "low", "high"]).assign(epoch=joined.index.to_numpy())
+    return curve[curve["mean"].notna()]
 
 
 def studies(runs: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:

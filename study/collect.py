@@ -21,6 +21,7 @@ from optim.model import stored_config
 
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
+BIASED = "†"  # beside what --select test chose by test accuracy
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
 TABLES = {"history": HISTORY, "snr": SNR, "metrics": METRICS_COLUMNS}  # and their columns
 TEXTS = {
@@ -56,6 +57,17 @@ class Record:
     @property
     def seed(self) -> int:
         return self.flags["random_state"]
+
+    @property
+    def biased(self) -> bool:
+        """Whether the epoch was chosen by the accuracy on the test examples, which makes that accuracy too high."""
+        return self.flags["select"] == "test"
+
+    @property
+    def origins(self) -> list[tuple[str, Any]]:
+        """What a run's result depends on and another run may have as well: seed, dense parent, the lottery ticket's file."""
+        parent, lottery = (self.identity.get(name) for name in ("parent", "lottery"))
+        return [("seed", self.seed), *((name, digest(of)) for name, of in (("parent", parent), ("lottery", lottery)) if of)]
 
     @functools.cached_property
     def study(self) -> str:
@@ -150,7 +162,8 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     summary = folder.read_summary()
     needed = ("epoch_selected", "acc_train", "acc_test", "macs_active", "macs_dense", "sparsity_requested")
     given = {name: summary[name] for name in NUMBERS if summary.get(name) is not None}
-    for name, value in {**{name: summary[name] for name in needed}, **given, **summary.get("seconds", {})}.items():
+    counts = {**summary.get("seconds", {}), **summary.get("examples", {}), "n_classes": summary.get("n_classes", 0)}
+    for name, value in {**{name: summary[name] for name in needed}, **given, **counts}.items():
         if not isinstance(value, float) and (type(value) is not int or abs(value) >= 2**63):
             raise TypeError(f"summary.json: {name} is no number of a run")
     dict(summary["identity"])
@@ -228,12 +241,16 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         "sparsity": summary["sparsity_requested"],
         "seed": record.seed,
         "parent": digest(parent) if isinstance(parent, dict) else parent or "",
+        "lottery": record.identity.get("lottery", ""),
         "hash": digest(record.identity),
+        "select": flags["select"],
         "epochs": flags["n_epochs"],
         "epoch_selected": summary["epoch_selected"],
         **{name: summary.get(name, math.nan) for name in NUMBERS},
+        **{f"n_{name}": summary.get("examples", {}).get(name, math.nan) for name in EXAMPLES},
         "entropy_train": at_selected(record, "entropy_train"),
         **{key: value for name in METRICS for key, value in measured(summary["metrics"], name).items()},
+        "n_classes": summary.get("n_classes", math.nan),
         "fisher_initial": initial_fisher(record),
         "macs_active": summary["macs_active"],
         "cost": own,
@@ -243,6 +260,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
     }
 
 
+EXAMPLES = ("train", "val", "test", "clean", "mislabelled")  # of which summary.json has the number
 NUMBERS = (
     "acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", "acc_clean", "acc_generalized", "acc_memorized",
     "sparsity_achieved",
@@ -288,7 +306,7 @@ def series_labels(records: Sequence[Record]) -> dict[str, str]:
         varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
         for record in group:
             words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
-            labels[record.name] = ", ".join([record.mode, *words])
+            labels[record.name] = ", ".join([record.mode, *words]) + (f" {BIASED}" if record.biased else "")
     return labels
 
 

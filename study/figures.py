@@ -12,8 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from helper.plotter import GREEN, MODES, PURPLE, QUANTITIES, by_layer
-from study.aggregate import curves
+from study.aggregate import COUNTED, curves, range_of
 from study.collect import Record, grouped, number
+from study.statistics import independent
 
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
 
@@ -62,7 +63,7 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
                 axis.axhline(rows["mean"].iloc[0], color=colour, alpha=tone, label=series)
                 axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=colour, alpha=0.15, linewidth=0)
                 continue
-            errors = ((rows["high"] - rows["low"]) / 2).fillna(0)
+            errors = beside(rows)
             look = {"color": colour, "alpha": tone, "capsize": 3, "label": series, "markerfacecolor": fill(colour, tone)}
             axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=style, **look)
             main.setdefault(mode, rows.set_index("sparsity")["mean"])
@@ -71,9 +72,14 @@ def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> Non
         axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
 
 
+def beside(rows: pandas.DataFrame) -> numpy.ndarray:
+    """(2, N) lengths of error bars below and above the means; 0 without an interval."""
+    return numpy.nan_to_num([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+
+
 def toned(table: pandas.DataFrame) -> list[tuple[float, str]]:
     """(opacity, series) of one mode, the series with the most runs first and darkest."""
-    names = table.groupby("series", sort=False)["n"].sum().sort_values(ascending=False, kind="stable").index
+    names = table.groupby("series", sort=False)["runs"].sum().sort_values(ascending=False, kind="stable").index
     return [(max(1 - 0.3 * i, 0.2), name) for i, name in enumerate(names)]
 
 
@@ -117,7 +123,7 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
             part = rows[rows["mode"] == mode]
             for tone, series in toned(part):
                 line = part[part["series"] == series].sort_values("sparsity")
-                errors = ((line["high"] - line["low"]) / 2).fillna(0)
+                errors = beside(line)
                 marker = "D" if mode == "dense" else style[0]
                 axis.errorbar(
                     line[column] / 1e9, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
@@ -178,11 +184,13 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
     usual = max(ways, key=ways.__getitem__, default=None)
     found = {}
     for (mode, sparsity), group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
-        alike = [[row for row in rows[r.name] if way_of(row) == usual] for r in of_main_series(group)]
-        points = [{int(row["epoch"]): number(row["value"]) for row in part} for part in alike if part]
+        alike = [(r, [row for row in rows[r.name] if way_of(row) == usual]) for r in of_main_series(group)]
+        alike = [(record, part) for record, part in alike if part]
+        points = [{int(row["epoch"]): number(row["value"]) for row in part} for _, part in alike]
+        units = independent([record.origins for record, _ in alike])
         tables = [pandas.DataFrame(sorted(part.items()), columns=["epoch", "value"]) for part in points]
         if tables:
-            found[mode, sparsity] = curves(tables, "value", logarithmic=True)
+            found[mode, sparsity] = curves(tables, "value", units, logarithmic=True)
     return found
 
 
@@ -216,7 +224,7 @@ def figure4(records: Sequence[Record]) -> Figure | None:
     figure, axes = plt.subplots(3, 3, figsize=(11, 9), sharex=True)
     for axis, (column, label) in zip(axes.flat, NOISY_PANELS, strict=True):
         for mode, rows in noisy.items():
-            plot_curve(axis, curves([r.history for r in rows], column), mode)
+            plot_curve(axis, history_curve(rows, column), mode)
         axis.set_title(label, fontsize=9)
         if column.startswith("acc"):
             axis.set_ylim(0, 1.02)
@@ -224,6 +232,15 @@ def figure4(records: Sequence[Record]) -> Figure | None:
         axis.set_xlabel("epoch")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def history_curve(records: Sequence[Record], column: str) -> pandas.DataFrame:
+    """A column of history.csv over seeds, see `aggregate.curves`."""
+    counted = [record.summary.get("examples", {}).get(COUNTED.get(column), numpy.nan) for record in records]
+    return curves(
+        [record.history for record in records], column, independent([record.origins for record in records]),
+        least=1 / min(counted), within=range_of(column, numpy.nan),
+    )  # fmt: skip
 
 
 def figure5(records: Sequence[Record]) -> Figure | None:

@@ -21,36 +21,45 @@ from helper.untrusted import csv_text, one_line, shown
 from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
-from study.collect import Collection, Record, collect, tidy
-from study.page import Picture, Report, RunEntry, Section, Sheet, image, render
+from study.collect import BIASED, Collection, Record, collect, tidy
+from study.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
+from study.pairs import pair_runs
+from study.regimes import MARGIN, rule
 from study.runs import COMPARISONS
-from study.statistics import REGIME_RULE, Interval
+from study.sheets import (
+    BIAS_NOTE,
+    NOTE,
+    PAGE_NOTE,
+    SHOWN,
+    gap_rows,
+    gap_tests,
+    not_paired,
+    sharpness,
+    table1,
+    table2,
+    wide_table,
+)
 
-SHOWN = {
-    "acc_train": "train acc", "acc_test": "test acc", "fisher": "Tr F", "hessian": "Tr H", "jacobian": "Jacobian",
-}  # fmt: skip
 RUN_COLUMNS = (
     "data", "network", "mode", "series", "sparsity", "seed", "epochs", "acc_train", "acc_test", "loss_train", "loss_test",
     "fisher", "hessian", "jacobian", "seconds",
 )  # fmt: skip
-NOTE = (
-    "± is half of a 95 % interval: over seeds by Student's t; of a measurement on a single seed, 1.96 of its standard errors, "
-    "which says nothing of other seeds."
-)
 BANDS = (
-    "Bands and bars are 95 % intervals over seeds (Student's t). Of a single seed, Tr F, Tr H and Jacobian have 1.96 standard "
-    "errors of their measurement, and other quantities nothing."
+    "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "
+    "seed, Tr F, Tr H and Jacobian have 1.96 standard errors of their measurement, and other quantities nothing."
 )
-
-
-GEOMETRIC = "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t)."
+GEOMETRIC = (
+    "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "
+    "at which the value of a seed is not positive has no geometric mean and is not drawn."
+)
 
 
 @dataclass(frozen=True)
 class ReportConfig(Config):
-    """Report: how the page is headed."""
+    """Report: how the page is headed, and which gap counts."""
 
     title: str = flag("The Price of Sparsity", "heading of the page")
+    margin: float = flag(MARGIN, "gap of accuracies from which one counts; there is none if its interval lies within", low=1e-6)
 
 
 def report(config: ReportConfig, results_root: str) -> int:
@@ -66,12 +75,14 @@ def report(config: ReportConfig, results_root: str) -> int:
     with exclusive(folder):
         write_atomic(folder / "runs.csv", csv_text(runs))
         write_atomic(folder / "over_seeds.csv", csv_text(table))
-        sections = [*study_sections(runs, collection, folder), *comparison_sections(root, collection)]
+        sections, compared = study_sections(runs, collection, folder, config.margin)
+        write_atomic(folder / "gaps.csv", csv_text(gap_rows(compared)))
+        sections = [*sections, *comparison_sections(root, collection)]
         page = Report(
             title=config.title,
             root=str(root),
             made=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
-            note=NOTE,
+            note=bias_noted(PAGE_NOTE, collection.records),
             sections=tuple(sections),
             columns=RUN_COLUMNS,
             runs=tuple(entries(runs, collection.records)),
@@ -88,44 +99,54 @@ def report(config: ReportConfig, results_root: str) -> int:
 # ------------------------------------------------------------------------------------------------------- a study
 
 
-def study_sections(runs: pandas.DataFrame, collection: Collection, folder: Path) -> list[Section]:
-    """A section a study; drawing takes the time, so that several studies are shared out over the cores."""
+def study_sections(
+    runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float
+) -> tuple[list[Section], list[pandas.DataFrame]]:
+    """A section and the gaps of each study; drawing takes the time, so that several studies are shared out over the cores."""
     records = {record.name: record for record in collection.records}
-    work = [(name, part, [records[run] for run in part["run"]], folder) for name, part in studies(runs)]
+    work = [(name, part, [records[run] for run in part["run"]], folder, margin) for name, part in studies(runs)]
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
-        return [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
-    with multiprocessing.get_context("fork").Pool(n_workers) as pool:
-        found = [pool.apply_async(study_section, one) for one in work]
-        return [section.get() for section in tracked(found, "tables and figures", "studies")]
+        found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
+    else:
+        with multiprocessing.get_context("fork").Pool(n_workers) as pool:
+            waiting = [pool.apply_async(study_section, one) for one in work]
+            found = [section.get() for section in tracked(waiting, "tables and figures", "studies")]
+    return [section for section, _ in found], [compared for _, compared in found]
 
 
-def study_section(name: str, runs: pandas.DataFrame, records: Sequence[Record], folder: Path) -> Section:
-    """Figures and tables of one dense setting and the sparse runs that start from it."""
-    table, compared = over_seeds(runs), gaps(runs)
+def study_section(
+    name: str, runs: pandas.DataFrame, records: Sequence[Record], folder: Path, margin: float
+) -> tuple[Section, pandas.DataFrame]:
+    """Figures and tables of one dense setting and the sparse runs that start from it, and its `aggregate.gaps`."""
+    pairs, alone = pair_runs(records)
+    table, compared = over_seeds(runs), gaps(runs, pairs, margin)
     key = runs["study"].iloc[0]
-    sheets = [table1(compared)] if len(compared) else []
+    sheets = [table1(compared, margin), gap_tests(compared, margin), sharpness(compared)] if len(compared) else []
+    sheets += [not_paired(alone)] if alone else []
     sheets += [table2(table)]
     with plt.rc_context(STYLE):
         pictures = [
             picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-            for id, title, caption, figure in study_figures(table, compared, records)
+            for id, title, caption, figure in study_figures(table, compared, records, margin)
         ]
-    return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets))
+    return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets)), compared.assign(study=key)
 
 
 def study_figures(
-    table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record]
+    table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record], margin: float
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """(id, title, caption, figure) of what the runs of a study have to show."""
     if (table["sparsity"] > 0).any():
-        caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {REGIME_RULE}"
+        caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {rule(margin)}"
+        caption = bias_noted(caption, records)
         yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figures.figure1(table, compared)
         caption = (
             "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
             "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
             f"mask pays for the dense run it was made from. Small numbers: share pruned. {BANDS}"
         )
+        caption = bias_noted(caption, records)
         yield "training cost", "Test accuracy against training cost", caption, figures.cost_figure(table)
     figure = figures.figure3(records)
     if figure:
@@ -145,52 +166,14 @@ def study_figures(
         yield "figure 11", "Gradients and weights of every layer", caption, figure
 
 
+def bias_noted(text: str, records: Sequence[Record]) -> str:
+    """A text, with a word on the bias of what --select test chose, where it is about such runs."""
+    return f"{text} {BIAS_NOTE}" if any(record.biased for record in records) else text
+
+
 def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
     file = save(figure, folder / "figures" / stem)
     return Picture(id, title, caption, file, more=(("PDF", f"figures/{stem}.pdf"),))
-
-
-def table1(compared: pandas.DataFrame) -> Sheet:
-    columns = (
-        "share pruned", "finetuned", "scratch", "seeds", "training gap", "test gap", "Tr F ratio", "Tr H ratio",
-        "Jacobian ratio", "Tr F end/start, finetuned", "Tr F end/start, scratch", "regime",
-    )  # fmt: skip
-    names = ("train_gap", "test_gap", "fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s")
-    rows = [
-        (row["sparsity"], row["finetune"], row["scratch"], row["seeds"], *(row[n].bounds() for n in names), row["regime"])
-        for _, row in compared.iterrows()
-    ]
-    caption = (
-        f"Gaps: {REGIME_RULE} Ratios: scratch over finetuned, geometric means. End/start: Tr F of the selected weights over "
-        "that of the run's own initialisation. In brackets 95 % intervals by Student's t over paired seeds."
-    )
-    return Sheet("table 1", "The two regimes", caption, columns, tuple(rows))
-
-
-def table2(table: pandas.DataFrame) -> Sheet:
-    wide = wide_table(table)
-    columns = ("solution", "share pruned", "seeds", *SHOWN.values())
-    rows = [tuple(row[c] for c in ("series", "sparsity", "seeds", *SHOWN)) for _, row in wide.iterrows()]
-    caption = (
-        "Tr F and Tr H of the mean cross-entropy (nats per squared parameter) and the squared norm of the input-output "
-        f"Jacobian (per squared normalised input) of the selected weights. {NOTE}"
-    )
-    return Sheet("table 2", "Fisher trace, Hessian trace and Jacobian norm", caption, columns, tuple(rows))
-
-
-def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A row a setting, with `mean ± half of the interval` of every shown quantity as text."""
-    rows = []
-    for (data, network, _, sparsity, mode, series), part in table.groupby(
-        ["data", "network", "study", "sparsity", "mode", "series"], sort=False
-    ):
-        found = {row.quantity: Interval(row.mean, row.low, row.high, row.n, row.method) for row in part.itertuples()}
-        seeds = max(interval.n for interval in found.values())
-        rows.append(
-            {"data": data, "network": network, "mode": mode, "series": series, "sparsity": sparsity, "seeds": seeds}
-            | {name: str(found[name]) if name in found else "" for name in SHOWN}
-        )
-    return pandas.DataFrame(rows)
 
 
 def intro(records: Sequence[Record]) -> str:
@@ -248,6 +231,8 @@ def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[RunEn
     for record in records:
         row = rows.loc[record.name]
         cells = {name: plain(row[name]) for name in RUN_COLUMNS}
+        if record.biased and cells["acc_test"] is not None:
+            cells["acc_test"] = f"{digits(cells['acc_test'])} {BIASED}"
         pictures = tuple((p.stem, f"../{record.name}/figures/{p.name}") for p in sorted(record.path.glob("figures/*.png")))
         yield RunEntry(record.name, cells, record.flags, pictures)
 
@@ -275,6 +260,6 @@ def print_summary(table: pandas.DataFrame, collection: Collection) -> None:
     wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
         print("\n".join(shown(line) for line in wide.to_string(index=False).split("\n")))
-    print(NOTE)
+    print(bias_noted(NOTE, collection.records))
     for name, reason in collection.left_out:
         print(one_line(f"left out {name}: {reason}"), file=sys.stderr)

@@ -53,7 +53,36 @@ def test_the_report_has_every_figure_and_table_that_the_runs_can_show(tmp_path, 
     runs = pandas.read_csv(tmp_path / "report/runs.csv")
     assert len(runs) == 15
     assert {"run", "study", "mode", "sparsity", "seed", "acc_test", "fisher", "fisher_error", "cost"} <= set(runs)
+    gaps = pandas.read_csv(tmp_path / "report/gaps.csv")
+    assert gaps["gap"].tolist() == ["training", "test"] * 2
+    assert (gaps["p"] <= gaps["p_holm"]).all()
+    assert gaps["images_show_from"].isna().tolist() == [True, False] * 2  # training images are all there are
     assert "t, 3 seeds" in set(pandas.read_csv(tmp_path / "report/over_seeds.csv")["method"])
+
+
+def test_the_margin_of_the_report_decides_which_gap_counts(tmp_path, run_command):
+    write_family(tmp_path)
+    regimes = []
+    for margin in (0.01, 0.3):
+        assert run_command("report", tmp_path, "--margin", margin)[0] == 0
+        assert f"± {margin:g} (two one-sided tests" in (tmp_path / "report/index.html").read_text()
+        regimes.append(pandas.read_csv(tmp_path / "report/gaps.csv")["regime"].unique().tolist())
+    assert regimes == [["optimization"], ["no gap"]]
+    assert "--margin -1" in run_command("report", tmp_path, "--margin", -1)[2]
+
+
+def test_a_report_of_sparse_runs_that_were_not_paired_says_why(tmp_path, run_command):
+    write_family(tmp_path)
+    for path in tmp_path.glob("*/*/sparse-scratch/*-s2-*"):
+        shutil.rmtree(path)
+    write_family(tmp_path / "other", prune_last=1, select="test")
+    assert run_command("report", tmp_path)[0] == 0
+    page = (tmp_path / "report/index.html").read_text()
+    assert "What is not compared" in page
+    assert "random_state 1 instead of 2" in page
+    assert "†" not in page
+    assert run_command("report", tmp_path / "other")[0] == 0
+    assert "biases that accuracy upwards" in (tmp_path / "other/report/index.html").read_text()
 
 
 def test_a_report_of_clean_runs_leaves_nothing_of_an_earlier_one(tmp_path, run_command):

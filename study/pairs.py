@@ -1,0 +1,99 @@
+"""Which finetuned run is set against which from scratch: those that differ in nothing but how they start."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helper.config import digest
+from study.collect import Record, grouped
+
+SIDES = {"sparse-finetune": "sparse-scratch", "sparse-scratch": "sparse-finetune"}
+SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change
+UNTOLD = {"dense parent": "another dense parent", "weights left by layer": "another mask"}  # whose values say nothing
+AS_LONG, AS_LONG_IN_TOTAL = "as long", "as long in total"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs to be compared.
+
+    Attributes:
+        budget: `as long`: every option but the mode is the same. `as long in total`: but for the learning rate's milestones,
+            and from-scratch training has as many epochs as the dense run and finetuning together.
+    """
+
+    finetune: Record
+    scratch: Record
+    budget: str
+
+
+def pair_runs(records: Sequence[Record]) -> tuple[list[Pair], list[tuple[str, str]]]:
+    """The pairs of a study, and (run, reason) of each run that has no partner while there are runs of both modes."""
+    sides = {mode: [record for record in records if record.mode == mode] for mode in SIDES}
+    partners = grouped(sides["sparse-scratch"], lambda record: digest(without_schedule(facts(record))))
+    pairs = []
+    for finetune in sides["sparse-finetune"]:
+        for scratch in partners.get(digest(without_schedule(facts(finetune))), []):
+            budget = budget_of(finetune, scratch)
+            if budget:
+                pairs.append(Pair(finetune, scratch, budget))
+    paired = {record.name for pair in pairs for record in (pair.finetune, pair.scratch)}
+    alone = [record for mode in SIDES for record in sides[mode] if record.name not in paired] if all(sides.values()) else []
+    return pairs, [(record.name, why_alone(record, sides[SIDES[record.mode]])) for record in alone]
+
+
+def facts(record: Record) -> dict[str, Any]:
+    """What two runs must have in common: seed, dense parent, mask, data, network, and the options of their training."""
+    options = json.loads(record.series)
+    del options["mode"]
+    parent = record.identity.get("parent")
+    return {
+        "random_state": record.seed,
+        "prune_ratio": record.summary["sparsity_requested"],
+        "dense parent": digest(parent) if isinstance(parent, dict) else str(parent),
+        "weights left by layer": record.summary.get("sparsity_by_layer"),
+        **{name: record.flags[name] for name in SCHEDULE},
+        **options,
+    }
+
+
+def without_schedule(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in SCHEDULE}
+
+
+def budget_of(finetune: Record, scratch: Record) -> str | None:
+    """How the training of two otherwise equal runs compares; None where it does not."""
+    mine, theirs = facts(finetune), facts(scratch)
+    if all(mine[name] == theirs[name] for name in SCHEDULE):
+        return AS_LONG
+    total = mine["n_epochs"] + dense_epochs(finetune)
+    return AS_LONG_IN_TOTAL if theirs["n_epochs"] == total else None
+
+
+def dense_epochs(record: Record) -> float:
+    """Epochs of the dense parent; nan where it was given as a file."""
+    known = isinstance(record.identity.get("parent"), dict)
+    return (record.flags["n_epochs_pretrain"] or record.flags["n_epochs"]) if known else float("nan")
+
+
+def why_alone(record: Record, others: Sequence[Record]) -> str:
+    """What the most similar run of the other mode has otherwise."""
+    differing = [(differences(record, other), other) for other in others]
+    words, nearest = min(differing, key=lambda one: (len(one[0]), one[1].name))
+    return f"no {nearest.mode} run is its counterpart; the most similar one, {nearest.name}, has {', '.join(words)}"
+
+
+def differences(record: Record, other: Record) -> list[str]:
+    """`lr 0.2 instead of 0.1`, for each fact in which another run differs."""
+    mine, theirs = facts(record), facts(other)
+    found = []
+    for name in {**mine, **theirs}:
+        if mine.get(name) == theirs.get(name):
+            continue
+        if name in UNTOLD:
+            found.append(UNTOLD[name])
+        else:
+            values = [run.flags.get(name, own.get(name)) for run, own in ((other, theirs), (record, mine))]
+            found.append(f"{name} {values[0]} instead of {values[1]}")
+    return found
