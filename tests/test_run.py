@@ -23,7 +23,7 @@ from helper.config import all_flags
 from helper.metrics.evaluation import evaluate
 from helper.utils import ROOT, exclusive, peak_memory_mb
 from loader.main import load_dataset
-from optim import callbacks, trainer
+from optim import callbacks, main, trainer
 from optim.folder import HISTORY, TIMING
 from optim.main import ParentConfig, RunConfig
 from optim.model import load_run, load_stored
@@ -162,14 +162,14 @@ def test_the_summary_counts_parameters_and_multiply_accumulates(train):
 
 
 def test_times_rates_and_learning_rates_of_a_history_are_those_of_each_epoch(train, monkeypatch):
-    for module in (callbacks, trainer):  # clocks that go on by a second each time somebody looks
+    for module in (callbacks, trainer, main):  # clocks that go on by a second each time somebody looks
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     folder = train(*SHORT, "--n_epochs", 3, "--lr_milestones", "1-2", "--lr", 0.1, "--limit_train", 300)
     history = rows(folder, "history")
     assert [float(row["seconds"]) for row in history] == [1, 1, 1, 1]
     assert [row["images_per_second"] for row in history] == ["", "300.0", "300.0", "300.0"]
     assert [float(row["lr"]) for row in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
-    assert json.loads((folder / "summary.json").read_text())["seconds"]["training"] == 4
+    assert json.loads((folder / "summary.json").read_text())["seconds"] == {"training": 4, "measuring": 1}
 
 
 def test_peak_memory_is_in_mebibytes():
