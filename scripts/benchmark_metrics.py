@@ -68,22 +68,23 @@ def label_sampling_variance(network: nn.Module, inputs, mask, n: int = 120) -> t
     """Relative variance of one label draw about its example's own mean, and its standard error, from n weighted examples."""
     subject = Subject(network, inputs, mask)
     generator = stream(0, "label variance")
-    scores = subject.map_logits(torch.arange(len(inputs)), total_variance, BATCH)
-    chances = 0.9 * scores / scores.sum() + 0.1 / len(scores)
-    picked = torch.multinomial(chances, n, replacement=True, generator=generator)
-    engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
-    trace, spread = [], []
-    for rows in picked.split(8):
-        probabilities: list[Tensor] = []
+    with subject.measuring():
+        scores = subject.map_logits(torch.arange(len(inputs)), total_variance, BATCH)
+        chances = 0.9 * scores / scores.sum() + 0.1 / len(scores)
+        picked = torch.multinomial(chances, n, replacement=True, generator=generator)
+        engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
+        trace, spread = [], []
+        for rows in picked.split(8):
+            probabilities: list[Tensor] = []
 
-        def every_score(logits: Tensor, found: list[Tensor] = probabilities) -> Tensor:
-            found.append(logits.double().softmax(1))
-            return residuals(logits, torch.arange(logits.shape[1]).expand(len(logits), -1)).to(logits.dtype)
+            def every_score(logits: Tensor, found: list[Tensor] = probabilities) -> Tensor:
+                found.append(logits.double().softmax(1))
+                return residuals(logits, torch.arange(logits.shape[1]).expand(len(logits), -1)).to(logits.dtype)
 
-        norms = engine.squares(subject.rows(rows), every_score).sum(2).double().t()  # (n, C) ||grad log p(y|x)||^2
-        mean = (probabilities[0] * norms).sum(1)
-        trace.append(mean)
-        spread.append((probabilities[0] * norms.square()).sum(1) - mean.square())
+            norms = engine.squares(subject.rows(rows), every_score).sum(2).double().t()  # (n, C) ||grad log p(y|x)||^2
+            mean = (probabilities[0] * norms).sum(1)
+            trace.append(mean)
+            spread.append((probabilities[0] * norms.square()).sum(1) - mean.square())
     weights = 1 / (len(scores) * chances[picked])
     total = (weights * torch.cat(trace)).mean()
     weighted = weights * torch.cat(spread) / total.square()
@@ -175,10 +176,9 @@ def table(title: str, own: list[float], other: dict[str, list[float]]) -> None:
 def speed_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int) -> None:
     """Per-example norms against a plain batched forward and backward pass, images a second."""
     subject = Subject(network, x, mask)
-    engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
-    parameters = [p.requires_grad_(True) for p in network.parameters()]
 
     def plain() -> None:
+        parameters = [p.requires_grad_(True) for p in network.parameters()]
         for start in range(0, len(x), BATCH):
             part = slice(start, start + BATCH)
             torch.autograd.grad(F.cross_entropy(network(x[part]), y[part]), parameters)
@@ -188,12 +188,14 @@ def speed_rows(network: nn.Module, mask, x: Tensor, y: Tensor, rounds: int) -> N
             part = slice(start, start + BATCH)
             engine.squares(x[part], lambda logits, part=part: residuals(logits, y[part, None]).to(logits.dtype))
 
-    plain(), norms()
     ratios, speeds = [], []
-    for _ in range(2 * rounds + 1):
-        a, b = seconds(plain), seconds(norms)
-        ratios.append(a / b)
-        speeds.append(len(x) / b)
+    with subject.measuring():
+        engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
+        plain(), norms()
+        for _ in range(2 * rounds + 1):
+            a, b = seconds(plain), seconds(norms)
+            ratios.append(a / b)
+            speeds.append(len(x) / b)
     print(
         f"  per-example norms {statistics.median(speeds):.0f} images/s, {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f}-{max(ratios):.2f}) of a plain forward and backward pass"

@@ -118,8 +118,10 @@ def hutch_plus_plus(network: nn.Module, inputs: Tensor, labels: Tensor, mask, n_
     from helper.metrics.spectrum import active_operator
     from helper.metrics.subject import Subject
 
-    operator = active_operator(Subject(network, inputs, mask), equal_batches(inputs, labels), "hessian")
-    return trace(operator, num_matvecs=n_products, method="hutch++", seed=seed).estimate
+    subject = Subject(network, inputs, mask)
+    with subject.measuring():
+        operator = active_operator(subject, equal_batches(inputs, labels), "hessian")
+        return trace(operator, num_matvecs=n_products, method="hutch++", seed=seed).estimate
 
 
 def curvlinops_trace(

@@ -1,6 +1,7 @@
-"""Curvature by brute force in float64: whole gradients, Jacobians and Hessians of tiny networks, masked afterwards."""
+"""Curvature by brute force in float64: whole gradients, Jacobians and Hessians of tiny networks, masked afterwards.
 
-import copy
+Networks are put in eval mode, not copied: a copy need not be the network.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ def keep_of(network: nn.Module, mask, params: str) -> Tensor:
 
 def jacobians(network: nn.Module, inputs: Tensor, mask=None, params: str = "layers") -> tuple[Tensor, Tensor]:
     """((N, C, active) derivatives of the logits by the compressed parameter vector, (N, C) probabilities)."""
-    network = copy.deepcopy(network).eval()
+    network.eval()
     keep = keep_of(network, mask, params)
     rows, probabilities = [], []
     for x in inputs:
@@ -115,7 +116,7 @@ def exact_empirical(network: nn.Module, inputs: Tensor, labels: Tensor, mask=Non
 
 def hessian_matrix(network: nn.Module, inputs: Tensor, labels: Tensor, mask=None, params: str = "layers") -> Tensor:
     """(active, active) second derivatives of the mean cross-entropy by the compressed parameter vector."""
-    network = copy.deepcopy(network).eval()
+    network.eval()
     keep = keep_of(network, mask, params)
     parameters = list(network.parameters())
     loss = F.cross_entropy(network(inputs), labels)
@@ -133,7 +134,7 @@ def exact_hessian(network: nn.Module, inputs: Tensor, labels: Tensor, mask=None,
 
 def input_jacobians(network: nn.Module, inputs: Tensor, output: str = "logits") -> Tensor:
     """(N, C, D)"""
-    network = copy.deepcopy(network).eval()
+    network.eval()
 
     def function(x: Tensor) -> Tensor:
         logits = network(x[None])[0]

@@ -94,11 +94,12 @@ def test_hooks_vmap_and_loop_give_the_same_sums():
     subject = Subject(network, inputs, mask, params="all")
     direction = {name: d * mask.get(name, 1) for name, d in drawn_direction(network).items()}
     parts = (subject.network, subject.layers, mask)
-    assert isinstance(choose_engine(*parts, subject.example, subject.seen.uses, direction), HookedNorms)
-    sums = [
-        kind(*parts, direction).sums(inputs, lambda logits: scaled_residuals(logits.detach(), labels))
-        for kind in (HookedNorms, VmapNorms, LoopNorms)
-    ]
+    with subject.measuring():
+        assert isinstance(choose_engine(*parts, subject.example, subject.seen.uses, direction), HookedNorms)
+        sums = [
+            kind(*parts, direction).sums(inputs, lambda logits: scaled_residuals(logits.detach(), labels))
+            for kind in (HookedNorms, VmapNorms, LoopNorms)
+        ]
     assert sums[0].shape == (1, N, 4, 2)
     for other in sums[1:]:
         close(sums[0], other.detach())

@@ -202,7 +202,8 @@ def test_what_hooks_cannot_treat_is_left_to_vmap(name):
 
 
 def engine_of(subject: Subject):
-    return choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
+    with subject.measuring():
+        return choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
 
 
 def test_tied_weights_count_once():
@@ -228,7 +229,7 @@ def test_an_input_changed_in_place_after_its_use_is_refused():
             h.add_(1)
             return self.c(y + h)
 
-    with pytest.raises(ValueError, match="the input of b is changed in place"):
+    with pytest.raises(ValueError, match=r"backward pass fails: .* modified by an inplace operation"):
         fisher(Spoilt().double(), batch()[0])
 
 
@@ -433,10 +434,6 @@ def test_networks_whose_examples_are_not_their_own_are_refused():
             fisher(network.double(), batch()[0])
     with pytest.raises(ValueError, match="2 examples give no tensor"):
         fisher(nn.LSTM(5, 3, batch_first=True).double(), batch()[0][:, 0], params="all")
-    cached = tiny("conv")
-    cached.last = cached(batch()[0])
-    with pytest.raises(ValueError, match="cannot be copied"):
-        fisher(cached, batch()[0])
 
 
 def test_gradients_that_the_caller_has_switched_off_are_switched_on():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.metrics.operations import observe
-from helper.metrics.parameters import measurable_copy
+from helper.metrics.subject import Subject
 from network.main import NETWORKS, NetworkConfig, build_network
 from tests.exact import batch, exact_fisher, exact_gauss_newton, exact_hessian
 
@@ -119,7 +119,7 @@ def traces(network: nn.Module) -> tuple[float, float, float]:
 @pytest.mark.parametrize("name", STRAIGHT)
 def test_where_no_operation_curves_the_three_traces_are_one(name):
     network = STRAIGHT[name].double().eval()
-    assert observe(measurable_copy(network), batch()[0][:2]).curved is None
+    assert Subject(network, batch()[0], params="all").seen.curved is None
     hessian, gauss_newton, fisher = traces(network)
     assert hessian == pytest.approx(gauss_newton, rel=1e-9)
     assert fisher == pytest.approx(gauss_newton, rel=1e-9)
@@ -129,7 +129,7 @@ def test_where_no_operation_curves_the_three_traces_are_one(name):
 def test_what_curves_is_named_and_the_hessian_differs(name):
     network, reason = CURVED[name]
     network = network.double().eval()
-    assert reason in observe(measurable_copy(network), batch()[0][:2]).curved
+    assert reason in Subject(network, batch()[0], params="all").seen.curved
     hessian, gauss_newton, fisher = traces(network)
     assert abs(hessian - gauss_newton) > 1e-6 * gauss_newton or name == "straight-through alone"
     assert fisher == pytest.approx(gauss_newton, rel=1e-9)

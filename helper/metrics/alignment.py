@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 from torch import Tensor, nn
 
 from helper.distributed import joined
-from helper.metrics.parameters import active, measuring
+from helper.metrics.parameters import active
 from helper.metrics.per_example import choose_engine
 from helper.metrics.sampling import finite
 from helper.metrics.subject import Examples, Subject
@@ -34,7 +34,7 @@ def descent_cosines(
     from one backward pass of a batch, in which no g_i outlives its layer.
 
     Args:
-        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, in float32 or float64, on a copy.
+        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, in float32 or float64, left as it was.
         inputs, labels: (N, ...) examples and their (N,) classes.
         direction: parameter name -> tensor of the parameter's shape; others than the counted parameters are ignored.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
@@ -50,7 +50,7 @@ def descent_cosines(
     """
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
     subject.check_labels(labels)
-    with measuring(subject.device):
+    with subject.measuring():
         d = active_direction(subject, direction)
         length = sum(part.double().square().sum() for part in d.values()).sqrt().item()
         if not 0 < length < float("inf"):

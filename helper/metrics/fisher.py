@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
-from helper.metrics.parameters import active, default_dtype, measuring, one_of
-from helper.metrics.per_example import RULES, Engine, LoopNorms, VmapNorms, choose_engine, supported
+from helper.metrics.parameters import active, default_dtype, one_of
+from helper.metrics.per_example import RULES, Engine, LoopNorms, choose_engine, supported, vmap_engine
 from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
 from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
 from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
@@ -46,7 +46,7 @@ def fisher_trace(
     """Trace of the Fisher information, E_x E_{y ~ p(.|x)} ||grad log p(y|x)||^2, over the active parameters.
 
     Args:
-        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
+        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, left as it was.
         inputs: (N, ...) examples that the mean is about.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
         method: `spectral` draws ||J^T z||^2 with E z z^T = S = diag(p) - p p^T by random signs on the eigenvectors of S, of
@@ -74,7 +74,7 @@ def fisher_trace(
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
     if metric == "empirical":
         subject.check_labels(labels)
-    with measuring(subject.device):
+    with subject.measuring():
         if method == "nngeometry":
             with global_seed(generator):  # its data loader draws from the global generator
                 sampled = nngeometry_mean(subject, metric, labels, Budget(0, max_samples, n_probes), generator)
@@ -203,9 +203,13 @@ def label_mean(
     subject: Subject, method: str, metric: str, labels: Tensor | None, budget: Budget, generator: torch.Generator
 ) -> Sampled:
     """Labels one way or another: all of them, the data's, or sampled ones."""
-    engines = {"vmap": VmapNorms, "ours": LoopNorms}
     parts = (subject.network, subject.layers, subject.mask)
-    engine = engines[method](*parts) if method in engines else choose_engine(*parts, subject.example, subject.seen.uses)
+    if method == "ours":
+        engine: Engine = LoopNorms(*parts)
+    elif method == "vmap":
+        engine = vmap_engine(*parts, subject.example)
+    else:
+        engine = choose_engine(*parts, subject.example, subject.seen.uses)
     each = 5 * 8 * subject.n_classes**2 if metric == "fim" else 0  # the columns of every label, in float64 on the way
     size = subject.chunk_size(*engine.copies, other=each)
 

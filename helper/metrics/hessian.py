@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
 
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
-from helper.metrics.parameters import active, measuring, one_of
+from helper.metrics.parameters import active, one_of
+from helper.metrics.products import choose_products
 from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
-from helper.metrics.softmax import cross_entropies, cross_entropy, residuals
+from helper.metrics.softmax import cross_entropy
 from helper.metrics.subject import Examples, Subject, signs
 from helper.progress import tracked
 
@@ -46,7 +46,7 @@ def hessian_trace(
     piecewise linear in every single parameter R has no diagonal, and Tr H = Tr G almost everywhere.
 
     Args:
-        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode on a copy.
+        network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, left as it was.
         inputs, labels: (N, ...) examples and (N,) classes that the mean is about.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
         method: `gauss_newton` measures Tr G and refuses a network where that is not Tr H; `hutchinson` v^T H v with
@@ -70,7 +70,7 @@ def hessian_trace(
     subject.check_labels(labels)
     chosen, why = choose_method(method, term, subject.seen.curved)
     layers = list(subject.layers)
-    with measuring(subject.device):
+    with subject.measuring():
         if chosen == "zero":
             nothing = torch.zeros(1 + len(layers), dtype=torch.float64)
             sampled = Sampled(nothing, nothing, len(inputs), "no draw needed")
@@ -113,37 +113,20 @@ def choose_method(method: str, term: str, curved: str | None) -> tuple[str, str]
 
 
 def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget, generator: torch.Generator) -> Sampled:
-    owners = {name: index for index, ps in enumerate(subject.layers.values()) for name in ps}
-    parameters = {name: p for ps in subject.layers.values() for name, p in ps.items()}
-    for parameter in subject.network.parameters():
-        parameter.requires_grad_(False)
-    keep = {name: active(p, name, subject.mask) for name, p in parameters.items()}
-    columns = torch.tensor([owners[name] for name in parameters], device=subject.device)
-
-    def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """An example's loss over the size of its gradient, and that size, which may be below what float32 holds."""
-        logits = functional_call(subject.network, weights, (x[None],))[0].double()
-        residual = residuals(logits.detach()[None], y[None, None])[0, 0]
-        size = residual.abs().amax()
-        size = size.where(size > 0, 1)
-        return (cross_entropies(logits, y) if term == "hessian" else -(residual * logits).sum()) / size, size
-
-    def quadratic(v: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """(layers,) v_l . (H v)_l of one example, in float64."""
-        gradient = grad(loss, has_aux=True)
-        _, hv, size = jvp(lambda weights: gradient(weights, x, y), (parameters,), (v,), has_aux=True)
-        shares = torch.stack([(v[name] * hv[name]).sum() for name in parameters]).double() * size
-        return shares.new_zeros(len(subject.layers)).index_add(0, columns, shares)
-
+    keep = {name: active(p, name, subject.mask) for ps in subject.layers.values() for name, p in ps.items()}
     size = subject.chunk_size(*PRODUCT_COPIES)
+
+    some = torch.arange(len(subject.example))
+    tried = (rademacher(keep, some, subject.dtype), subject.example, subject.labels_of(labels, some))
+    products = choose_products(subject.network, subject.layers, term, *tried)
 
     def draw(rows: Tensor, k: int) -> Tensor:
         seeds = torch.randint(2**62, (len(rows), k), generator=generator)  # a stream for each probe, whatever the chunks
         pieces = []
         for part, x in subject.chunks(rows, size, k, "Hessian"):
             y = subject.labels_of(labels, rows[part])
-            probes = [vmap(quadratic)(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in range(k)]
-            pieces.append(torch.stack(probes, 1).detach().cpu())
+            probes = [products(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in range(k)]
+            pieces.append(torch.stack(probes, 1).cpu())
         return joined(pieces)
 
     return sample_mean(draw, len(subject.inputs), budget, generator)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of
-from helper.metrics.parameters import measuring, one_of
+from helper.metrics.parameters import one_of
 from helper.metrics.per_example import pull_back
 from helper.metrics.sampling import Budget, sample_mean
 from helper.metrics.softmax import log_probabilities
@@ -42,7 +42,7 @@ def jacobian_norm(
     The Jacobian is with respect to the input that the network sees, after normalisation.
 
     Args:
-        network: maps (N, ...) floating-point inputs to (N, C) logits; measured in eval mode on a copy.
+        network: maps (N, ...) floating-point inputs to (N, C) logits; measured in eval mode, left as it was.
         inputs: (N, ...) examples that the mean is about.
         output: `logits` or `probabilities`.
         method: `projection` draws ||J^T v||^2 with independent signs v; `exact` makes one backward pass for each output.
@@ -65,7 +65,6 @@ def jacobian_norm(
     subject = Subject(network, inputs, batch_size=batch_size, memory_mb=memory_mb, progress=progress, params=None)
     if not subject.example.is_floating_point():
         raise ValueError("the Jacobian is with respect to the inputs, which must be floating-point numbers")
-    subject.network.requires_grad_(False)
     function = JACOBIAN_OUTPUTS[output]
     whole = 4 * subject.n_classes * subject.example[0].nbytes if norm == "spectral" else 0  # list, stack, float64
     size = subject.chunk_size(activations=2, other=whole)
@@ -91,7 +90,8 @@ def jacobian_norm(
             pieces.append(value[..., None].double().cpu())
         return joined(pieces)
 
-    with measuring(subject.device):
+    with subject.measuring():
+        subject.network.requires_grad_(False)
         budget = Budget(rtol, max_samples, n_probes)
         sampled = sample_mean(draw, len(inputs), budget, generator, exact=method == "exact")
     name = f"{method}:{output}" if norm == "frobenius" else f"{method}:{output}:sigma_max"

@@ -1,12 +1,13 @@
 """What one forward pass of a network executes: is it piecewise linear in every parameter, and how often is each used?"""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -41,44 +42,80 @@ class ForwardPass:
 
     curved: str | None  # why the logits are not piecewise linear in every single parameter; None: they are
     uses: dict[str, int]  # parameter name -> operations that took it in; empty where that could not be followed
+    reached: frozenset[str]  # parameters that the logits' gradients reach
+    foreign: tuple[tuple[int, ...], ...]  # shapes of the differentiable tensors they reach that are none of the network's
+    hidden: str | None  # an operation that hides what it depends on: `reached` may lack something
     bytes_per_example: float  # of all tensors that the operations made
     output: tuple[int, ...]  # shape; () for what is no tensor
 
 
 def observe(network: nn.Module, inputs: Tensor) -> ForwardPass:
-    """Run a network in its present mode on a few examples and watch the operations below autograd.
+    """Run a network as it is measured on a few examples; watch the operations below autograd and the gradients' graph.
 
     The logits are piecewise linear in each single parameter (and the loss's Hessian has the diagonal of its Gauss-Newton
     part, Schraudolph 2002) if every operation is piecewise linear in what depends on parameters, no two such tensors are
     multiplied, and every parameter is taken in once. Operations are admitted by name: an unknown one counts as curved, and
-    so does an `autograd.Function`, whose gradient need not be that of its operations.
+    so does an `autograd.Function`, whose gradient need not be that of its operations, and a parameter of which only the
+    operations or only the graph know.
     """
     recorder = Recorder(dict(network.named_parameters()))
     try:
-        with torch.no_grad(), recorder:
-            network(inputs)
+        with recorder:
+            output = network(inputs)
     except NotImplementedError:  # a sparse or other tensor without a storage to follow
         recorder.curved, recorder.uses = "a tensor that cannot be followed", Counter()
-    with torch.enable_grad():
         output = network(inputs)
-    repeated = [f"parameter {name} used {n} times" for name, n in recorder.uses.items() if n > 1]
-    curved = recorder.curved or own_function(output) or (repeated[0] if repeated else None)
+    leaves, hidden = graph_of(output)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    reached = frozenset(names[leaf] for leaf in leaves if leaf in names)
+    foreign = tuple(tuple(leaf.shape) for leaf in leaves if leaf not in names and leaf is not inputs)
+    curved = recorder.curved or hidden or more_than_once(recorder.uses) or otherwise_used(recorder.uses, reached)
     shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-    return ForwardPass(curved, dict(recorder.uses), max(recorder.n_bytes, 1) / len(inputs), shape)
+    return ForwardPass(curved, dict(recorder.uses), reached, foreign, hidden, max(recorder.n_bytes, 1) / len(inputs), shape)
 
 
-def own_function(output: Any) -> str | None:
-    """The first `autograd.Function` in the graph of an output, in words."""
-    waiting, seen = [getattr(output, "grad_fn", None)], set()
+def substitutable(network: nn.Module, inputs: Tensor, reached: Collection[str]) -> bool:
+    """Whether `functional_call` with other tensors in place of the parameters reaches the same ones of them.
+
+    It does not where something holds a parameter itself, and it does not exist for a TorchScript module.
+    """
+    others = {name: p.detach().requires_grad_(p.requires_grad) for name, p in network.named_parameters()}
+    try:
+        leaves, _ = graph_of(functional_call(network, others, (inputs,)))
+    except RuntimeError:
+        return False
+    names = {other: name for name, other in others.items()}
+    return {names.get(leaf) for leaf in leaves} >= set(reached)
+
+
+def more_than_once(uses: Mapping[str, int]) -> str | None:
+    return next((f"parameter {name} used {n} times" for name, n in uses.items() if n > 1), None)
+
+
+def otherwise_used(uses: Mapping[str, int], reached: Collection[str]) -> str | None:
+    """The first parameter that either the operations or the gradients' graph alone use, in words."""
+    for name in {**uses, **dict.fromkeys(sorted(reached))}:
+        if name not in reached:
+            return f"parameter {name} used without a gradient"
+        if name not in uses:
+            return f"parameter {name} used out of sight"
+    return None
+
+
+def graph_of(output: Any) -> tuple[list[Tensor], str | None]:
+    """(leaves, the first `autograd.Function` in words) of the gradients' graph of an output."""
+    waiting, seen, leaves, functions = [getattr(output, "grad_fn", None)], set(), [], []
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return f"autograd.Function {type(node).__name__.removesuffix('Backward')}"
         seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            functions.append(f"autograd.Function {type(node).__name__.removesuffix('Backward')}")
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
         waiting += [before for before, _ in node.next_functions]
-    return None
+    return leaves, functions[0] if functions else None
 
 
 class Recorder(TorchDispatchMode):

@@ -1,7 +1,6 @@
 """Which parameters a measurement counts, and the state in which a network is measured."""
 
 import contextlib
-import copy
 from collections.abc import Collection, Iterator
 
 import torch
@@ -39,11 +38,22 @@ def one_of(name: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{name} {value!r}: not one of {', '.join(choices)}{near_match(value, choices)}")
 
 
+def first_line(error: Exception) -> str:
+    """What PyTorch says, without the advice that follows."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def active(parameter: Tensor, name: str, mask) -> Tensor:
     """Bool tensor of a parameter's active coordinates: its mask, or all of it."""
     if mask is None or name not in mask:
         return torch.ones_like(parameter, dtype=torch.bool)
     return mask[name].to(parameter.device, torch.bool)
+
+
+def require_gradients(network: nn.Module, wanted: bool) -> None:
+    """Switch gradients by all parameters that can have one on or off."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(wanted and (parameter.is_floating_point() or parameter.is_complex()))
 
 
 @contextlib.contextmanager
@@ -73,13 +83,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def measuring(device: torch.device) -> Iterator[None]:
-    """Full precision, and gradients whatever the caller has switched off."""
-    with full_precision(device), torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """The type of newly made floating-point tensors inside, for libraries that do not follow their inputs."""
     former = torch.get_default_dtype()
@@ -88,27 +91,3 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(former)
-
-
-def measurable_copy(network: nn.Module) -> nn.Module:
-    """A copy in eval mode, at least in float32, for estimators that leave hooks or gradients behind.
-
-    Raises:
-        ValueError: per-example gradients are not defined, or weights are computed from other parameters.
-    """
-    for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise ValueError(f"{name} has no running statistics: its batch mixes the examples, so no example has a gradient")
-        if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters:
-            raise ValueError(
-                f"{name}.weight is computed from other parameters (pruning or another parametrisation); make it permanent, "
-                "for torch.nn.utils.prune by prune.remove, and give a mask"
-            )
-    try:
-        duplicate = copy.deepcopy(network).eval()
-    except RuntimeError as error:
-        raise ValueError(f"the network cannot be copied ({error}); does it keep activations or computed weights?") from None
-    duplicate.zero_grad(set_to_none=True)
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in duplicate.parameters()):
-        duplicate.float()
-    return duplicate.requires_grad_(True)

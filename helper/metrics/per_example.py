@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from helper.metrics.parameters import Layers, active
+from helper.metrics.parameters import Layers, active, first_line, require_gradients
 
 GATHER = 64  # multiplications in the time that picking one element takes
+UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what a network that an engine cannot treat raises
 CACHE = 3 << 19  # bytes of a core's cache to work in
 Cotangents = Callable[[Tensor], Tensor]  # (N, C) logits -> (k, N, C)
 Direction = Mapping[str, Tensor]  # parameter name -> tensor of its shape, zero where it is pruned
@@ -38,22 +39,54 @@ class Engine(Protocol):
 def choose_engine(
     network: nn.Module, layers: Layers, mask, example: Tensor, uses: dict[str, int], direction: Direction | None = None
 ) -> Engine:
-    """`HookedNorms` where it is right: each counted parameter used once, inside its own Linear, Conv2d or BatchNorm.
+    """The fastest engine that gives what plain backward passes give on an example.
+
+    `HookedNorms` is tried where each counted parameter is used once, inside its own Linear, Conv2d or BatchNorm.
 
     Args:
-        network: a private copy in eval mode.
-        example: (n, ...) inputs to try it on, against `VmapNorms`.
+        network: as it is inside `Subject.measuring`.
+        example: (n, ...) inputs to try engines on.
         uses: operations that take in each parameter, as `operations.observe` counted them.
         direction: of every counted parameter, for products with the gradients.
+    Raises:
+        ValueError: the network has no plain backward pass.
     """
-    general = VmapNorms(network, layers, mask, direction)
+    plain = LoopNorms(network, layers, mask, direction)
+    truth = plain.reference(example)
     once = all(uses.get(name) == 1 for parameters in layers.values() for name in parameters)
-    if once and example.is_floating_point():
+    if once and example.is_floating_point() and all(supported(network.get_submodule(layer)) for layer in layers):
         engine = HookedNorms(network, layers, mask, direction)
-        if engine.agrees(general, example):
+        if agrees(engine, example, truth):
             return engine
         engine.remove()
-    return general
+    general = VmapNorms(network, layers, mask, direction)
+    return general if agrees(general, example, truth) else plain
+
+
+def vmap_engine(network: nn.Module, layers: Layers, mask, example: Tensor) -> "VmapNorms":
+    """`VmapNorms` of a network.
+
+    Raises:
+        ValueError: it is none for `torch.func.vmap`, or its gradients are not those of plain backward passes.
+    """
+    engine = VmapNorms(network, layers, mask)
+    if not agrees(engine, example, LoopNorms(network, layers, mask).reference(example)):
+        raise ValueError("torch.func.vmap does not give this network's gradients; use fisher_method spectral or ours")
+    return engine
+
+
+def no_particular(logits: Tensor) -> Tensor:
+    """(1, N, C) cotangents of no particular direction."""
+    return torch.linspace(-1, 2, logits.numel(), device=logits.device, dtype=logits.dtype).view(1, *logits.shape)
+
+
+def agrees(engine: Engine, example: Tensor, truth: Tensor) -> bool:
+    """Whether an engine can treat the network, and gives its true squared norms of an example's gradients."""
+    try:
+        found = engine.squares(example, no_particular)
+    except UNFIT:
+        return False
+    return torch.allclose(found, truth, rtol=1e-2, atol=1e-6 * truth.nan_to_num().max().item(), equal_nan=True)
 
 
 # ------------------------------------------------------------------------------------------------------- by hooks
@@ -69,11 +102,9 @@ class HookedNorms:
 
     def __init__(self, network: nn.Module, layers: Layers, mask, direction: Direction | None = None) -> None:
         self.network, self.layers = network, list(layers)
-        network.requires_grad_(False)  # the inputs alone do: the parameters' own gradients are not needed
         self.found: dict[str, Tensor] = {}
         self.handles: list[Any] = []
-        self.supported = all(supported(network.get_submodule(layer)) for layer in layers)
-        for layer, parameters in layers.items() if self.supported else ():
+        for layer, parameters in layers.items():
             module = network.get_submodule(layer)
             keep = {name.rpartition(".")[2]: kept(p, name, mask) for name, p in parameters.items()}
             along = {name.rpartition(".")[2]: direction[name] for name in parameters} if direction else {}
@@ -93,21 +124,6 @@ class HookedNorms:
 
         output.register_hook(record)
 
-    def agrees(self, general: "VmapNorms", example: Tensor) -> bool:
-        """Whether it can treat the network, and gives what whole gradients give."""
-        if not self.supported:
-            return False
-
-        def cotangents(logits: Tensor) -> Tensor:  # of no particular direction
-            return torch.linspace(-1, 2, logits.numel(), device=logits.device, dtype=logits.dtype).view(1, *logits.shape)
-
-        try:
-            found = self.squares(example, cotangents)
-        except (RuntimeError, IndexError):  # no graph from the inputs to the logits, or a rule's shapes do not fit
-            return False
-        whole = general.squares(example, cotangents)
-        return torch.allclose(found, whole, rtol=1e-2, atol=1e-6 * whole.nan_to_num().max().item(), equal_nan=True)
-
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
@@ -116,9 +132,9 @@ class HookedNorms:
         return self.sums(inputs, cotangents)[..., 0]
 
     def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+        require_gradients(self.network, False)  # the inputs alone do: the parameters' own gradients are not needed
         leaf = inputs.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self.network(leaf.clone())  # which may be changed in place
+        logits = self.network(leaf.clone())  # which may be changed in place
         rows = []
         z = cotangents(logits.detach())
         for probe, cotangent in enumerate(z):
@@ -306,7 +322,6 @@ class VmapNorms:
 
     def __init__(self, network: nn.Module, layers: Layers, mask, direction: Direction | None = None) -> None:
         self.network, self.layers, self.mask, self.direction = network, layers, mask, direction or {}
-        network.requires_grad_(False)
         self.parameters = {name: p for parameters in layers.values() for name, p in parameters.items()}
 
     def squares(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
@@ -314,10 +329,10 @@ class VmapNorms:
 
     def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         def product(parameters: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
-            return (functional_call(self.network, parameters, (x[None],))[0] * z).sum()
+            return (functional_call(self.network, parameters, (x[None].clone(),))[0] * z).sum()
 
-        with torch.no_grad():
-            logits = self.network(inputs)
+        require_gradients(self.network, False)
+        logits = self.network(inputs.clone()).detach()
         gradients = vmap(grad(product), in_dims=(None, 0, 0))
         return torch.stack([self.by_layer(gradients(self.parameters, inputs, z)) for z in cotangents(logits)])
 
@@ -333,11 +348,21 @@ class VmapNorms:
 class LoopNorms(VmapNorms):
     """One plain backward pass for each example and cotangent, as the published code does it: the slow reference."""
 
+    def reference(self, example: Tensor) -> Tensor:
+        """Squared norms that other engines are held against.
+
+        Raises:
+            ValueError: the network has no backward pass.
+        """
+        try:
+            return self.squares(example, no_particular)
+        except UNFIT as error:
+            raise ValueError(f"the network's backward pass fails: {first_line(error)}") from error
+
     def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
-        self.network.requires_grad_(True)
+        require_gradients(self.network, True)
         weights = list(self.parameters.values())
-        with torch.enable_grad():
-            outputs = [self.network(x[None]) for x in inputs]
+        outputs = [self.network(x[None].clone()) for x in inputs]
         z = cotangents(torch.cat(outputs).detach())
         examples = []
         for output, of_one in zip(outputs, z.transpose(0, 1), strict=True):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.distributed import share, summed
-from helper.metrics.parameters import active, measuring, one_of
+from helper.metrics.operations import substitutable
+from helper.metrics.parameters import active, one_of
 from helper.metrics.sampling import Budget, finite
 from helper.metrics.subject import Examples, Subject
 from helper.progress import Task
@@ -89,7 +90,7 @@ def spectrum(
     rows = torch.randperm(len(inputs), generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
     with (
-        measuring(subject.device),
+        subject.measuring(),
         Task("spectrum", (1 + runs) * steps + k, "products", shown=progress) as task,
     ):
         batches = rows.split(size)
@@ -151,16 +152,18 @@ def active_operator(
         return name in counted
 
     def logits(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return model(batch[0])
+        return model(batch[0].clone())  # which may be changed in place
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1])
+        return F.cross_entropy(logits(model, batch), batch[1])
 
     def loss_of_logits(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(output, batch[1])
 
     if matrix == "hessian":
         whole = HessianOperator(subject.network, batches, loss, param_filter=chosen)
+    elif not substitutable(subject.network, subject.example, subject.used):
+        raise ValueError("something in the network holds a parameter itself, which cannot be substituted; use matrix hessian")
     else:
         whole = GGNOperator(subject.network, batches, logits, loss_of_logits, param_filter=chosen)
 

@@ -1,5 +1,6 @@
-"""What is measured: a private copy of a network, its counted parameters and mask, and its examples in chunks."""
+"""What is measured: a network, its counted parameters and mask, and its examples in chunks."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from helper.distributed import joined, share
 from helper.mask import Mask
+from helper.metrics.in_place import HALF, measured, refuse_network, unwrapped
 from helper.metrics.operations import observe
-from helper.metrics.parameters import counted_parameters, measurable_copy, measuring
+from helper.metrics.parameters import counted_parameters
 from helper.progress import Task
 
 AT_ONCE = 8192  # examples whose random numbers are drawn together: the same ones whatever the chunks
@@ -28,7 +30,7 @@ class Examples(Protocol):
 
 
 class Subject:
-    """A network as an estimator sees it: in eval mode, in float32 or float64, the caller's own left untouched.
+    """A network as an estimator sees it: inside `measuring()` in eval mode and differentiable, outside as it was.
 
     Args:
         mask: parameter name -> bool tensor; pruned coordinates do not count.
@@ -37,8 +39,8 @@ class Subject:
         memory_mb: most MiB that a chunk may take, as far as that can be told from its activations.
         progress: show how far it is, see helper/progress.py.
     Raises:
-        ValueError: fewer than 2 examples, a mask of another network, outputs that are not finite, not (N, C), or not each
-            example's own.
+        ValueError: fewer than 2 examples, a mask of another network, outputs that are not finite, not (N, C), not each
+            example's own, or that depend on another network's parameters instead of the counted ones.
     """
 
     def __init__(
@@ -54,17 +56,24 @@ class Subject:
     ) -> None:
         if len(inputs) < 2:
             raise ValueError(f"a measurement needs at least 2 examples, not {len(inputs)}")
-        self.network, self.inputs = measurable_copy(network), inputs
+        self.network, self.inputs = unwrapped(network), inputs
+        refuse_network(self.network)
         Mask(mask).parameters_of(self.network)  # refuses one that does not fit
         self.mask = mask
         self.layers = counted_parameters(self.network, params) if params else {}
         first = next(self.network.parameters(), None)
         first = inputs[torch.arange(2)] if first is None else first
-        self.device, self.dtype = first.device, first.dtype
+        self.device, self.dtype = first.device, torch.float32 if first.dtype in HALF else first.dtype
         self.batch_size, self.memory_mb, self.progress = batch_size, memory_mb, progress
-        with measuring(self.device):
+        with self.measuring():
             self.seen = observe(self.network, self.rows(torch.arange(2)))
             self.refuse_outputs()
+            if params:
+                self.refuse_parameters()
+
+    def measuring(self) -> contextlib.AbstractContextManager[None]:
+        """The network is ready to be measured inside, and afterwards as it was, to the bit."""
+        return measured(self.network, self.device)
 
     def refuse_outputs(self) -> None:
         """Raise ValueError when outputs are no logits, or an example's depend on the others or on chance."""
@@ -79,6 +88,23 @@ class Subject:
         if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * together.abs().max().item()):
             raise ValueError("the logits of an example change with the others in its batch, or from call to call")
 
+    def refuse_parameters(self) -> None:
+        """Raise ValueError when the logits have no gradient by what counts, or one by others' parameters instead."""
+        counted = {name for parameters in self.layers.values() for name in parameters}
+        reached, foreign = counted & self.seen.reached, self.seen.foreign
+        if self.seen.hidden or (reached and not (foreign and counted - reached)):
+            return
+        missing = next(name for ps in self.layers.values() for name in ps if name not in reached)
+        if not foreign:
+            raise ValueError(
+                f"the logits have no gradient by any counted parameter, such as {missing}: is it used, or detached?"
+            )
+        raise ValueError(
+            f"the logits do not depend on {missing} but on a tensor of shape {foreign[0]} that is no parameter of the network; "
+            "it calls another network's modules, as the copy of one whose functions are bound to the original does: "
+            "build it anew and load the weights, or measure the original"
+        )
+
     @property
     def n_classes(self) -> int:
         return self.seen.output[1]
@@ -92,7 +118,7 @@ class Subject:
     def used(self) -> set[str]:
         """Names of the counted parameters that the logits depend on; all where that is not known."""
         counted = {name for parameters in self.layers.values() for name in parameters}
-        return counted & set(self.seen.uses) if self.seen.uses else counted
+        return counted if self.seen.hidden else counted & self.seen.reached
 
     def labels_of(self, labels: Tensor, rows: Tensor) -> Tensor:
         """(n,) classes on the network's device."""
