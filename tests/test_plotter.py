@@ -1,0 +1,112 @@
+"""A run's figures show the numbers of its tables: every line and error bar against the columns."""
+
+import matplotlib.pyplot as plt
+import numpy
+import pytest
+from matplotlib.axes import Axes
+
+from helper.plotter import draw_spectrum, gradients, metrics, noisy_performance, performance, save, snr
+
+EPOCHS = numpy.array([0.0, 1.0, 2.0, 3.0])
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def column(seed: int, n: int = 4) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).uniform(0.1, 0.9, n)
+
+
+def lines(axis: Axes) -> dict[str, list[list[float]]]:
+    """{label: [x, y]} of the named lines."""
+    named = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    return {label: [line.get_xdata().tolist(), line.get_ydata().tolist()] for label, line in named.items()}
+
+
+def drawn(values: numpy.ndarray, epochs: numpy.ndarray = EPOCHS) -> list[list[float]]:
+    return [epochs.tolist(), pytest.approx(values.tolist())]
+
+
+def test_losses_and_accuracies_are_drawn_under_their_names():
+    names = ("loss_train", "loss_val", "loss_test", "acc_train", "acc_val", "acc_test", "entropy_train")
+    history = {"epoch": EPOCHS} | {name: column(seed) for seed, name in enumerate(names)}
+    loss, accuracy, entropy = performance(history).axes
+    for axis, quantity in ((loss, "loss"), (accuracy, "acc")):
+        assert lines(axis) == {
+            "training": drawn(history[f"{quantity}_train"]),
+            "validation": drawn(history[f"{quantity}_val"]),
+            "test": drawn(history[f"{quantity}_test"]),
+        }
+    assert [entropy.lines[0].get_xdata().tolist(), entropy.lines[0].get_ydata().tolist()] == drawn(history["entropy_train"])
+
+
+def test_shares_under_label_noise_are_drawn_under_their_names():
+    names = ("loss_clean", "loss_noisy", "acc_clean", "acc_test", "acc_generalized", "acc_memorized")
+    history = {"epoch": EPOCHS} | {name: column(seed) for seed, name in enumerate(names)}
+    loss, accuracy, mislabelled = noisy_performance(history).axes
+    assert lines(loss) == {"clean labels": drawn(history["loss_clean"]), "wrong labels": drawn(history["loss_noisy"])}
+    assert lines(accuracy) == {"clean labels: correct": drawn(history["acc_clean"]), "test": drawn(history["acc_test"])}
+    assert lines(mislabelled) == {
+        "predicted as the true label": drawn(history["acc_generalized"]),
+        "predicted as the given wrong label": drawn(history["acc_memorized"]),
+    }
+
+
+def snr_table(mode: str, seed: int) -> dict[str, numpy.ndarray]:
+    """Two layers at four epochs, as snr.csv has them."""
+    values = {name: column(seed + i, 8) for i, name in enumerate(("weight_norm", "grad_mean_norm", "grad_std_norm", "snr"))}
+    layers = {"epoch": EPOCHS.repeat(2), "layer": numpy.array(["a", "b"] * 4), "n_batches": numpy.full(8, 16.0)}
+    return layers | values | {"mode": numpy.array([mode] * 8)}
+
+
+def test_gradients_are_drawn_layer_by_layer_relative_to_the_weights_and_snr_with_its_floor():
+    fixed, online = snr_table("fixed", 0), snr_table("online", 9)
+    table = {name: numpy.concatenate([online[name], fixed[name]]) for name in fixed}
+    (axis,) = snr(table).axes
+    assert {name: lines(axis)[name] for name in "ab"} == {"a": drawn(fixed["snr"][::2]), "b": drawn(fixed["snr"][1::2])}
+    assert axis.lines[-1].get_ydata()[0] == 0.25  # 1 / sqrt(16 batches)
+    shown = (
+        fixed["weight_norm"],
+        fixed["grad_mean_norm"] / fixed["weight_norm"],
+        fixed["grad_std_norm"] / fixed["weight_norm"],
+    )
+    for axis, values in zip(gradients(table).axes, shown, strict=True):
+        assert lines(axis) == {"a": drawn(values[::2]), "b": drawn(values[1::2])}
+
+
+def test_measurements_are_drawn_in_order_of_epochs_with_95_percent_intervals_of_every_subset():
+    n = 6
+    table = {
+        "epoch": numpy.array([3.0, 0.0] * 3), "metric": numpy.array(["fisher"] * n), "layer": numpy.array(["all"] * n),
+        "subset": numpy.repeat(["all", "clean", "mislabelled"], 2), "value": column(0, n), "standard_error": column(1, n) / 10,
+        "estimator": numpy.array(["spectral; every example"] * n), "params": numpy.array(["layers"] * n),
+        "split": numpy.array(["train"] * n), "settings": numpy.array(["{}"] * n),
+    }  # fmt: skip
+    layers = {name: values.copy() for name, values in table.items()} | {"layer": numpy.array(["a"] * n), "value": column(2, n)}
+    (axis,) = metrics({name: numpy.concatenate([layers[name], table[name]]) for name in table}).axes
+    names = ("spectral, layers, train", "spectral, layers, train, clean", "spectral, layers, train, mislabelled")
+    for index, (name, container) in enumerate(zip(names, axis.containers, strict=True)):
+        rows = [2 * index + 1, 2 * index]  # epoch 0, then 3
+        line, _, (bars,) = container.lines
+        assert container.get_label() == name
+        assert [line.get_xdata().tolist(), line.get_ydata().tolist()] == drawn(table["value"][rows], numpy.array([0.0, 3.0]))
+        lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+        assert lengths == pytest.approx(2 * 1.96 * table["standard_error"][rows])
+
+
+def test_a_spectrum_shows_its_density_and_its_largest_eigenvalues_with_residuals(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("helper.plotter.save", lambda figure, stem: kept.append(figure) or save(figure, stem))
+    arrays = {
+        "grid": numpy.linspace(-1, 5, 50), "density": column(0, 50), "eigenvalues": numpy.array([5.0, 3.0, -1.0]),
+        "residuals": numpy.array([0.1, 0.2, 0.3]), "sigma": 0.1, "size": 100, "n_samples": 60, "matrix": "hessian",
+    }  # fmt: skip
+    draw_spectrum(arrays, tmp_path / "spectrum")
+    left, right = kept[0].axes
+    assert [left.lines[0].get_xdata().tolist(), left.lines[0].get_ydata().tolist()] == drawn(arrays["density"], arrays["grid"])
+    line, _, (bars,) = right.containers[0].lines
+    assert [line.get_xdata().tolist(), line.get_ydata().tolist()] == [[1, 2, 3], [5, 3, -1]]
+    assert [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()] == pytest.approx([0.2, 0.4, 0.6])
