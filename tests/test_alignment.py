@@ -224,6 +224,12 @@ def test_classes_of_the_upper_share_are_counted_and_tested_against_the_hypergeom
     assert table["q_value"][[0, 1, 2, 4]].tolist() == pytest.approx(q)
 
 
+@pytest.mark.parametrize(("n", "upper"), [(10, 1), (25, 1), (31, 2), (50, 2), (51, 3), (1000, 50)])
+def test_the_upper_share_is_rounded_and_never_empty(n, upper):
+    found = upper_classes(numpy.arange(float(n)), numpy.zeros(n, dtype=int), 1, 0.05)
+    assert found["count"].tolist() == found["expected"].tolist() == [upper]
+
+
 def test_undefined_cosines_take_part_in_nothing():
     cosines = numpy.array([numpy.nan, 0.9, 0.1, numpy.nan, 0.5, 0.2])
     table = upper_classes(cosines, numpy.array([0, 1, 1, 1, 0, 0]), 2, 0.5)

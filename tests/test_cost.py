@@ -170,11 +170,11 @@ def test_passes_are_timed_each_by_its_own_speed(monkeypatch):
 
 def test_the_table_of_prices_adds_up_images_hours_and_bytes():
     small, big = planned(hidden_dims="8"), planned(hidden_dims="16")
-    work = Work(training=2.5e6, forward=3e6, gradient=0.5e6, measuring=0.1e6, bytes=3_000_000, files=12)
+    work = Work(training=2.5e6, forward=3e6, gradient=0.5e6, measuring=0.1e6, bytes=30_000_000, files=12)
     printed = prices([small, big, big], [Cost(work, 1800.0), Cost(work, 5400.0), Cost(work, 0.0)])  # the last one is finished
-    assert line_of(printed, "digits/mlp-8") == ["1", "2.5", "1.5", "0.1", "0.50", "3", "12"]
-    assert line_of(printed, "digits/mlp-16") == ["1", "2.5", "1.5", "0.1", "1.50", "3", "12"]
-    assert line_of(printed, "total") == ["2", "5.0", "3.0", "0.2", "2.00", "6", "24"]
+    assert line_of(printed, "digits/mlp-8") == ["1", "2.5", "1.5", "0.1", "0.50", "30", "12"]
+    assert line_of(printed, "digits/mlp-16") == ["1", "2.5", "1.5", "0.1", "1.50", "30", "12"]
+    assert line_of(printed, "total") == ["2", "5.0", "3.0", "0.2", "2.00", "60", "24"]
 
 
 def test_the_reference_is_the_network_with_most_to_train_and_a_step_is_no_larger_than_the_data():

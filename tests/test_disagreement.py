@@ -37,6 +37,11 @@ QUICK = {"n_epochs": 2, "lr_milestones": "1", "figures": 0, "save_snr": 0, "save
 NAMES = ("comma, inside", 'a "quoted" one', "two $ of $ them", "plain")
 
 
+def empty_dataset(class_names: tuple[str, ...], *, noisy: bool = False) -> Dataset:
+    empty = Split(*(torch.zeros(0, 1, dtype=torch.long) for _ in range(4)))
+    return Dataset("made up", empty, empty, empty, class_names, 1.0, (0.0,), (1.0,), augmented=False, noisy=noisy)
+
+
 def random_predictions(seed: int, n: int = 300, n_classes: int = 4) -> tuple[numpy.ndarray, ...]:
     """Labels of unequal classes, and two predictions that are right or wrong together more often than not."""
     draw = numpy.random.default_rng(seed)
@@ -124,9 +129,7 @@ def test_under_label_noise_right_and_wrong_are_by_true_and_by_given_labels():
     columns = {"given_label": given, "true_label": true, "prediction_a": true, "prediction_b": given}
     test = pandas.DataFrame({name: [1, 2] for name in columns})
     examples = pandas.concat([pandas.DataFrame(columns), test], keys=["train", "test"])
-    empty = Split(*(torch.zeros(0, 1, dtype=torch.long) for _ in range(4)))
-    data = Dataset("made up", empty, empty, empty, ("a", "b", "c"), 1.0, (0.0,), (1.0,), augmented=False, noisy=True)
-    totals, classes = tables(examples, data)
+    totals, classes = tables(examples, empty_dataset(("a", "b", "c"), noisy=True))
     assert totals[["split", "label"]].to_numpy().tolist() == [["train", "true"], ["train", "given"], ["test", "true"]]
     assert totals["accuracy_a"].tolist() == pytest.approx([1, 4 / 6, 1])
     assert totals["accuracy_b"].tolist() == pytest.approx([4 / 6, 1, 1])
@@ -214,6 +217,20 @@ def test_class_test_finds_a_class_that_is_disagreed_on_twice_as_often():
         b[100 * c : 100 * c + (40 if c == 5 else 20)] = 9
     found = by_class(labels, labels, b, tuple("abcdefgh"))
     assert found.loc[found["q_value"] < 0.05, "name"].tolist() == ["f"]
+
+
+def test_classes_off_chance_are_counted_after_the_correction_for_their_number():
+    """Of eight classes of 100, one is disagreed on 30 times and the others 20: unlikely by itself, not among eight."""
+    labels, n = numpy.repeat(numpy.arange(8), 100), 800
+    wrong = labels.copy()
+    for c in range(8):
+        wrong[100 * c : 100 * c + (30 if c == 5 else 20)] = (c + 1) % 8
+    columns = {"given_label": labels, "true_label": labels, "prediction_a": labels, "prediction_b": wrong}
+    examples = pandas.concat([pandas.DataFrame(columns)] * 2, keys=["train", "test"])
+    totals, classes = tables(examples, empty_dataset(tuple("abcdefgh")))
+    assert totals["size"].tolist() == [n, n]
+    assert (classes["p_value"] < 0.05).sum() == 2
+    assert totals["classes_off_chance"].tolist() == [0, 0]
 
 
 def test_expected_disagreement_is_the_mean_over_permutations_within_classes():
