@@ -8,7 +8,7 @@ from helper.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from helper.command_line import Usage, parse
+from helper.command_line import Usage, parse, without_effect
 from helper.config import FlagError
 from helper.distributed import first_speaks, once, processes, rank
 from helper.progress import lines_above_bars
@@ -33,7 +33,10 @@ EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
 
 def main(argv: list[str] | None = None) -> None:
     with first_speaks():
-        config = parse(RunConfig, USAGE, argv).config
+        line = parse(RunConfig, USAGE, argv)
+        config = line.config
+        for words in without_effect(config, line.given):
+            print(f"run.py: {one_line(words)}", file=sys.stderr)
     log_to_stderr()
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")

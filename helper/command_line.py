@@ -5,8 +5,7 @@ import dataclasses
 import re
 import shutil
 import textwrap
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ from helper.config import (
     all_flags,
     checked,
     flag_fields,
+    flatten,
     near_match,
     parts,
     unflatten,
@@ -202,6 +202,33 @@ class Parser(argparse.ArgumentParser):
         return help_text(self.cls, self.usage, page_width())
 
 
+def without_effect(config: Config, given: Collection[str]) -> list[str]:
+    """A line for each flag that was given and does nothing beside the others: with which of them, and when it would act."""
+    flat, lines = flatten(config), []
+    for name, each in all_flags(type(config)).items():
+        spec: Flag = each.metadata["flag"]
+        if name in given and not spec.acts(flat):
+            against = {
+                other: flat[other] for wanted in spec.when for other, values in wanted.items() if flat[other] not in values
+            }
+            others = ", ".join(f"--{other} {shown(value)}" for other, value in against.items())
+            lines.append(f"--{name} {shown(flat[name])} has no effect with {others}; it acts {needs(spec)}")
+    return lines
+
+
+def without_effect_in(configs: Sequence[Config], given: Collection[str]) -> list[str]:
+    """`without_effect` of flags that do nothing in any of several configs; how it is with the first is said."""
+    if not configs:
+        return []
+    idle = [name for name in given if not any(acts(config, name) for config in configs)]
+    return without_effect(configs[0], idle)
+
+
+def acts(config: Config, name: str) -> bool:
+    spec: Flag = all_flags(type(config))[name].metadata["flag"]
+    return spec.acts(flatten(config))
+
+
 def parts_within(cls: type[Config]) -> list[type[Config]]:
     """The parts of a config class, and theirs."""
     return [each for part in parts(cls).values() for each in (part, *parts_within(part))]
@@ -273,13 +300,27 @@ def explained(each: dataclasses.Field) -> str:
     spec: Flag = each.metadata["flag"]
     text, _, told = spec.help.partition("; default: ")
     words = f"; one of {alternatives(spec.choices)}" if spec.choices else ""
-    needs = " and ".join(f"--{name} {alternatives(values)}" for name, values in spec.when.items())
-    return f"{text}{words}{f'; acts with {needs}' if needs else ''} (default: {told or shown(each.default)})"
+    return f"{text}{words}{f'; acts {needs(spec)}' if any(spec.when) else ''} (default: {told or shown(each.default)})"
 
 
-def alternatives(values: typing.Iterable[Any]) -> str:
+def needs(spec: Flag) -> str:
+    """`with --mode dense and without --debug`: the other flags with which one acts; alternatives with `or` between."""
+    if all(len(each) == 1 and None not in values for each in spec.when for values in each.values()):
+        return f"with {either([f'--{name} {alternatives(values)}' for each in spec.when for name, values in each.items()])}"
+    return "; or ".join(" and ".join(condition(name, values) for name, values in each.items()) for each in spec.when)
+
+
+def condition(name: str, values: Sequence[Any]) -> str:
+    return f"without --{name}" if tuple(values) == (None,) else f"with --{name} {alternatives(values)}"
+
+
+def alternatives(values: Collection[Any]) -> str:
+    return either([shown(value) for value in values])
+
+
+def either(words: Sequence[str]) -> str:
     """`a, b or c`."""
-    *first, last = [shown(value) for value in values]
+    *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
 

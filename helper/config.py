@@ -15,6 +15,7 @@ import math
 import numbers
 import operator
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ from helper.untrusted import core_kind, core_value, one_line
 
 class FlagError(ValueError):
     """A flag has a wrong value or contradicts another; the message names the flag."""
+
+
+Condition = dict[str, tuple]  # {other flag: values of it}
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,12 @@ class Flag:
     low: float | None
     high: float | None
     below: float | None
-    when: dict[str, tuple]
+    when: tuple[Condition, ...]
     identity: bool
+
+    def acts(self, flat: dict[str, Any]) -> bool:
+        """Whether the flag has any effect beside these values of all flags."""
+        return any(all(flat[other] in values for other, values in condition.items()) for condition in self.when)
 
 
 def flag(
@@ -50,7 +58,7 @@ def flag(
     low: float | None = None,
     high: float | None = None,
     below: float | None = None,
-    when: dict[str, tuple] | None = None,
+    when: Condition | Sequence[Condition] = (),
     identity: bool = True,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
@@ -59,10 +67,12 @@ def flag(
         choices: allowed words, usually a registry's keys.
         convert: brings a value into its canonical form, or raises ValueError.
         low, high, below: `low <= value <= high`, `value < below`.
-        when: {other flag: values of it} with which this flag has any effect; otherwise it does not count in `identity`.
+        when: {other flag: values of it} with which this flag has any effect, or several such mappings, one of which is
+            enough; otherwise it does not count in `identity`, and one who gives it is told.
         identity: whether it changes the trained weights.
     """
-    spec = Flag(help, short, choices, convert, low, high, below, when or {}, identity)
+    conditions = (when,) if isinstance(when, dict) else tuple(when) or ({},)
+    spec = Flag(help, short, choices, convert, low, high, below, conditions, identity)
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 
@@ -271,9 +281,7 @@ def identity(config: Config) -> dict[str, Any]:
     return {
         name: flat[name]
         for name, field in all_flags(type(config)).items()
-        if field.metadata["flag"].identity
-        and flat[name] != field.default
-        and all(flat[other] in values for other, values in field.metadata["flag"].when.items())
+        if field.metadata["flag"].identity and flat[name] != field.default and field.metadata["flag"].acts(flat)
     }
 
 

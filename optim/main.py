@@ -51,23 +51,34 @@ def drawn_seed() -> int:
     return secrets.randbelow(2**31 - 1) + 1
 
 
+OWN_PARENT = SPARSE | {"pretrain_model_path": (None,)}  # a dense parent that is found by its settings
+
+
 @dataclass(frozen=True)
 class ParentConfig(Config):
     """Dense parent of a sparse run: where it differs from the run's own settings."""
 
-    lr_pretrain: float | None = flag(None, "its learning rate; default: the run's own", short="-lrp", low=0, identity=False)
+    lr_pretrain: float | None = flag(
+        None, "its learning rate; default: the run's own", short="-lrp", low=0, when=OWN_PARENT, identity=False
+    )
     lr_schedule_pretrain: str | None = flag(
-        None, "its schedule; default: the run's own", short="-lsp", choices=SCHEDULES, identity=False
+        None, "its schedule; default: the run's own", short="-lsp", choices=SCHEDULES, when=OWN_PARENT, identity=False
     )
     lr_milestones_pretrain: str | None = flag(
-        None, "its milestones; default: the run's own", short="-lmp", convert=increasing, identity=False
+        None, "its milestones; default: the run's own", short="-lmp", convert=increasing, when=OWN_PARENT, identity=False
     )
     lr_gamma_pretrain: float | None = flag(
-        None, "its lr_gamma; default: the run's own", short="-lgp", low=0, high=1, identity=False
+        None, "its lr_gamma; default: the run's own", short="-lgp", low=0, high=1, when=OWN_PARENT, identity=False
     )
-    n_epochs_pretrain: int | None = flag(None, "its epochs; default: the run's own", short="-nep", low=1, identity=False)
-    batch_size_pretrain: int | None = flag(None, "its batch size; default: the run's own", short="-bsp", low=1, identity=False)
-    random_state_pretrain: int | None = flag(None, "its seed, 0: draw one; default: the run's own", low=0, identity=False)
+    n_epochs_pretrain: int | None = flag(
+        None, "its epochs; default: the run's own", short="-nep", low=1, when=OWN_PARENT, identity=False
+    )
+    batch_size_pretrain: int | None = flag(
+        None, "its batch size; default: the run's own", short="-bsp", low=1, when=OWN_PARENT, identity=False
+    )
+    random_state_pretrain: int | None = flag(
+        None, "its seed, 0: draw one; default: the run's own", low=0, when=OWN_PARENT, identity=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +95,11 @@ class RunConfig(Config):
     results_root: str = flag("results", "folder of all run folders", short="-rr", identity=False)
     device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda", "tpu"), identity=False)
     load_pretrain: bool = flag(
-        True, "use the finished dense parent under --results_root; 0: train it again", short="-lp", when=SPARSE, identity=False
+        True,
+        "use the finished dense parent under --results_root; 0: train it again",
+        short="-lp",
+        when=OWN_PARENT,
+        identity=False,
     )
     pretrain_model_path: str | None = flag(
         None, "run folder or weights of the dense parent; default: found by its settings, trained if it is not there",

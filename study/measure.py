@@ -1,12 +1,14 @@
 """`experiment.py measure`: quantities of saved states, after the fact."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from helper.command_line import without_effect_in
 from helper.config import Config, FlagError, flag, near_match, replace
 from helper.metrics.main import METRICS
 from helper.progress import tracked
@@ -61,6 +63,8 @@ def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
     options = [with_measurements(stored_config(folder), config, given) for folder in folders]
     for folder in folders:
         chosen_epochs(folder, config.epochs)  # refuses before any work
+    for words in without_effect_in(options, given):
+        print(f"experiment.py: {shown(words)}", file=sys.stderr)
     for folder, option in tracked(list(zip(folders, options, strict=True)), "measuring", "runs"):
         before = folder.measured()
         with exclusive(folder.path), RunLog(folder.log):
@@ -78,6 +82,8 @@ def with_measurements(run: RunConfig, config: MeasureConfig, given: Mapping[str,
     for name, values in given.items():
         if name.startswith("save_"):
             raise FlagError(f"--{name}: say it with --metrics {name.removeprefix('save_')}")
+        if name == "metric_every":
+            raise FlagError("--metric_every: say with --epochs which states are measured")
         if name == "snr_mode":
             raise FlagError("--snr_mode: of saved states only the SNR at fixed weights can be measured")
         if len(values) > 1:

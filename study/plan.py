@@ -98,6 +98,13 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
         raise FlagError(f"{path}: {error}") from None
 
 
+def flags_named(path: Path) -> set[str]:
+    """The flags that a file which `read_sweep` has read gives itself, without those of the file under its `config`."""
+    content = read_flags(path)
+    grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
+    return set(content.get("flags") or {}).union(*grids)
+
+
 def expand(values: Mapping[str, Any]) -> list[RunConfig]:
     """The cartesian product over every flag that has a list of values; the last flag varies fastest.
 

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from helper.command_line import without_effect_in
 from helper.config import Config, FlagError, flag, flatten, replace
 from helper.progress import EVERY, Task, duration, tracked
 from helper.signals import Signals
 from helper.tables import last_row
+from helper.untrusted import one_line
 from helper.utils import available_cores
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
@@ -37,7 +39,7 @@ from study.executor import (
     LocalPool,
     failed_before,
 )
-from study.plan import Planned, plan, read_sweep
+from study.plan import Planned, flags_named, plan, read_sweep
 from study.slurm_options import SlurmConfig
 from study.work import Work
 
@@ -87,6 +89,8 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     Flags of run.py take the place of the files'; several values of one are separated by commas.
     """
     configs = [run for file in files for run in read_sweep(Path(file), given)]
+    for words in without_effect_in(configs, {*given, *(name for file in files for name in flags_named(Path(file)))}):
+        print(f"experiment.py: {one_line(words)}", file=sys.stderr)
     if config.dry_run:
         dry_run(config, configs)
         return 0

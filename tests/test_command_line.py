@@ -7,9 +7,13 @@ import pytest
 
 import experiment
 import run as command_line
-from helper.command_line import parse
-from helper.config import all_flags, checked, flag_fields, parts
+from helper.command_line import parse, without_effect, without_effect_in
+from helper.config import all_flags, checked, flag_fields, flatten, parts, replace, unflatten, value_type
+from helper.metrics.main import settings
+from helper.utils import ROOT
+from optim.identity import run_identity
 from optim.main import RunConfig
+from study.plan import flags_named, read_sweep
 from tests.outcome import outcome
 
 COMMANDS = {"run.py": (command_line.main, (), RunConfig, command_line.USAGE)} | {
@@ -138,3 +142,121 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line_with_its_name(tmp_path, c
 def test_a_file_without_end_is_not_read_to_its_end():
     assert "larger than 16 MiB" in outcome(command_line.main, "--config", "/dev/zero").line
     assert "larger than 16 MiB" in outcome(experiment.main, "sweep", "/dev/zero").line
+
+
+# ---------------------------------------------------------------------------------------------- flags without effect
+
+
+IDLE = [
+    ("--noise_ratio 0.5", "--noise_ratio 0.5 has no effect with --train_noisy 0; it acts with --train_noisy 1"),
+    ("--noise_ratio 0.3", "--noise_ratio 0.3 has no effect with --train_noisy 0"),
+    ("-tn 1 --noise_method human --noise_ratio 0.5 -ln cifar100", "--noise_ratio 0.5 has no effect with --noise_method human"),
+    ("-on adam -mm 0.5", "--momentum 0.5 has no effect with --optimizer_name adam; it acts with --optimizer_name sgd"),
+    ("--nesterov -on adam", "--nesterov 1 has no effect with --optimizer_name adam"),
+    ("--prune_ratio 0.5", "--prune_ratio 0.5 has no effect with --mode dense; it acts with --mode sparse-finetune,"),
+    ("-m sparse-scratch -tp x.pt", "--lottery_model_path x.pt has no effect with --mode sparse-scratch"),
+    ("-lrp 0.2", "--lr_pretrain 0.2 has no effect with --mode dense"),
+    ("-m lottery -pp x.pt -nep 3", "--n_epochs_pretrain 3 has no effect with --pretrain_model_path x.pt"),
+    ("-ls cosine --lr_gamma 0.5", "--lr_gamma 0.5 has no effect with --lr_schedule cosine; it acts"),
+    ("--lr_schedule exponential -lm 3", "--lr_milestones 3 has no effect with --lr_schedule exponential"),
+    ("--reg_weight 1", "--reg_weight 1.0 has no effect with --reg_type none"),
+    ("--depth 20", "--depth 20 has no effect with --net_name mlp"),
+    ("-nt mnist_lenet -hd 5", "--hidden_dims 5 has no effect with --net_name mnist_lenet"),
+    ("-ln mnist --test_size 0.5", "--test_size 0.5 has no effect with --loader_name mnist"),
+    ("-sf 0 -ms 10", "--monte_carlo_samples 10 has no effect with --save_fisher 0"),
+    ("-sf 0 --save_jacobian 1 --metric_params all", "--metric_params all has no effect with --save_fisher 0"),
+    ("--hessian_method pyhessian", "--hessian_method pyhessian has no effect with --save_hessian 0; it acts"),
+    ("--spectrum_k 3", "--spectrum_k 3 has no effect with --save_spectrum 0"),
+    ("--jacobian_output logits", "--jacobian_output logits has no effect with --save_jacobian 0"),
+    ("-fd exact -mt 3", "--monte_carlo_trials 3 has no effect with --fisher_method exact"),
+    ("-fd vmap --metric_rtol 0.1", "--metric_rtol 0.1 has no effect with --fisher_method vmap"),
+    ("--save_snr 0 --snr_mode online", "--snr_mode online has no effect with --save_snr 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), IDLE)
+def test_a_flag_that_was_given_in_vain_is_told_once(words, expected):
+    line = parse(RunConfig, command_line.USAGE, words.split())
+    (told,) = without_effect(line.config, line.given)
+    assert told.startswith(expected)
+    assert "; it acts with" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "-mm 0.5 --lr_gamma 0.3 -lm 3 --nesterov", "-ln digits_noisy -nr 0.5 --noise_seed 3",
+     "-m lottery -pr 0.5 -pl -tp x.pt -nep 3",
+     "-ms 10 -mt 3 -bf 5 --metric_rtol 0.1 --metric_params all --metric_split test --metric_memory_mb 100 -fd spectral -fm fim",
+     "-sf 0 --save_spectrum --spectrum_k 3 --spectrum_matrix hessian -ms 10 --metric_params all", "-fd vmap -mt 3 -ms 5",
+     "--save_jacobian_top -sf 0 --jacobian_output probabilities --metric_rtol 0.1", "-nt resnet -dp 20 -wf 2 -ln mnist",
+     "-rp jacobian -rw 0.5", "--lr_schedule exponential --lr_gamma 0.9", "--test_size 0.3", "-dv tpu",
+     "--save_snr --snr_mode online"],
+)  # fmt: skip
+def test_a_flag_that_acts_is_not_told(words):
+    line = parse(RunConfig, command_line.USAGE, words.split())
+    assert without_effect(line.config, line.given) == []
+
+
+OTHERS = {int: 20, float: 0.25, bool: True, str: "7"}
+BASES = (
+    {}, {"mode": "sparse-scratch"}, {"save_fisher": False}, {"fisher_method": "exact"}, {"optimizer_name": "adam"},
+    {"fisher_method": "vmap", "save_jacobian": True, "jacobian_method": "exact"}, {"save_spectrum": True, "save_fisher": False},
+    {"fisher_metric": "empirical", "fisher_method": "ours"}, {"lr_schedule": "cosine"}, {"train_noisy": True},
+    {"save_snr": False}, {"net_name": "resnet", "loader_name": "mnist"},
+)  # fmt: skip
+
+
+def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_measurement():
+    """Of every flag with conditions, in configurations that do not meet them."""
+    told = set()
+    apart = {"pretrain_model_path", "lottery_model_path", "metric_every"}  # need files; refused where nothing is measured
+    for config in (unflatten(RunConfig, base) for base in BASES):
+        for cls, field in owners(RunConfig):
+            name, spec = field.name, field.metadata["flag"]
+            if any(spec.when) and without_effect(config, {name}):
+                told.add(name)
+                others = [choice for choice in spec.choices or () if choice != flatten(config)[name]]
+                value = others[-1] if others else OTHERS[value_type(cls, field)[0]]
+                other = config if name in apart else replace(config, **{name: value})
+                assert run_identity(other, None) == run_identity(config, None), name
+                assert other.metrics.wanted() == config.metrics.wanted()
+                for metric in config.metrics.wanted() + ["spectrum"] * config.metrics.save_spectrum:
+                    assert settings(metric, other.metrics) == settings(metric, config.metrics), name
+    assert told == {name for name, field in all_flags(RunConfig).items() if any(field.metadata["flag"].when)}
+
+
+def test_a_run_and_a_sweep_and_measure_say_it_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ("--n_epochs", 1, "--lr_milestones", 1, "--figures", 0, "--save_snr", 0, "--save_fisher", 0, "--limit_train", 50)
+    found = outcome(command_line.main, *quick, "--momentum", 0.5, "-on", "adam")
+    assert found.code == 0
+    assert [line for line in found.err.splitlines() if "no effect" in line] == [
+        "run.py: --momentum 0.5 has no effect with --optimizer_name adam; it acts with --optimizer_name sgd"
+    ]
+    found = outcome(experiment.main, "measure", found.folder, "--metrics", "jacobian", "--fisher_method", "exact", "-ms", 10)
+    assert found.code == 0
+    assert [line for line in found.err.splitlines() if "no effect" in line] == [
+        "experiment.py: --fisher_method exact has no effect with --save_fisher 0; it acts with --save_fisher 1"
+    ]
+    (tmp_path / "preset.yaml").write_text("noise_ratio: 0.5\nmomentum: 0.5\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "config: preset.yaml\nflags: {prune_ratio: 0.5, depth: 20}\n"
+        "grid: {mode: [dense, lottery], optimizer_name: [adam, sgd]}\n"
+    )
+    found = outcome(experiment.main, "sweep", "sweep.yaml", "--dry_run", "--noise_seed", "1,2")
+    assert found.code == 0
+    told = [line.split(" has no")[0] for line in found.err.splitlines() if "no effect" in line]
+    assert told == ["experiment.py: --noise_seed 1", "experiment.py: --depth 20"]
+
+
+def test_the_preset_of_a_figure_says_nothing():
+    for file in sorted((ROOT / "scripts/paper").rglob("*.yaml")):
+        assert without_effect_in(read_sweep(file, {}), flags_named(file)) == [], file
+    for file in sorted((ROOT / "scripts/presets").glob("*.yaml")):
+        line = parse(RunConfig, command_line.USAGE, ["--config", str(file), "--mode", "sparse-scratch"])
+        assert without_effect(line.config, line.given) == [], file
+
+
+def test_measure_refuses_to_be_told_how_often(tmp_path):
+    (tmp_path / "config.yaml").write_text("lr: 0.1\n")
+    assert "--epochs" in outcome(experiment.main, "measure", tmp_path, "--metric_every", 3).line

@@ -18,6 +18,26 @@ from helper.metrics.subject import Examples
 
 SNR_MODES = ("fixed", "online")
 PUBLISHED_SAMPLES = 1000  # examples of the estimators that no precision stops, where --monte_carlo_samples does not say
+PARAMETER_METRICS = ("fisher", "hessian", "hessian_residual", "spectrum")  # derivatives by the parameters
+
+
+def measured(*names: str) -> list[dict[str, tuple]]:
+    """The conditions under which one of these quantities is measured."""
+    return [{f"save_{name}": (True,)} for name in names]
+
+
+ANYTHING = measured(*PARAMETER_METRICS, "jacobian", "jacobian_top")
+STOPPING = [  # at a precision, see `stops`
+    {"save_fisher": (True,), "fisher_method": ("spectral",), "fisher_metric": (None, "fim")},
+    {"save_hessian": (True,), "hessian_method": ("auto", "gauss_newton", "hutchinson")},
+    *measured("jacobian", "jacobian_top"),
+]
+PROBED = [  # with several random draws of each example
+    {"save_fisher": (True,), "fisher_method": ("spectral",), "fisher_metric": (None, "fim")},
+    {"save_fisher": (True,), "fisher_method": ("vmap", "ours", "nngeometry"), "fisher_metric": (None, "fim_monte_carlo")},
+    *measured("hessian", "hessian_residual"),
+    {"save_jacobian": (True,), "jacobian_method": ("projection",)},
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,7 @@ class MetricConfig(Config):
     )
     snr_mode: str = flag(
         "fixed", "gradients of a pass at fixed weights, or of the training steps themselves, which costs nothing",
-        choices=SNR_MODES, identity=False,
+        choices=SNR_MODES, when=measured("snr"), identity=False,
     )  # fmt: skip
     save_fisher: bool | None = flag(None, "trace of the Fisher information; default: 1, on tpu 0", short="-sf", identity=False)
     save_hessian: bool = flag(False, "trace of the Hessian", identity=False)
@@ -37,46 +57,55 @@ class MetricConfig(Config):
     save_jacobian: bool = flag(False, "squared norm of the input-output Jacobian", identity=False)
     save_jacobian_top: bool = flag(False, "largest singular value of the input-output Jacobian", identity=False)
     save_spectrum: bool = flag(False, "top eigenvalues and spectral density of the curvature", identity=False)
-    metric_every: int = flag(0, "measure every K epochs; 0: initial and selected weights", low=0, identity=False)
+    metric_every: int = flag(0, "measure every K epochs; 0: initial and selected weights", low=0, when=ANYTHING, identity=False)
     metric_params: str = flag(
         "layers", "parameters counted: Linear and Conv2d, their weights only, or all with BatchNorm",
-        choices=PARAMS, identity=False,
+        choices=PARAMS, when=measured(*PARAMETER_METRICS), identity=False,
     )  # fmt: skip
-    metric_split: str = flag("train", "examples that measurements are about", choices=("train", "test"), identity=False)
+    metric_split: str = flag(
+        "train", "examples that measurements are about", choices=("train", "test"), when=ANYTHING, identity=False
+    )
     metric_rtol: float = flag(
         0.05, "relative standard error asked for, where an estimator can promise one; 0: measure every example",
-        low=0, identity=False,
+        low=0, when=STOPPING, identity=False,
     )  # fmt: skip
-    metric_memory_mb: int = flag(1000, "most MiB of a chunk of examples", low=1, identity=False)
+    metric_memory_mb: int = flag(1000, "most MiB of a chunk of examples", low=1, when=ANYTHING, identity=False)
     fisher_method: str = flag(
         "spectral", "estimator of the Fisher trace: eigenvectors with random signs, all labels, or sampled labels",
-        short="-fd", choices=FISHER_METHODS, identity=False,
+        short="-fd", choices=FISHER_METHODS, when=measured("fisher"), identity=False,
     )  # fmt: skip
     fisher_metric: str | None = flag(
         None, "expectation over labels, sampled labels, or the data's own (another quantity); default: what the method is for",
-        short="-fm", choices=FISHER_METRICS, identity=False,
+        short="-fm", choices=FISHER_METRICS, when=measured("fisher"), identity=False,
     )  # fmt: skip
     hessian_method: str = flag(
         "auto", "estimator of the Hessian trace; auto: Gauss-Newton where that is exact, else hutchinson",
-        choices=HESSIAN_METHODS, identity=False,
+        choices=HESSIAN_METHODS, when=measured("hessian"), identity=False,
     )  # fmt: skip
-    jacobian_method: str = flag("projection", "random projections, or every output", choices=JACOBIAN_METHODS, identity=False)
-    jacobian_output: str = flag("logits", "outputs that are differentiated", choices=JACOBIAN_OUTPUTS, identity=False)
-    spectrum_matrix: str = flag("hessian", "matrix whose spectrum is measured", choices=MATRICES, identity=False)
-    spectrum_k: int = flag(10, "eigenvalues of largest magnitude", low=1, identity=False)
-    spectrum_steps: int = flag(40, "Lanczos steps", low=1, identity=False)
-    spectrum_runs: int = flag(4, "starting vectors of the spectral density", low=1, identity=False)
+    jacobian_method: str = flag(
+        "projection", "random projections, or every output", choices=JACOBIAN_METHODS, when=measured("jacobian"), identity=False
+    )
+    jacobian_output: str = flag(
+        "logits", "outputs that are differentiated",
+        choices=JACOBIAN_OUTPUTS, when=measured("jacobian", "jacobian_top"), identity=False,
+    )  # fmt: skip
+    spectrum_matrix: str = flag(
+        "hessian", "matrix whose spectrum is measured", choices=MATRICES, when=measured("spectrum"), identity=False
+    )
+    spectrum_k: int = flag(10, "eigenvalues of largest magnitude", low=1, when=measured("spectrum"), identity=False)
+    spectrum_steps: int = flag(40, "Lanczos steps", low=1, when=measured("spectrum"), identity=False)
+    spectrum_runs: int = flag(4, "starting vectors of the spectral density", low=1, when=measured("spectrum"), identity=False)
     monte_carlo_samples: int | None = flag(
         None, "most examples measured; default: as many as --metric_rtol needs, 1000 where it does not act",
-        short="-ms", low=2, identity=False,
+        short="-ms", low=2, when=ANYTHING, identity=False,
     )  # fmt: skip
     monte_carlo_trials: int | None = flag(
         None, "label draws or probe vectors for each of them; default: as few as an error needs, 5 labels",
-        short="-mt", low=2, identity=False,
+        short="-mt", low=2, when=PROBED, identity=False,
     )  # fmt: skip
     batch_size_fisher: int | None = flag(
         None, "most examples in a chunk; default: what fits --metric_memory_mb, a thirtieth of -ms for the libraries",
-        short="-bf", low=1, identity=False,
+        short="-bf", low=1, when=ANYTHING, identity=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -178,6 +207,16 @@ def stops(name: str, config: MetricConfig) -> bool:
     return name in BY_INPUTS
 
 
+def probes(name: str, config: MetricConfig) -> bool:
+    """Whether a metric takes several random draws of each example, which --monte_carlo_trials can say the number of."""
+    if name == "fisher":
+        sampled = usual_metric(config.fisher_method, config.fisher_metric)
+        return (
+            sampled == ("fim" if config.fisher_method == "spectral" else "fim_monte_carlo") and config.fisher_method != "exact"
+        )
+    return name in ("hessian", "hessian_residual") or (name == "jacobian" and config.jacobian_method == "projection")
+
+
 def settings(name: str, config: MetricConfig) -> str:
     """The options that a measurement depends on, as the JSON text of the `settings` column.
 
@@ -198,7 +237,7 @@ def settings(name: str, config: MetricConfig) -> str:
         own = {key: getattr(config, key) for key in ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs")}
     own |= {"samples": config.budget(stops=stops(name, config))["max_samples"]}
     own |= {"rtol": config.metric_rtol} if stops(name, config) else {}
-    own |= {"trials": config.monte_carlo_trials} if name not in ("jacobian_top", "spectrum") else {}
+    own |= {"trials": config.monte_carlo_trials} if probes(name, config) else {}
     own |= {"batch_size": config.batch_size_fisher} if not set(own.values()).isdisjoint(LIBRARIES) else {}
     return json.dumps({key: value for key, value in own.items() if value is not None}, sort_keys=True)
 
