@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ class DamagedTable(RuntimeError):
 
 
 class Table:
-    """Rows of a CSV file; every `write` replaces the file atomically. Rows read back keep their text to the letter."""
+    """Rows of a CSV file; every `write` replaces the file atomically. Rows read back keep their text to the letter.
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
-        self.path, self.columns = path, columns
+    Args:
+        replace: how the file gets a new content.
+    """
+
+    def __init__(self, path: Path, columns: list[str], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
+        self.path, self.columns, self.replace = path, columns, replace
         self.rows: list[dict[str, str]] = once(read, path, columns)
 
     def keep_until(self, epoch: int) -> None:
@@ -33,7 +38,7 @@ class Table:
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomic(self.path, buffer.getvalue())
+        self.replace(self.path, buffer.getvalue().encode())
 
 
 def read(path: Path, columns: list[str]) -> list[dict[str, str]]:

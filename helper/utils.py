@@ -112,6 +112,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def file_hash(content: bytes) -> str:
+    """What `sha256sum` prints of a file with this content."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def available_cores() -> int:
     """Of those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.progress import Task, spoken, tracked
 from helper.signals import Signals
-from helper.utils import peak_memory_mb, write_atomic
-from optim.checkpoint import FROM_THE_START, load_state, save_state
+from helper.utils import file_hash, peak_memory_mb, write_atomic
+from optim.checkpoint import FROM_THE_START, save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
@@ -193,15 +194,20 @@ class Measure(Callback):
                 self.folder.metrics(), trainer.network, self.mask, trainer.dataset, self.metrics,
                 epoch=trainer.epoch, seed=self.seed,
             )  # fmt: skip
-            path = self.folder.spectrum(trainer.epoch)
-            measure_spectrum_into(path, trainer.network, self.mask, trainer.dataset, self.metrics, self.seed)
+            measure_spectrum_into(
+                self.folder, trainer.network, self.mask, trainer.dataset, self.metrics, epoch=trainer.epoch, seed=self.seed
+            )
 
 
 class SelectBest(Callback):
-    """Writes model.pt: the last epoch's weights, or the first best on the split of --select."""
+    """Writes model.pt: the last epoch's weights, or the first best on the split of --select.
 
-    def __init__(self, folder: RunFolder, mask: Mask) -> None:
-        self.folder, self.mask = folder, mask
+    Args:
+        written: {name in the folder: hash} of weights files, which is added to.
+    """
+
+    def __init__(self, folder: RunFolder, mask: Mask, written: dict[str, str]) -> None:
+        self.folder, self.mask, self.written = folder, mask, written
 
     def on_start(self, trainer: Trainer) -> None:
         self.column = f"acc_{trainer.config.select}"
@@ -214,14 +220,21 @@ class SelectBest(Callback):
 
     @by_first
     def bring_back(self, epoch: int) -> None:
-        """Write model.pt again, if someone has removed it, from the kept state of its epoch."""
-        if self.folder.model.exists():
+        """Write model.pt again from the kept state of its epoch, if it is gone or another.
+
+        One of an epoch that the checkpoint does not have may stay where no state was kept: that epoch is to come.
+        """
+        model, state = self.folder.model, self.folder.epoch_state(epoch)
+        if self.as_written(model):
             return
-        state = self.folder.epoch_state(epoch)
-        if not state.exists():
-            raise RuntimeError(f"{self.folder.model}, the weights of epoch {epoch}, is gone: put it back, or {FROM_THE_START}")
-        load_state(state)
-        write_atomic(self.folder.model, state.read_bytes())
+        if self.as_written(state):
+            write_atomic(model, state.read_bytes())
+        elif not model.exists():
+            raise RuntimeError(f"{model}, the weights of epoch {epoch}, is gone: put it back, or {FROM_THE_START}")
+
+    def as_written(self, path: Path) -> bool:
+        """Whether a file is what was last written to model.pt, by this process or before it."""
+        return path.is_file() and file_hash(path.read_bytes()) == self.written["model.pt"]
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.config.select != "last" and trainer.epoch > 0 and trainer.row[self.column] > self.best:
@@ -231,20 +244,40 @@ class SelectBest(Callback):
     def on_end(self, trainer: Trainer) -> None:
         if trainer.config.select == "last":
             self.save(trainer)
+        self.check()
 
     def save(self, trainer: Trainer) -> None:
-        save_state(self.folder.model, model_state(trainer.network, self.mask, trainer.epoch))
+        state = model_state(trainer.network, self.mask, trainer.epoch)
+        self.written["model.pt"] = save_state(self.folder.model, state)
+
+    @by_first
+    def check(self) -> None:
+        """Raise RuntimeError when model.pt is another's."""
+        if not self.as_written(self.folder.model):
+            raise RuntimeError(f"{self.folder.model} is not what this run has left there: {FROM_THE_START}")
 
 
 class KeepStates(Callback):
-    """state_dicts/epoch_<k>.pt for the epochs of --save_epochs."""
+    """state_dicts/epoch_<k>.pt for the epochs of --save_epochs.
 
-    def __init__(self, folder: RunFolder, mask: Mask) -> None:
-        self.folder, self.mask = folder, mask
+    Args:
+        written: {name in the folder: hash} of weights files, which is added to.
+    """
+
+    def __init__(self, folder: RunFolder, mask: Mask, written: dict[str, str]) -> None:
+        self.folder, self.mask, self.written = folder, mask, written
+
+    @by_first
+    def on_start(self, trainer: Trainer) -> None:
+        """Remove states that the checkpoint does not know: of an epoch that is to come again, or nobody's."""
+        for path in map(self.folder.epoch_state, self.folder.kept_epochs()):
+            if self.folder.name_of(path) not in self.written:
+                path.unlink()
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.epoch in trainer.config.saved_epochs():
-            save_state(self.folder.epoch_state(trainer.epoch), model_state(trainer.network, self.mask, trainer.epoch))
+            path = self.folder.epoch_state(trainer.epoch)
+            self.written[self.folder.name_of(path)] = save_state(path, model_state(trainer.network, self.mask, trainer.epoch))
 
 
 class WriteHistory(Callback):
@@ -289,8 +322,9 @@ class WriteCheckpoint(Callback):
     Comes after everything else that an epoch writes: what is on disk beyond the checkpoint is written again.
     """
 
-    def __init__(self, folder: RunFolder, mask: Mask, signals: Signals) -> None:
-        self.folder, self.mask, self.signals, self.agreement = folder, mask, signals, Agreement()
+    def __init__(self, folder: RunFolder, mask: Mask, written: dict[str, str], signals: Signals) -> None:
+        self.folder, self.mask, self.written, self.signals = folder, mask, written, signals
+        self.agreement = Agreement()
 
     def on_step(self, trainer: Trainer) -> None:
         if self.agreement.any(bool(self.signals.received)):
@@ -305,7 +339,8 @@ class WriteCheckpoint(Callback):
 
     def save(self, trainer: Trainer) -> None:
         self.folder.check_there()
-        state = trainer.state() | {"mask": dict(self.mask), "tables": self.folder.written(trainer.epoch)}
+        files = {"run": self.folder.path.name, "tables": self.folder.written(trainer.epoch), "weights": self.written}
+        state = trainer.state() | {"mask": dict(self.mask), **files}
         save_state(self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from helper.distributed import by_first
-from helper.utils import write_atomic
+from helper.utils import file_hash, write_atomic
 
 FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
 log = logging.getLogger(__name__)
@@ -35,8 +35,11 @@ class DamagedFile(RuntimeError):
 
 
 @by_first
-def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
+def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> str:
     """Write a state of tensors and plain containers; its tensors are stored as CPU tensors and load anywhere.
+
+    Returns:
+        the file's `file_hash`.
 
     Raises:
         OSError: it could not be written; the old file is as it was.
@@ -50,6 +53,7 @@ def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False
         os.replace(new, path)  # killed between these two, only the previous one is there: a state like any other
     else:
         write_atomic(path, buffer.getvalue())
+    return file_hash(buffer.getbuffer())
 
 
 def load_state(path: Path) -> Any:
@@ -58,9 +62,18 @@ def load_state(path: Path) -> Any:
     Raises:
         DamagedFile: not what was written, or not loadable without running code from it.
     """
+    return state_in(read_file(path), path)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an ordinary file. Raises DamagedFile: it is something else."""
     if not path.is_file():
         raise DamagedFile(f"{path} is no file")
-    content = path.read_bytes()
+    return path.read_bytes()
+
+
+def state_in(content: bytes, path: Path) -> Any:
+    """`load_state` of a file that has been read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):

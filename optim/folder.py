@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from helper.config import digest
 from helper.distributed import by_first
 from helper.tables import Table
 from helper.untrusted import read_arrays
-from helper.utils import write_atomic
+from helper.utils import file_hash, write_atomic
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
 HISTORY = [
@@ -22,11 +23,16 @@ HISTORY = [
 NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
 TIMING = ("seconds", "images_per_second", "peak_memory_mb")  # columns that differ between equal runs
 SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
+FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
 SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")
 METRICS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds",
 ]  # fmt: skip
+
+
+class AlteredFile(RuntimeError):
+    """A file of a finished run that is not as the run left it."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,13 @@ class RunFolder:
         return self.states / f"epoch_{epoch}.pt"
 
     def history(self, *, noisy: bool = False) -> Table:
-        return Table(self.path / "history.csv", NOISY_HISTORY if noisy else HISTORY)
+        return Table(self.path / "history.csv", NOISY_HISTORY if noisy else HISTORY, self.replace)
 
     def snr(self) -> Table:
-        return Table(self.path / "snr.csv", SNR)
+        return Table(self.path / "snr.csv", SNR, self.replace)
 
     def metrics(self) -> Table:
-        return Table(self.path / "metrics.csv", METRICS)
+        return Table(self.path / "metrics.csv", METRICS, self.replace)
 
     @property
     @by_first
@@ -101,14 +107,6 @@ class RunFolder:
                 f"{self.path} has gone while the run was under way; the same command runs it again once it can be made"
             )
 
-    @property
-    def summarised(self) -> bool:
-        """Whether summary and figures are of all that has been measured; not so where one is damaged."""
-        try:
-            return self.read_summary().get("measured") == self.measured()
-        except RuntimeError:
-            return False
-
     @by_first
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""
@@ -116,7 +114,7 @@ class RunFolder:
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def measured(self) -> str:
-        """A hash that differs once a measurement has been added; the summary has that of the tables it was made from."""
+        """A hash that differs once a measurement has been added."""
         spectra = {path.name: spectrum_key(path) for path in (self.spectrum(), *self.path.glob("spectra/*.npz"))}
         return digest({"snr": len(self.snr().rows), "metrics": len(self.metrics().rows), "spectra": spectra})
 
@@ -129,20 +127,96 @@ class RunFolder:
     def tables(self) -> dict[str, Table]:
         return {"history": self.history(noisy=True), "snr": self.snr(), "metrics": self.metrics()}
 
+    # ------------------------------------------------------------------------- what the files of a finished run hold
+
+    def name_of(self, path: Path) -> str:
+        """Of a file in the folder, as the summary knows it."""
+        return path.relative_to(self.path).as_posix()
+
+    def measurements(self) -> list[Path]:
+        """The files that measurements are added to, as far as they are there."""
+        names = ("snr.csv", "metrics.csv", "spectrum.npz")
+        return [path for path in (*(self.path / name for name in names), *self.path.glob("spectra/*.npz")) if path.exists()]
+
+    def file_hashes(self) -> dict[str, str]:
+        """{name: `file_hash`} of what a run leaves beside its weights."""
+        fixed = [self.path / name for name in FIXED if (self.path / name).exists()]
+        return {self.name_of(path): file_hash(path.read_bytes()) for path in (*fixed, *self.measurements())}
+
+    def check_file(self, path: Path, content: bytes, summary: dict[str, Any] | None = None) -> None:
+        """Raise AlteredFile unless a file holds what the finished run has left in it; of an unfinished one nothing is known.
+
+        Args:
+            summary: that of the run, if it has been read already.
+        """
+        if summary is None and not self.summary.exists():
+            return
+        summary, name = summary or self.read_summary(), self.name_of(path)
+        if file_hash(content) not in (summary["files"].get(name), summary["files_pending"].get(name)):
+            cure = "repeat the run with --overwrite 1"
+            if path == self.model or path in self.measurements():
+                cure = "remove it, and the run's command makes it again"
+            raise AlteredFile(f"{path} is not what its run has left there: put a copy of that back, or {cure}")
+
+    def check_files(self) -> None:
+        """`check_file` of all files of a finished run but the kept states, which are checked when they are read.
+
+        The selected weights and measurements may be gone: without them there is less to see, and nothing wrong.
+
+        Raises:
+            AlteredFile: naming the file. RuntimeError: the summary is damaged.
+        """
+        summary, fixed = self.read_summary(), [self.path / name for name in FIXED]
+        for path in (*fixed, self.model, *self.measurements()):
+            if path.is_file():
+                self.check_file(path, path.read_bytes(), summary)
+            elif path in fixed and self.name_of(path) in summary["files"]:
+                raise AlteredFile(f"{path} is gone: put a copy of it back, or repeat the run with --overwrite 1")
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Give a file of measurements a new content.
+
+        The summary of a finished run knows it before the file has it, so that a kill at any moment leaves a known file.
+
+        Raises:
+            AlteredFile: what was there is not what the run had left there.
+        """
+        if self.summary.exists():
+            summary, name = self.read_summary(), self.name_of(path)
+            if path.exists():
+                before = path.read_bytes()
+                self.check_file(path, before, summary)
+                summary["files"][name] = file_hash(before)
+            summary["files_pending"][name] = file_hash(content)
+            self.write_summary(summary)
+        write_atomic(path, content)
+
+    @property
+    def summarised(self) -> bool:
+        """Whether the summary is of what the tables hold; not so where it is damaged."""
+        try:
+            summary = self.read_summary()
+        except RuntimeError:
+            return False
+        recorded = {name for name in summary["files"] if name not in FIXED and not name.endswith(".pt")}
+        return not summary["files_pending"] and recorded == {self.name_of(path) for path in self.measurements()}
+
     def read_summary(self) -> dict[str, Any]:
-        """Raises RuntimeError when the file is no summary."""
+        """Raises RuntimeError when the file is no summary, or another than was written."""
         try:
             summary = json.loads(self.summary.read_text())
-            parts = [summary[name] for name in ("identity", "metrics")]
+            parts = [summary[name] for name in ("identity", "metrics", "files", "files_pending")]
             if not (isinstance(summary["epoch_selected"], int) and all(isinstance(part, dict) for part in parts)):
                 raise ValueError("it has not the layout of a summary")
+            if summary.pop("checksum") != digest(summary):
+                raise ValueError("it has been edited")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{type(error).__name__} {error}"
             raise RuntimeError(f"{self.summary} is damaged ({reason}); remove it and run the same command again") from None
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
+        write_atomic(self.summary, json.dumps(summary | {"checksum": digest(summary)}, indent=2) + "\n")
 
 
 @by_first
@@ -156,8 +230,8 @@ def spectrum_key(path: Path) -> dict[str, str] | None:
 
 
 @by_first
-def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """An .npz file, replaced atomically."""
+def write_arrays(path: Path, arrays: dict[str, Any], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
+    """An .npz file. `replace` gives a file a new content."""
     buffer = io.BytesIO()
     numpy.savez(buffer, **arrays)
-    write_atomic(path, buffer.getvalue())
+    replace(path, buffer.getvalue())

@@ -20,7 +20,7 @@ from helper.progress import Task, tracked
 from helper.pruner import SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
-from helper.untrusted import write_yaml
+from helper.untrusted import one_line, write_yaml
 from helper.utils import RunLog, choose_device, exclusive, keep_freed_memory, write_atomic
 from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
@@ -212,6 +212,7 @@ def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: c
             return False
         if folder.finished:
             clear(folder)
+        folder.summary.unlink(missing_ok=True)  # of a run that lacks its weights: it is finished no more
         stack.push(held.pop_all())
     stack.enter_context(RunLog(folder.log))
     write_atomic(folder.config, write_yaml(stored_options(config)))
@@ -240,19 +241,22 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     """Train, measure, summarise and draw in a folder that this process holds."""
     write_labels(folder, dataset)
     report_start(config, mask)
-    train(folder, config, network, mask, dataset, signals)
+    weights = train(folder, config, network, mask, dataset, signals)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
     measure_selected(folder, config, network, dataset)
-    conclude(folder, config, network, mask, dataset, measuring=time.perf_counter() - started, processes=size())
+    measuring = time.perf_counter() - started
+    conclude(folder, config, network, mask, dataset, weights, measuring=measuring, processes=size())
 
 
 @by_first
 def conclude(
-    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, *, measuring: float, processes: int
-) -> None:
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, weights: dict[str, str],
+    *, measuring: float, processes: int,
+) -> None:  # fmt: skip
     summary = summarise(folder, config, network, mask, dataset, measuring, processes)
+    summary |= {"files": weights | folder.file_hashes(), "files_pending": {}}
     draw(folder, config)
     folder.check_there()
     folder.write_summary(summary)  # last: now the run is finished
@@ -260,8 +264,15 @@ def conclude(
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
 
 
-def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
-    """Put the loop together and run it, from the checkpoint if there is one."""
+def train(
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals
+) -> dict[str, str]:
+    """Put the loop together and run it, from the checkpoint if there is one.
+
+    Returns:
+        {name in the folder: hash} of the weights files that it has left.
+    """
+    written: dict[str, str] = {}
     device = dataset.train.inputs.device
     network.to(device, memory_format=torch.channels_last)
     mask = mask.to(device)
@@ -278,34 +289,37 @@ def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, 
             hooks.Evaluate(folder, mask, config.metrics),
             hooks.StopIfDiverged(),
             hooks.Measure(folder, mask, config.metrics, config.random_state),
-            hooks.SelectBest(folder, mask),
-            hooks.KeepStates(folder, mask),
+            hooks.SelectBest(folder, mask, written),
+            hooks.KeepStates(folder, mask, written),
             hooks.WriteHistory(folder),
             hooks.Track(TRACKERS[config.tracker](folder)),
             progress,
-            hooks.WriteCheckpoint(folder, mask, signals),
+            hooks.WriteCheckpoint(folder, mask, written, signals),
         ],
     )
     state = load_latest(folder.checkpoint)
     if state is not None:
-        resume(trainer, state, folder, mask)
+        resume(trainer, state, folder, mask, written)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
     if config.device == "tpu":
         forget_graph_counts()  # of the dense parent, if this process has trained it
     with progress:
         trainer.fit()
+    return written
 
 
-def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mask) -> None:
-    """Put a checkpoint's state into a trainer.
+def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mask, written: dict[str, str]) -> None:
+    """Put a checkpoint's state into a trainer, and what it knows of weights files into `written`.
 
     Raises:
-        RuntimeError: it is of another mask or no such state, or tables have lost what they had when it was written.
+        RuntimeError: it is another run's, of another mask or no state, or tables have lost what they had when it was written.
     """
     try:
         same_mask, n_processes = content_hash(state["mask"]) == content_hash(mask), state["processes"]
+        run = state["run"]
         trainer.load_state(state)
         then, now = state["tables"], folder.written(state["epoch"])
+        written |= state["weights"]
         fewer = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
     except DamagedTable:
         raise
@@ -314,6 +328,8 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
             raise
         reason = f"{type(error).__name__} {error}"
         raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
+    if run != folder.path.name:
+        raise RuntimeError(f"{folder.checkpoint} is of another run, {one_line(run, 200)}; {FROM_THE_START}")
     if n_processes != size() and not trainer.config.sync_batch_norm:
         raise RuntimeError(
             f"--sync_batch_norm 0: the run began with {n_processes} processes and its BatchNorm depends on that; "
@@ -352,6 +368,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path
 def take_finished(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> None:
     check_stored(folder, config, fingerprint)
     stack.enter_context(exclusive(folder.path))
+    folder.check_files()
     stack.enter_context(RunLog(folder.log))
     log.info("%s is finished; --overwrite 1 repeats it", folder.path)
 
@@ -361,7 +378,8 @@ def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
     if folder.summarised:
         return
     summary = folder.read_summary()
-    summary["measured"] = folder.measured()
+    weights = {name: known for name, known in summary["files"].items() if name.endswith(".pt")}
+    summary |= {"files": weights | folder.file_hashes(), "files_pending": {}}
     summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
     draw(folder, config)
     folder.write_summary(summary)

@@ -16,7 +16,7 @@ from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum
 from helper.metrics.snr import GradientMoments
 from helper.progress import tracked
 from helper.tables import Table
-from helper.utils import stream, write_atomic
+from helper.utils import stream
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder, spectrum_key, write_arrays
@@ -125,24 +125,25 @@ def where_measured(network: nn.Module, dataset: Dataset) -> tuple[nn.Module, Dat
 
 
 def measure_spectrum_into(
-    path: Path, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
+    folder: RunFolder, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, *, epoch: int | None, seed: int
 ) -> None:
-    """Write the spectrum of one state of a network, if it is asked for and not there."""
+    """Write the spectrum of one state of a network, of an epoch or the selected one, if it is asked for and not there."""
     if not config.save_spectrum:
         return
+    path = folder.spectrum(epoch)
     key = {
         "checkpoint": once(content_hash, network.state_dict(), mask), "split": config.metric_split,
         "params": config.metric_params, "settings": settings("spectrum", config),
     }  # fmt: skip
     if spectrum_key(path) == key:
         return
-    if once(copy_measured, path, key):
+    if once(copy_measured, folder, path, key):
         return
     network, dataset = where_measured(network, dataset)
     split = getattr(dataset, config.metric_split)
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
-    write_arrays(path, tensors_of(found) | key)
+    write_arrays(path, tensors_of(found) | key, folder.replace)
     log.info(
         "%s: largest eigenvalue %.5g, residual %.1g (%.1f s)",
         path.stem,
@@ -152,11 +153,11 @@ def measure_spectrum_into(
     )
 
 
-def copy_measured(path: Path, key: dict[str, str]) -> bool:
+def copy_measured(folder: RunFolder, path: Path, key: dict[str, str]) -> bool:
     """Take a spectrum from the epochs' where the selected weights are those of a measured one; whether there was any."""
-    for other in path.parent.glob("spectra/*.npz"):
+    for other in folder.path.glob("spectra/*.npz"):
         if spectrum_key(other) == key:
-            write_atomic(path, other.read_bytes())
+            folder.replace(path, other.read_bytes())
             return True
     return False
 
@@ -174,7 +175,7 @@ def measure_state(
     add_snr(folder, config, network, mask, dataset, epoch)
     if curvature:
         measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
-        measure_spectrum_into(folder.spectrum(epoch), network, mask, dataset, config.metrics, config.random_state)
+        measure_spectrum_into(folder, network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
 
 
 def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
@@ -182,7 +183,7 @@ def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module,
     stored = restore(network, folder.model)
     network.to(dataset.train.inputs.device)
     measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
-    measure_spectrum_into(folder.spectrum(), network, stored.mask, dataset, config.metrics, config.random_state)
+    measure_spectrum_into(folder, network, stored.mask, dataset, config.metrics, epoch=None, seed=config.random_state)
 
 
 def add_snr(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:

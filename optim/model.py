@@ -17,7 +17,7 @@ from helper.utils import stream
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network
-from optim.checkpoint import load_state
+from optim.checkpoint import read_file, state_in
 from optim.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,11 +42,15 @@ def load_stored(path: Path) -> Stored:
     """A weights file: one of a run's, or a plain state dict of any origin.
 
     Raises:
-        RuntimeError: missing or damaged.
+        RuntimeError: missing or damaged. AlteredFile: in the folder of a finished run that has not left it there.
     """
     if not path.exists():
         raise RuntimeError(f"{path} does not exist; give a run folder or a .pt file of weights")
-    state = load_state(path)
+    content = read_file(path)
+    state = state_in(content, path)
+    for folder in (RunFolder(path.parent), RunFolder(path.parent.parent)):
+        if folder.config.exists() and path in (folder.model, folder.states / path.name):
+            folder.check_file(path, content)
     if isinstance(state, dict) and "network" in state:
         weights, mask, epoch = state["network"], state.get("mask") or {}, state.get("epoch")
         if tensors(weights) and tensors(mask) and isinstance(epoch, int | None):
@@ -138,10 +142,13 @@ def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> "tuple[
     Args:
         changes: flags that take another value than the stored one, such as where the data files are now.
     Raises:
-        RuntimeError: no such run, or a damaged one.
+        RuntimeError: no such run, an unfinished or damaged one. AlteredFile: files of it are not as it has left them.
     """
     folder = RunFolder(Path(path))
     config = replace(stored_config(folder), **(changes or {}))
+    if not folder.finished:
+        raise RuntimeError(f"{folder.path} is not finished; run it to its end first")
+    folder.check_files()
     dataset = load_dataset(config.data)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     stored = restore(network, folder.model)

@@ -41,7 +41,6 @@ def summarise(
         "macs_dense": dense,
         "macs_active": active,
         "metrics": metric_totals(folder, selected),
-        "measured": folder.measured(),
         "identity": run_identity(config, dataset.fingerprint),
         "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
         "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),

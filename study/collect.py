@@ -133,6 +133,7 @@ def collect(root: Path) -> Collection:
             continue
         try:
             record = Record(path, name, flatten(stored_config(folder)), summary_of(folder))
+            folder.check_files()
             key = (record.flags["loader_name"], record.study, digest(record.identity))
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             left_out.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))

@@ -123,6 +123,7 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     device = choose_device(options.device)
     dataset = load_dataset(options.data).to(device)
     if folder.finished:
+        folder.check_files()
         check_data_files(folder, dataset, options.data.root)
     network = build_network(options.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(device, memory_format=torch.channels_last)

@@ -54,8 +54,6 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
         RuntimeError: no run folder, unfinished, damaged, or trained on other data files. DataError: its data are not there.
     """
     folder = RunFolder(Path(path))
-    if folder.config.exists() and not folder.finished:
-        raise RuntimeError(f"{folder.path} is not finished; run it to its end first")
     network, mask, config = load_run(folder.path, data)
     where = choose_device(device)
     dataset = load_dataset(config.data).to(where)

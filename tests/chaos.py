@@ -9,6 +9,7 @@ import argparse
 import builtins
 import collections
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -270,19 +271,33 @@ def content(path: Path) -> Any:
                 name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items() if name != "seconds"
             }
     if path.name == "summary.json":
-        return {k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "peak_memory_mb", "git")}
+        return {k: v for k, v in json.loads(path.read_text()).items() if k not in OF_THE_MOMENT}
     if path.name == "config.yaml":
         return re.sub(r"(?m)^results_root:.*\n(  .*\n)*", "", path.read_text())
     return path.read_bytes()
 
 
+OF_THE_MOMENT = ("seconds", "peak_memory_mb", "git", "files", "checksum")  # tables hold seconds, so hashes differ too
 UNEQUAL = (".pdf", ".log")  # hold the time
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # hold how often an epoch was begun
+
+
+def unknown_files(folder: RunFolder) -> Iterator[str]:
+    """Files of a finished run of which its summary does not have the hash, and what it has beside."""
+    summary = json.loads(folder.summary.read_text())
+    kinds = (".csv", ".npz", ".pt", ".yaml")
+    there = {name for name in files(folder) - set(CHECKPOINTS) if name.endswith(kinds)}
+    yield from (f"{name} is recorded or there alone" for name in sorted(there ^ summary["files"].keys()))
+    for name in sorted(there & summary["files"].keys()):
+        if hashlib.sha256((folder.path / name).read_bytes()).hexdigest() != summary["files"][name]:
+            yield f"{name} has not the hash that is recorded"
+    yield from (f"{name} is still expected" for name in summary["files_pending"])
 
 
 def differences(folder: RunFolder, reference: RunFolder) -> Iterator[str]:
     """What a finished run has that the undisturbed one has not, or otherwise."""
     mine, whole = files(folder), files(reference)
+    yield from unknown_files(folder)
     yield from (f"{name} is missing" for name in sorted(whole - mine - {CHECKPOINTS[1]}))
     yield from (f"{name} is left over" for name in sorted(mine - whole - {CHECKPOINTS[1]}))
     for name in sorted(mine & whole - set(CHECKPOINTS)):

@@ -1,6 +1,5 @@
 """Means and gaps over seeds, intervals, regimes, and what is collected from run folders."""
 
-import json
 import math
 import shutil
 
@@ -10,6 +9,7 @@ import pytest
 from scipy import stats
 
 from helper.config import unflatten
+from optim.folder import RunFolder
 from optim.main import RunConfig
 from scripts.made_up_runs import accuracy, write_run
 from study.aggregate import curves, measured_alike, over_seeds
@@ -18,6 +18,7 @@ from study.collect import collect, tidy
 from study.pairs import AS_LONG_IN_TOTAL, pair_runs
 from study.sheets import not_paired, table1, table2
 from study.statistics import Interval, independent, interval, ratio_interval
+from tests.edited import edit_summary, vouch
 
 
 def test_the_interval_is_students_t_and_covers_19_of_20_times():
@@ -255,10 +256,8 @@ def test_training_cost_counts_the_dense_run_where_its_weights_or_its_mask_are_us
 
 def test_what_was_measured_another_way_is_not_averaged_and_named(folders, tmp_path):
     runs, _ = folders(*family(seeds=(1, 2, 3), ratios=(0.5,)))
-    (path,) = tmp_path.glob("*/*/dense/*-s2-*/summary.json")
-    summary = json.loads(path.read_text())
-    summary["metrics"]["fisher"]["params"] = "all"
-    path.write_text(json.dumps(summary))
+    (path,) = tmp_path.glob("*/*/dense/*-s2-*")
+    edit_summary(path, lambda summary: summary["metrics"]["fisher"].update(params="all"))
     runs, reasons = measured_alike(tidy(collect(tmp_path)))
     assert runs.loc[runs["run"].str.contains("dense") & (runs["seed"] == 2), "fisher"].isna().all()
     assert runs["fisher"].notna().sum() == 8
@@ -278,6 +277,8 @@ def test_damaged_and_unfinished_runs_are_left_out_with_the_reason(folders, tmp_p
     history = (scratch[0] / "history.csv").read_text()
     (scratch[0] / "history.csv").write_text(history[: len(history) // 2])
     (scratch[1] / "metrics.csv").write_bytes(b"\xff\xfe\x00")
+    for path in scratch[:2]:  # as if the run had left them so
+        vouch(path)
     (tmp_path / "a/b/c/no run").mkdir(parents=True)
     found = collect(tmp_path)
     left_out = dict(found.left_out)
@@ -301,10 +302,10 @@ def test_damaged_and_unfinished_runs_are_left_out_with_the_reason(folders, tmp_p
 )  # fmt: skip
 def test_a_summary_whose_numbers_are_none_is_left_out(folders, tmp_path, other):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
-    (path,) = tmp_path.glob("*/*/dense/*-s2-*/summary.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    (path,) = tmp_path.glob("*/*/dense/*-s2-*")
+    edit_summary(path, lambda summary: summary.update(other))
     found = collect(tmp_path)
-    assert [name for name, _ in found.left_out] == [path.parent.relative_to(tmp_path).as_posix()]
+    assert [name for name, _ in found.left_out] == [path.relative_to(tmp_path).as_posix()]
     assert len(tidy(found)) == 5
 
 
@@ -325,10 +326,9 @@ def test_training_columns_of_two_kinds_are_not_one_series(folders):
 
 def test_seeds_under_parents_given_as_files_are_one_study(folders, tmp_path):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
-    for path in tmp_path.glob("*/*/sparse-*/*/summary.json"):
-        summary = json.loads(path.read_text())
-        summary["identity"]["parent"] = f"hash of {summary['identity']['parent'].get('random_state', 42)}"
-        path.write_text(json.dumps(summary))
+    for path in tmp_path.glob("*/*/sparse-*/*"):
+        seed = RunFolder(path).read_summary()["identity"]["parent"].get("random_state", 42)
+        edit_summary(path, lambda summary, seed=seed: summary["identity"].update(parent=f"hash of {seed}"))
     found = collect(tmp_path)
     sparse = tidy(found)[lambda runs: runs["mode"] != "dense"]
     assert sparse["study"].nunique() == 1
@@ -340,8 +340,7 @@ def test_seeds_under_parents_given_as_files_are_one_study(folders, tmp_path):
 )
 def test_damaged_measurements_of_a_summary_are_left_out(folders, tmp_path, metrics):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
-    path = next(tmp_path.glob("*/*/dense/*/summary.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    edit_summary(next(tmp_path.glob("*/*/dense/*")), lambda summary: summary.update(metrics=metrics))
     found = collect(tmp_path)
     assert (len(found.records), len(found.left_out)) == (5, 1)
 

@@ -32,6 +32,7 @@ from study.disagreement import (
 )
 from study.figures_disagreement import draw_classes, files_of
 from tests.conftest import tiny_conv
+from tests.edited import edit_summary, vouch
 
 QUICK = {"n_epochs": 2, "lr_milestones": "1", "figures": 0, "save_snr": 0, "save_fisher": 0, "prune_ratio": 0.95}
 NAMES = ("comma, inside", 'a "quoted" one', "two $ of $ them", "plain")
@@ -436,6 +437,7 @@ def test_retrained_weights_are_compared_again(runs):
     state = torch.load(runs["scratch"] / "model.pt", weights_only=True)
     next(iter(state["network"].values())).mul_(2)
     torch.save(state, runs["scratch"] / "model.pt")
+    vouch(runs["scratch"])
     before = json.loads((folder / "result.json").read_text())
     disagree(DisagreeConfig(images=0), runs["scratch"], runs["finetune"])
     after = json.loads((folder / "result.json").read_text())
@@ -504,10 +506,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path):
 
 
 def test_runs_on_other_data_files_are_refused(runs):
-    path = runs["scratch"] / "summary.json"
-    summary = json.loads(path.read_text())
-    summary["identity"]["data_files"] = "0123456789abcdef"
-    path.write_text(json.dumps(summary))
+    edit_summary(runs["scratch"], lambda summary: summary["identity"].update(data_files="0123456789abcdef"))
     with pytest.raises(RuntimeError, match="was trained on other data files \\(0123456789abcdef\\) than those under data"):
         disagree(DisagreeConfig(), runs["scratch"], runs["finetune"])
 
@@ -516,6 +515,7 @@ def test_a_network_that_gives_no_numbers_is_refused(runs):
     state = torch.load(runs["scratch"] / "model.pt", weights_only=True)
     next(iter(state["network"].values())).fill_(math.nan)
     torch.save(state, runs["scratch"] / "model.pt")
+    vouch(runs["scratch"])
     with pytest.raises(RuntimeError, match="values that are not finite"):
         disagree(DisagreeConfig(), runs["scratch"], runs["finetune"])
 

@@ -317,7 +317,7 @@ def test_damaged_weights_of_a_finished_run_are_named_and_come_back_once_removed(
     flip(folder.model)
     found = start(tmp_path)
     assert found.code == 1
-    assert "model.pt is damaged or no checkpoint: its checksums do not match; its run makes it again" in found.line
+    assert "model.pt is not what its run has left there: put a copy of that back, or remove it" in found.line
     folder.model.unlink()
     ends_as(folder, whole(*FLAGS))
 

@@ -5,7 +5,6 @@ FUZZ_EXAMPLES=1000 tries more, other ones at every call; in an ordinary run the 
 
 import builtins
 import io
-import json
 import os
 import re
 import shutil
@@ -27,10 +26,12 @@ import study.sweep
 from helper.config import all_flags, unflatten
 from helper.untrusted import read_yaml
 from loader.main import load_dataset
+from optim.folder import RunFolder
 from optim.identity import run_folder, stored_options
 from optim.main import RunConfig
 from study.cost import Cost
 from study.work import Work
+from tests.edited import edit_summary, vouch
 from tests.outcome import Outcome, outcome
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -324,15 +325,14 @@ def test_any_content_of_sound_states_summaries_and_arrays(trees, tmp_path_factor
         torch.save(state, path)
     elif name == "summary.json":
         if path.exists():
-            summary = json.loads(path.read_text())
-            summary[data.draw(st.sampled_from(sorted(summary)))] = data.draw(
-                st.recursive(
-                    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-                    lambda i: st.lists(i) | st.dictionaries(st.text(max_size=3), i),
-                    max_leaves=3,
-                )
+            content = st.recursive(
+                st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+                lambda i: st.lists(i) | st.dictionaries(st.text(max_size=3), i),
+                max_leaves=3,
             )
-            path.write_text(json.dumps(summary))
+            key = data.draw(st.sampled_from(sorted(RunFolder(folder).read_summary())))
+            value = data.draw(content)
+            edit_summary(folder, lambda summary: summary.update({key: value}))
     else:
         arrays = {
             k: numpy.zeros(data.draw(st.integers(0, 3))) for k in ("checkpoint", "density", "grid", "eigenvalues", "matrix")
@@ -340,6 +340,8 @@ def test_any_content_of_sound_states_summaries_and_arrays(trees, tmp_path_factor
         buffer = io.BytesIO()
         numpy.savez(buffer, **arrays)
         path.write_bytes(buffer.getvalue())
+    if name != "summary.json" and (folder / "summary.json").exists() and data.draw(st.booleans()):
+        vouch(folder)
     commands = [
         (command_line.main, *QUICK, "--results_root", root),
         (command_line.main, *QUICK, "--results_root", root, "--save_fisher", 1, "-ms", 10, "--figures", 1),

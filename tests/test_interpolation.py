@@ -19,6 +19,7 @@ from optim.checkpoint import load_state, save_state
 from optim.model import load_run, load_stored
 from study.interpolation import InterpolateConfig, Tables, interpolate, numbers
 from tests.conftest import tiny_conv
+from tests.edited import vouch
 from tests.test_alignment import brute_force
 
 QUICK = ("--figures", 0, "--n_epochs", 2, "--save_snr", 0, "--save_fisher", 0)
@@ -274,6 +275,7 @@ def test_other_weights_in_the_same_folder_compute_anew(pair):
     state = load_state(pair[1] / "model.pt")
     state["network"]["layers.0.bias"] += 0.5
     save_state(pair[1] / "model.pt", state)
+    vouch(pair[1])
     interpolate(FEW, *pair)
     assert (folder / "line.csv").read_text() != before
 

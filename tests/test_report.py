@@ -13,6 +13,7 @@ from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from study import figures
 from study.collect import collect
+from tests.edited import edit_summary
 
 
 @pytest.fixture
@@ -108,10 +109,8 @@ def test_names_with_markup_are_text_in_the_page(tmp_path, run_command):
     write_family(tmp_path)
     (path,) = tmp_path.glob("*/*/dense/*-s1-*")
     path.rename(path.with_name("<img src=x onerror=alert(1)>"))
-    summary = next(tmp_path.glob("*/*/dense/*-s2-*/summary.json"))
-    content = json.loads(summary.read_text())
-    content["identity"]["lr"] = "</script><script>alert(1)</script>"
-    summary.write_text(json.dumps(content))
+    other = next(tmp_path.glob("*/*/dense/*-s2-*"))
+    edit_summary(other, lambda summary: summary["identity"].update(lr="</script><script>alert(1)</script>"))
     assert run_command("report", tmp_path)[0] == 0
     page = (tmp_path / "report/index.html").read_text()
     assert "<img src=x" not in page

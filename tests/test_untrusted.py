@@ -29,6 +29,7 @@ from optim.checkpoint import DamagedFile, load_state, save_state
 from optim.folder import RunFolder
 from optim.main import RunConfig
 from scripts.made_up_runs import write_run
+from tests.edited import edit_summary, vouch
 from tests.outcome import Outcome, outcome
 
 QUICK = ("--figures", 0, "--save_fisher", 0, "--n_epochs", 1, "--hidden_dims", 8, "--limit_train", 100, "--limit_test", 50)
@@ -68,6 +69,7 @@ def copied(finished, tmp_path) -> RunFolder:
     folder = RunFolder(root / finished.relative_to(finished.parents[3]))
     text = folder.config.read_text()
     folder.config.write_text(text.replace(f"results_root: {finished.parents[3]}", f"results_root: {root}"))
+    vouch(folder.path)
     return folder
 
 
@@ -81,6 +83,7 @@ def test_code_in_any_file_of_a_run_is_refused_and_not_run(copied, evil):
     for payload in (buffer.getvalue(), pickle.dumps(evil)):
         copied.model.write_bytes(payload)
         copied.epoch_state(0).write_bytes(payload)
+        vouch(copied.path)
         commands = (
             (experiment.main, "measure", copied.path), (experiment.main, "measure", copied.path, "--epochs", 0),
             (experiment.main, "disagree", copied.path, copied.path), (experiment.main, "interpolate", copied.path, copied.path),
@@ -100,6 +103,7 @@ def test_code_in_any_file_of_a_run_is_refused_and_not_run(copied, evil):
 @pytest.mark.parametrize("name", ["spectrum.npz", "labels.npz"])
 def test_arrays_of_objects_are_refused_and_not_unpickled(copied, evil, name):
     numpy.savez(copied.path / name, x=numpy.array([evil], dtype=object), checkpoint=numpy.array(evil, dtype=object))
+    vouch(copied.path)
     with pytest.raises(RuntimeError, match="Object arrays cannot be loaded"):
         read_arrays(copied.path / name)
     for main, *words in ((experiment.main, "measure", copied.path, "--metrics", "jacobian", "-ms", 20),
@@ -311,6 +315,7 @@ def test_ordinary_yaml_with_anchors_is_read():
 def test_a_spectrum_that_is_none_is_named_with_the_cure(copied, other):
     path = copied.spectrum()
     numpy.savez(path, **{name: value for name, value in (read_arrays(path) | other).items() if value is not None})
+    vouch(copied.path)
     found = start(copied.path.parents[3], "--train_noisy", 1, "--save_jacobian", 1, "-ms", 10, "--figures", 1)
     assert found.code == 1
     assert f"{path} is damaged" in found.line
@@ -338,9 +343,9 @@ def hostile(tmp_path) -> Path:
                 text = (target / f"{table}.csv").read_text()
                 cell = name.replace("\n", " ").encode(errors="replace").decode().replace('"', "").replace(",", "")
                 (target / f"{table}.csv").write_text(text.replace(",layer1", f",{cell} layer"))
-            summary = json.loads((target / "summary.json").read_text())
-            summary["identity"][name.encode(errors="replace").decode()] = name.encode(errors="replace").decode()
-            (target / "summary.json").write_text(json.dumps(summary))
+            text = name.encode(errors="replace").decode()
+            edit_summary(target, lambda summary, text=text: summary["identity"].update({text: text}))
+            vouch(target)
     for kind in ("pipe", "loop", "device", "folder"):
         for file in ("summary.json", "config.yaml"):
             path = root / "digits/mlp/dense" / f"{kind}-{file}" / file
