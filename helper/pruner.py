@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from helper.config import Config, flag
 from helper.mask import Mask
 
-SPARSE = {"mode": ("sparse-finetune", "sparse-scratch", "lottery")}
+MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
+SPARSE = {"mode": MODES[1:]}
 
 
 def magnitude(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,11 +1,66 @@
 """Label noise: (labels, ...) -> labels, with exactly the requested share corrupted."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from helper.config import reads
 from loader.archives import DataError
 
-METHODS = ("symmetric", "symmetric_inclusive", "asymmetric", "human")
+
+@dataclass(frozen=True)
+class Noise:
+    """What a method of label noise may need beside the labels."""
+
+    ratio: float
+    n_classes: int
+    next_class: Tensor  # (classes,) class to confuse each class with, itself for none
+    human_labels: Tensor | None  # (N,)
+    generator: torch.Generator
+
+    def choose(self, rows: Tensor) -> Tensor:
+        """round(ratio M) of M rows, drawn without replacement."""
+        return rows[torch.randperm(len(rows), generator=self.generator)[: round(self.ratio * len(rows))]]
+
+
+@reads("noise_ratio")
+def symmetric(labels: Tensor, noise: Noise) -> Tensor:
+    """Exactly round(ratio N) examples get a uniformly drawn *other* class."""
+    chosen = noise.choose(torch.arange(len(labels)))
+    offsets = torch.randint(1, noise.n_classes, chosen.shape, generator=noise.generator)
+    return labels.index_put((chosen,), (labels[chosen] + offsets) % noise.n_classes)
+
+
+@reads("noise_ratio")
+def symmetric_inclusive(labels: Tensor, noise: Noise) -> Tensor:
+    """As many as in `symmetric` get a uniformly drawn class, which may be their own (the paper's)."""
+    chosen = noise.choose(torch.arange(len(labels)))
+    return labels.index_put((chosen,), torch.randint(noise.n_classes, chosen.shape, generator=noise.generator))
+
+
+@reads("noise_ratio")
+def asymmetric(labels: Tensor, noise: Noise) -> Tensor:
+    """Exactly round(ratio M) of the M examples whose class has a `next_class` get that class.
+
+    Raises:
+        DataError: no class has one.
+    """
+    if torch.equal(noise.next_class[: noise.n_classes], torch.arange(noise.n_classes)):
+        raise DataError(f"--noise_method asymmetric: none of the {noise.n_classes} classes is confused with another")
+    chosen = noise.choose((noise.next_class[labels] != labels).nonzero().flatten())
+    return labels.index_put((chosen,), noise.next_class[labels[chosen]])
+
+
+@reads()
+def human(labels: Tensor, noise: Noise) -> Tensor:
+    """The labels that people gave. Raises DataError: the data set has none."""
+    if noise.human_labels is None:
+        raise DataError("--noise_method human: people's labels exist here for cifar100 only")
+    return noise.human_labels.clone()
+
+
+METHODS = {"symmetric": symmetric, "symmetric_inclusive": symmetric_inclusive, "asymmetric": asymmetric, "human": human}
 
 
 def corrupt(
@@ -18,33 +73,20 @@ def corrupt(
     next_class: Tensor | None = None,
     human_labels: Tensor | None = None,
 ) -> Tensor:
-    """Noisy labels for (N,) true labels.
-
-    symmetric: exactly round(ratio N) examples get a uniformly drawn *other* class.
-    symmetric_inclusive: the same number get a uniformly drawn class, which may be their own (the paper's).
-    asymmetric: exactly round(ratio M) of the M examples whose class has a `next_class` get that class.
-    human: `human_labels`, whatever the ratio.
+    """Noisy labels for (N,) true labels, by one of METHODS.
 
     Args:
         next_class: (classes,) class to confuse each class with, itself for none; default the following one, cyclic.
+        human_labels: (N,) labels that people gave, if any did.
     Raises:
-        DataError: human labels are asked for and the data set has none.
+        DataError: the data set lacks what the method needs, or the method gives labels that are none of the classes.
     """
-    if method == "human":
-        if human_labels is None:
-            raise DataError("--noise_method human: people's labels exist here for cifar100 only")
-        return human_labels.clone()
     if next_class is None:
         next_class = (torch.arange(n_classes) + 1) % n_classes
-    sources = torch.arange(len(labels))
-    if method == "asymmetric":
-        sources = sources[next_class[labels] != labels]
-    chosen = sources[torch.randperm(len(sources), generator=generator)[: round(ratio * len(sources))]]
-    noisy = labels.clone()
-    if method == "symmetric":
-        noisy[chosen] = (labels[chosen] + torch.randint(1, n_classes, chosen.shape, generator=generator)) % n_classes
-    elif method == "symmetric_inclusive":
-        noisy[chosen] = torch.randint(n_classes, chosen.shape, generator=generator)
-    else:
-        noisy[chosen] = next_class[labels[chosen]]
+    noisy = METHODS[method](labels, Noise(ratio, n_classes, next_class, human_labels, generator))
+    if len(noisy) and not 0 <= noisy.min() <= noisy.max() < n_classes:
+        raise DataError(
+            f"--noise_method {method} gives labels outside of 0..{n_classes - 1}, the classes that are used; "
+            "leave --limit_classes out, or use --noise_method symmetric"
+        )
     return noisy

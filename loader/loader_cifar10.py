@@ -27,6 +27,11 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CONFUSED = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
 
 
+def leaves(noise_method: str, n_classes: int) -> bool:
+    """Whether label noise may give a label beyond the first so many classes."""
+    return noise_method == "asymmetric" and any(one < n_classes <= other for one, other in CONFUSED.items())
+
+
 def load(config: "DataConfig") -> Source:
     """CIFAR-10 from `ROOT/cifar-10-batches-py`, downloaded if need be.
 

@@ -29,6 +29,11 @@ ARRAY_TYPES = [
 ]
 
 
+def leaves(noise_method: str, n_classes: int) -> bool:
+    """Whether label noise may give a label beyond the first so many classes: a superclass's next class, or what people said."""
+    return noise_method in ("asymmetric", "human")
+
+
 def load(config: "DataConfig") -> Source:
     """CIFAR-100 with what the asked kind of noise needs: `next_class`, cyclic in each superclass, or the human labels.
 

@@ -1,11 +1,13 @@
 """Options, registry and builder of the data: `load_dataset(DataConfig) -> Dataset`."""
 
+import dataclasses
 import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from helper.config import Config, FlagError, flag
+from helper.config import Config, FlagError, Readers, flag, flag_fields
 from helper.progress import Task
 from helper.utils import stream
 from loader import (
@@ -21,18 +23,63 @@ from loader.dataset import Dataset, Source, Split
 from loader.label_noise import METHODS, corrupt
 from loader.splits import balanced_rows
 
-DATASETS = {
-    "digits": loader_digits.load,
-    "toy": loader_toy.load,
-    "mnist": loader_mnist.load_mnist,
-    "fmnist": loader_mnist.load_fashion_mnist,
-    "cifar10": loader_cifar10.load,
-    "cifar100": loader_cifar100.load,
-}
-NOISY_DATASETS = {"cifar100": loader_cifar100_noisy.load}  # whose noise needs more than the clean files
-AUGMENTED = ("cifar10", "cifar100")
-NAMES = (*DATASETS, *(f"{name}_noisy" for name in DATASETS))
+
+@dataclass(frozen=True)
+class Published:
+    """How large a published data set is."""
+
+    train: int
+    test: int | None  # None: a share, --test_size, of the training examples is held out
+    input_shape: tuple[int, ...]
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class Loader:
+    """An entry of DATASETS, where the function that loads it does not say enough."""
+
+    load: Callable[["DataConfig"], Source]
+    published: Published | None = None  # default: a dry run loads the data
+    reads: tuple[str, ...] | None = None  # see helper.config.reads
+    augmented: bool = False  # whether --augment auto crops and flips
+    load_noisy: Callable[["DataConfig"], Source] | None = None  # with what label noise has to know beyond the clean files
+    leaves: Callable[[str, int], bool] | None = None  # whether a noise method may give labels beyond the first so many classes
+
+
+DATASETS: dict[str, Loader | Callable] = {
+    "digits": Loader(loader_digits.load, Published(1797, None, (1, 8, 8), 10), ("test_size",)),
+    "toy": Loader(loader_toy.load, Published(4096, None, (12,), 2), ("test_size",)),
+    "mnist": Loader(loader_mnist.load_mnist, Published(60_000, 10_000, (1, 28, 28), 10), ()),
+    "fmnist": Loader(loader_mnist.load_fashion_mnist, Published(60_000, 10_000, (1, 28, 28), 10), ()),
+    "cifar10": Loader(
+        loader_cifar10.load, Published(50_000, 10_000, (3, 32, 32), 10), (), augmented=True, leaves=loader_cifar10.leaves
+    ),
+    "cifar100": Loader(
+        loader_cifar100.load, Published(50_000, 10_000, (3, 32, 32), 100), (), augmented=True,
+        load_noisy=loader_cifar100_noisy.load, leaves=loader_cifar100_noisy.leaves,
+    ),
+}  # fmt: skip
 NOISY = {"train_noisy": (True,)}
+NO_IMAGES = "--augment crop_flip: the {} set has no images to crop"
+
+
+class WithNoise(Mapping):
+    """A registry of data sets in which each is there as `NAME_noisy` as well."""
+
+    def __init__(self, registry: Mapping[str, Loader | Callable]) -> None:
+        self.registry = registry
+
+    def __getitem__(self, name: str) -> Loader | Callable:
+        return self.registry[name.removesuffix("_noisy")]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.registry, *(f"{name}_noisy" for name in self.registry)])
+
+    def __len__(self) -> int:
+        return 2 * len(self.registry)
+
+
+NAMES = WithNoise(DATASETS)
 
 
 @dataclass(frozen=True)
@@ -46,7 +93,7 @@ class DataConfig(Config):
     verify_data: bool = flag(True, "insist on the published checksums; 0 loads other files of the same layout", identity=False)
     test_size: float = flag(
         0.2, "share held out for testing", short="-ts", low=0.01, below=1,
-        when={"loader_name": ("toy", "toy_noisy", "digits", "digits_noisy")},
+        when={"loader_name": Readers("test_size", NAMES)},
     )  # fmt: skip
     limit_classes: int | None = flag(None, "use only this many classes, the first of the data set's list; default: all", low=2)
     limit_train: int | None = flag(None, "use only this many training examples, class-balanced; default: all", low=1)
@@ -60,7 +107,7 @@ class DataConfig(Config):
     noise_method: str = flag("symmetric", "kind of label noise", short="-nm", choices=METHODS, when=NOISY)
     noise_ratio: float = flag(
         0.3, "share of corrupted labels (asymmetric: of the classes that have a confusion)", short="-nr", low=0, high=1,
-        when=NOISY | {"noise_method": ("symmetric", "symmetric_inclusive", "asymmetric")},
+        when=NOISY | {"noise_method": Readers("noise_ratio", METHODS)},
     )  # fmt: skip
     noise_seed: int = flag(0, "seed of the label noise: runs with other seeds see the same noise", when=NOISY)
 
@@ -70,17 +117,24 @@ class DataConfig(Config):
         noisy = self.train_noisy or clean != self.loader_name
         self._set("train_noisy", noisy)
         self._set("loader_name", f"{clean}_noisy" if noisy else clean)
-        usual = "crop_flip" if clean in AUGMENTED else "none"
+        usual = "crop_flip" if self.loader.augmented else "none"
         if self.augment == usual:
             self._set("augment", "auto")
-        if self.augment == "crop_flip" and clean == "toy":
-            raise FlagError("--augment crop_flip: the toy set has no images to crop")
-        if noisy and self.limit_classes and clean in NOISY_DATASETS and self.noise_method in ("asymmetric", "human"):
-            raise FlagError(f"--limit_classes: {self.noise_method} noise may give a label outside of the chosen classes")
+        published, leaves = self.loader.published, self.loader.leaves
+        if self.augment == "crop_flip" and published and len(published.input_shape) != 3:
+            raise FlagError(NO_IMAGES.format(clean))
+        if noisy and self.limit_classes and leaves and leaves(self.noise_method, self.limit_classes):
+            noise = f"{self.noise_method} noise may give a label outside of the chosen classes"
+            raise FlagError(f"--limit_classes {self.limit_classes}: {noise}")
+
+    @property
+    def loader(self) -> Loader:
+        entry = DATASETS[self.clean_name]
+        return entry if isinstance(entry, Loader) else Loader(entry)
 
     @property
     def augmented(self) -> bool:
-        return self.augment == "crop_flip" or (self.augment == "auto" and self.clean_name in AUGMENTED)
+        return self.augment == "crop_flip" or (self.augment == "auto" and self.loader.augmented)
 
     @property
     def clean_name(self) -> str:
@@ -98,6 +152,8 @@ def load_dataset(config: DataConfig) -> Dataset:
         DataError: files missing or damaged, fewer examples than asked for.
     """
     source = read(config)
+    if config.augmented and source.train_inputs.ndim != 4:
+        raise FlagError(NO_IMAGES.format(config.clean_name))
     train = _split(source.train_inputs, source.train_labels)
     test = _split(source.test_inputs, source.test_labels)
     names = source.class_names[: config.limit_classes]
@@ -122,9 +178,13 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 def read(config: DataConfig) -> Source:
     """The whole data set as its loader reads it. Raises DataError: files missing or damaged."""
-    loaders = DATASETS | (NOISY_DATASETS if config.train_noisy else {})
+    noisy = config.loader.load_noisy if config.train_noisy else None
     with Task(f"reading {config.clean_name} under {config.root}"):
-        return loaders[config.clean_name](config)
+        return (noisy or config.loader.load)(config)
+
+
+# flags that say what becomes of the data once its files have been read
+AFTER_READING = ("limit_classes", "limit_train", "limit_test", "val_size", "augment", "noise_ratio", "noise_seed")
 
 
 @functools.cache
@@ -134,8 +194,8 @@ def fingerprint_of(config: DataConfig) -> str | None:
     Raises:
         DataError: files missing or damaged.
     """
-    flags = {name: getattr(config, name) for name in ("loader_name", "root", "filename", "download", "verify_data")}
-    return _fingerprint(DataConfig(**flags, noise_method=config.noise_method))
+    usual = {field.name: field.default for field in flag_fields(DataConfig) if field.name in AFTER_READING}
+    return _fingerprint(dataclasses.replace(config, **usual))
 
 
 @functools.cache

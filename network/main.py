@@ -1,20 +1,28 @@
 """Options, registry and builder of the networks: `build_network(NetworkConfig, input_shape, n_classes, generator)`."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from helper.config import Config, FlagError, dashed, dashed_values, flag
+from helper.config import Config, FlagError, Readers, dashed, dashed_values, flag, flatten, identity
 from helper.utils import global_seed
 from network.init import INITIALISERS
 from network.mlp import ACTIVATIONS, MLP
 from network.mnist_lenet import LeNet
 from network.resnet import ResNet, blocks_per_stage
 
-MLP_ONLY = {"net_name": ("mlp",)}
-RESNET_ONLY = {"net_name": ("resnet",)}
+
+@dataclass(frozen=True)
+class Architecture:
+    """An entry of NETWORKS, where a builder alone does not say enough."""
+
+    build: Callable[["NetworkConfig", tuple[int, ...], int], nn.Module]
+    reads: tuple[str, ...] | None = None  # see helper.config.reads
+    label: str | None = None  # with flags in braces, as run folders are named; default: the name, and flags that are changed
+    revision: int = 1  # raised when the name comes to mean another network: runs of the former one are then other runs
 
 
 def build_mlp(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -34,9 +42,16 @@ def build_lenet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes
         raise FlagError(str(error)) from None
 
 
-NETWORKS = {"mlp": build_mlp, "resnet": build_resnet, "mnist_lenet": build_lenet}
-# Raised when a name comes to mean another network: runs of the former one are then other runs. 1 where nothing is said.
-REVISIONS = {"resnet": 2, "mnist_lenet": 2}
+NETWORKS: dict[str, Architecture | Callable] = {
+    "mlp": Architecture(build_mlp, ("hidden_dims", "hidden_act", "out_act"), "mlp-{hidden_dims}"),
+    "resnet": Architecture(build_resnet, ("depth", "widen_factor"), "resnet{depth}x{widen_factor}", revision=2),
+    "mnist_lenet": Architecture(build_lenet, (), revision=2),
+}
+
+
+def read_by_some(name: str) -> dict[str, Readers]:
+    """`when` of a flag that not all networks read."""
+    return {"net_name": Readers(name, NETWORKS)}
 
 
 @dataclass(frozen=True)
@@ -45,12 +60,24 @@ class NetworkConfig(Config):
 
     net_name: str = flag("mlp", "architecture", short="-nt", choices=NETWORKS)
     hidden_dims: str = flag(
-        "128-64", "units of the hidden layers, such as 10-7-5-4-3", short="-hd", convert=dashed, when=MLP_ONLY
+        "128-64",
+        "units of the hidden layers, such as 10-7-5-4-3",
+        short="-hd",
+        convert=dashed,
+        when=read_by_some("hidden_dims"),
     )
-    hidden_act: str = flag("relu", "activation of the hidden layers", short="-ha", choices=ACTIVATIONS, when=MLP_ONLY)
-    out_act: str = flag("identity", "activation of the output layer", short="-oa", choices=ACTIVATIONS, when=MLP_ONLY)
-    depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp", when=RESNET_ONLY)
-    widen_factor: int = flag(4, "multiplies the channels of all convolutions", short="-wf", low=1, when=RESNET_ONLY)
+    hidden_act: str = flag(
+        "relu", "activation of the hidden layers", short="-ha", choices=ACTIVATIONS, when=read_by_some("hidden_act")
+    )
+    out_act: str = flag(
+        "identity", "activation of the output layer", short="-oa", choices=ACTIVATIONS, when=read_by_some("out_act")
+    )
+    depth: int = flag(
+        32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp", when=read_by_some("depth")
+    )
+    widen_factor: int = flag(
+        4, "multiplies the channels of all convolutions", short="-wf", low=1, when=read_by_some("widen_factor")
+    )
     in_dim: int | None = flag(
         None, "input values of an example; only checked against the data; default: the data's", short="-in", identity=False
     )
@@ -66,16 +93,22 @@ class NetworkConfig(Config):
                 raise FlagError(str(error)) from None
 
     @property
+    def architecture(self) -> Architecture:
+        entry = NETWORKS[self.net_name]
+        return entry if isinstance(entry, Architecture) else Architecture(entry)
+
+    @property
     def revision(self) -> int:
         """Which of the networks that have had its name."""
-        return REVISIONS.get(self.net_name, 1)
+        return self.architecture.revision
 
     @property
     def label(self) -> str:
         """The architecture in a word, as run folders are named: `resnet32x4`, `mlp-128-64`."""
-        if self.net_name == "resnet":
-            return f"resnet{self.depth}x{self.widen_factor}"
-        return f"mlp-{self.hidden_dims}".rstrip("-") if self.net_name == "mlp" else self.net_name
+        if self.architecture.label:
+            return self.architecture.label.format(**flatten(self)).rstrip("-")
+        changed = {name: value for name, value in identity(self).items() if name not in ("net_name", "init_method")}
+        return "-".join([self.net_name, *(f"{name}{value}" for name, value in changed.items())])
 
 
 def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, generator: torch.Generator) -> nn.Module:
@@ -88,7 +121,7 @@ def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes
         if getattr(config, name) not in (None, found):
             raise FlagError(f"--{name} {getattr(config, name)}: the data has {found}; leave the flag out")
     with global_seed(generator):
-        network = NETWORKS[config.net_name](config, input_shape, n_classes)
+        network = config.architecture.build(config, input_shape, n_classes)
         INITIALISERS[config.init_method](network)
     return network
 

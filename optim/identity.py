@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helper.config import FlagError, digest, flatten, identity, replace
+from helper.config import FlagError, Readers, digest, flatten, identity, replace
+from loader.label_noise import METHODS
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder
 from optim.model import load_stored, lottery_file, stored_config, weights_file
@@ -31,8 +32,8 @@ def run_identity(config: "RunConfig", fingerprint: str | None) -> dict[str, Any]
         payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
     else:
         payload["parent"] = run_identity(config.dense_parent(), fingerprint)
-    if config.mode == "lottery" and config.lottery_model_path:
-        payload["lottery"] = weights_hash(lottery_file(config, Path()))
+    if config.mode == "lottery" and (config.lottery_model_path or config.pretrain_model_path):
+        payload["lottery"] = weights_hash(lottery_file(config, Path(config.pretrain_model_path or "")))
     return payload
 
 
@@ -44,8 +45,8 @@ def run_folder(config: "RunConfig", fingerprint: str | None) -> RunFolder:
     """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
     words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
     if config.data.train_noisy:
-        human = config.data.noise_method == "human"
-        words.append(config.data.noise_method + ("" if human else f"-{config.data.noise_ratio:g}"))
+        by_ratio = config.data.noise_method in Readers("noise_ratio", METHODS)
+        words.append(config.data.noise_method + (f"-{config.data.noise_ratio:g}" if by_ratio else ""))
     words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}", f"s{config.random_state}"]
     name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
     return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))

@@ -17,7 +17,7 @@ from helper.distributed import ahead, by_first, lost, once, size
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.progress import Task, tracked
-from helper.pruner import SPARSE, PruneConfig
+from helper.pruner import MODES, SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
 from helper.untrusted import one_line, write_yaml
@@ -38,7 +38,6 @@ from optim.tracker import TRACKERS
 from optim.trainer import TrainConfig, Trainer
 
 log = logging.getLogger(__name__)
-MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 
 

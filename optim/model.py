@@ -129,11 +129,14 @@ def weights_file(path: Path) -> Path:
 
 
 def lottery_file(config: "RunConfig", parent: Path) -> Path:
-    """Where Init-D is: --lottery_model_path, or the parent run's state before its first epoch."""
+    """Where Init-D is: --lottery_model_path, or the parent run's state before its first epoch. Raises RuntimeError: none."""
     if config.lottery_model_path:
         path = Path(config.lottery_model_path)
         return RunFolder(path).epoch_state(0) if path.is_dir() else path
-    return RunFolder(parent if parent.is_dir() else parent.parent).epoch_state(0)
+    path = RunFolder(parent if parent.is_dir() else parent.parent).epoch_state(0)
+    if not path.exists():
+        raise RuntimeError(f"{path} does not exist: say with --lottery_model_path where the dense initialisation is")
+    return path
 
 
 def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> "tuple[nn.Module, Mask, RunConfig]":

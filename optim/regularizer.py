@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from helper.config import reads
 
+
+@reads("reg_weight")
 def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
     """Unbiased estimate of the sum over examples of ||d logits / d inputs||_F^2, differentiable.
 

@@ -3,27 +3,31 @@
 import math
 from typing import TYPE_CHECKING
 
-from helper.config import dashed_values
+from helper.config import dashed_values, reads
 
 if TYPE_CHECKING:
     from optim.trainer import TrainConfig
 
 
+@reads("lr_milestones", "lr_gamma")
 def stepwise(config: "TrainConfig", epoch: int) -> float:
     """Times lr_gamma at every milestone."""
     return config.lr_gamma ** sum(epoch >= milestone for milestone in dashed_values(config.lr_milestones))
 
 
+@reads("lr_gamma")
 def exponential(config: "TrainConfig", epoch: int) -> float:
     """Times lr_gamma after every epoch."""
     return config.lr_gamma**epoch
 
 
+@reads()
 def cosine(config: "TrainConfig", epoch: int) -> float:
     """Half a cosine from 1 to 0 over the epochs after the warm-up (Loshchilov & Hutter 2017)."""
     return 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / (config.n_epochs - config.warmup_epochs)))
 
 
+@reads()
 def constant(config: "TrainConfig", epoch: int) -> float:
     return 1.0
 

@@ -1,7 +1,5 @@
 """Training options and the loop. Masks, evaluation, tables, checkpoints and measurements hang on it as callbacks."""
 
-import functools
-import inspect
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,20 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.config import Config, FlagError, flag, increasing, integer
+from helper.config import Config, FlagError, Readers, flag, increasing, integer
 from helper.distributed import follow_first, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
 from helper.utils import stream
 from helper.xla import end_of_graph
 from loader.dataset import Dataset, crop_and_flip, draw_crops
+from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
 
 if TYPE_CHECKING:
     from optim.callbacks import Callback
-
-SGD = {"optimizer_name": ("sgd",)}
 
 
 @dataclass(frozen=True)
@@ -34,24 +31,28 @@ class TrainConfig(Config):
 
     n_epochs: int = flag(30, "epochs", short="-ne", low=1)
     batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
-    optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=("sgd", "adam"))
+    optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=OPTIMIZERS)
     lr: float = flag(0.1, "learning rate", short="-lr", low=0)
-    momentum: float = flag(0.9, "momentum of SGD", short="-mm", low=0, below=1, when=SGD)
-    nesterov: bool = flag(False, "Nesterov momentum", when=SGD)
+    momentum: float = flag(
+        0.9, "momentum of SGD", short="-mm", low=0, below=1, when={"optimizer_name": Readers("momentum", OPTIMIZERS)}
+    )
+    nesterov: bool = flag(False, "Nesterov momentum", when={"optimizer_name": Readers("nesterov", OPTIMIZERS)})
     weight_decay: float = flag(2e-4, "L2 penalty on every parameter, as in torch.optim", short="-wt", low=0)
     lr_schedule: str = flag("stepwise", "how the learning rate falls", short="-ls", choices=SCHEDULES)
     lr_milestones: str = flag(
-        "15-25", "epochs at which the rate falls", short="-lm", convert=increasing, when={"lr_schedule": ("stepwise",)}
-    )
+        "15-25", "epochs at which the rate falls", short="-lm", convert=increasing,
+        when={"lr_schedule": Readers("lr_milestones", SCHEDULES)},
+    )  # fmt: skip
     lr_gamma: float = flag(
         0.1, "factor at milestones, or at every epoch", short="-lg", low=0, high=1,
-        when={"lr_schedule": ("stepwise", "exponential")},
+        when={"lr_schedule": Readers("lr_gamma", SCHEDULES)},
     )  # fmt: skip
     warmup_epochs: int = flag(0, "epochs of linear warm-up", low=0)
     reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
     reg_weight: float = flag(
-        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0, when={"reg_type": ("jacobian",)}
-    )
+        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0,
+        when={"reg_type": Readers("reg_weight", REGULARIZERS)},
+    )  # fmt: skip
     precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
     sync_batch_norm: bool = flag(
         True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share"
@@ -99,26 +100,6 @@ class TrainConfig(Config):
         return epochs | {0, self.n_epochs}
 
 
-def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer_name == "adam":
-        return eager(torch.optim.Adam)(network.parameters(), config.lr, weight_decay=config.weight_decay)
-    return eager(torch.optim.SGD)(
-        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )
-
-
-@functools.cache
-def eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """A class of torch.optim with its own methods, but not the wrappers that hide them from torch.compile.
-
-    At their first call these import the compiler, which takes longer than a small run; optimisers are not compiled here.
-    """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
-    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
-    methods["step"] = torch.no_grad()(methods["step"])
-    return type(optimizer.__name__, (optimizer,), methods)
-
-
 class Trainer:
     """The training loop over one data set on one device.
 
@@ -141,7 +122,7 @@ class Trainer:
         self.forward = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         if config.compile:
             self.forward = torch.compile(self.forward)
-        self.optimizer = build_optimizer(network, config)
+        self.optimizer = OPTIMIZERS[config.optimizer_name](network.parameters(), config)
         self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps of the epoch under way

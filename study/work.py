@@ -16,6 +16,7 @@ from helper.pruner import prunable_weights
 from loader.sizes import Sizes
 from network.main import NetworkConfig, build_network
 from optim.main import RunConfig
+from optim.optimizers import tensors_kept
 from study.plan import Planned
 
 FORWARD = 1 / 3  # of a training step: one of its three products of every layer
@@ -145,8 +146,7 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     snr = metrics.save_snr and sizes.train >= 2 * train.batch_size
     tensors = shape.tensors + (shape.layers if sparse else 0)
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
-    momenta = {"sgd": 1 if train.momentum else 0, "adam": 2}[train.optimizer_name]
-    checkpoint = state + momenta * (FLOAT * shape.parameters + TENSOR * shape.tensors)
+    checkpoint = state + tensors_kept(train) * (FLOAT * shape.parameters + TENSOR * shape.tensors)
     states = len(train.saved_epochs()) + 1  # and model.pt
     epochs = train.n_epochs + 1
     kinds = metrics.wanted()

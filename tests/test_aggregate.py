@@ -155,9 +155,9 @@ def test_training_accuracies_of_two_kinds_are_not_paired(folders):
 def test_masks_that_came_out_otherwise_are_not_paired(folders, tmp_path):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
     for mode in ("sparse-finetune", "sparse-scratch"):
-        (path,) = tmp_path.glob(f"*/*/{mode}/*-s2-*/summary.json")
+        (path,) = tmp_path.glob(f"*/*/{mode}/*-s2-*")
         left = {"layers.0.weight": 0.5 if mode == "sparse-finetune" else 0.4}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"sparsity_by_layer": left}))
+        edit_summary(path, lambda summary, left=left: summary.update(sparsity_by_layer=left))
     pairs, alone = pair_runs(collect(tmp_path).records)
     assert [pair.finetune.seed for pair in pairs] == [1]
     assert all("another mask" in why for _, why in alone)
@@ -177,10 +177,9 @@ def test_a_scratch_run_as_long_as_dense_and_finetuned_together_is_a_row_of_its_o
 
 def test_runs_that_share_a_parent_are_one_unit_and_the_table_says_so(folders, tmp_path):
     folders(*family(seeds=(1, 2, 3, 4), ratios=(0.5,)))
-    for path in tmp_path.glob("*/*/sparse-*/*/summary.json"):
-        summary = json.loads(path.read_text())
-        summary["identity"]["parent"] = "of seed 4" if "-s4-" in str(path) else "the same file"
-        path.write_text(json.dumps(summary))
+    for path in tmp_path.glob("*/*/sparse-*/*"):
+        parent = "of seed 4" if "-s4-" in str(path) else "the same file"
+        edit_summary(path, lambda summary, parent=parent: summary["identity"].update(parent=parent))
     found = collect(tmp_path)
     runs = tidy(found)
     table = gaps(runs, found)
@@ -198,10 +197,8 @@ def test_runs_that_share_a_parent_are_one_unit_and_the_table_says_so(folders, tm
 
 def test_runs_of_one_parent_alone_have_no_interval_and_no_regime(folders, tmp_path):
     folders(*family(seeds=(1, 2, 3), ratios=(0.9,)))
-    for path in tmp_path.glob("*/*/sparse-*/*/summary.json"):
-        summary = json.loads(path.read_text())
-        summary["identity"]["parent"] = "the same file"
-        path.write_text(json.dumps(summary))
+    for path in tmp_path.glob("*/*/sparse-*/*"):
+        edit_summary(path, lambda summary: summary["identity"].update(parent="the same file"))
     found = collect(tmp_path)
     row = gaps(tidy(found), found).iloc[0]
     assert (row["seeds"], row["runs"], row["regime"]) == (1, 3, "cannot tell")
@@ -217,10 +214,8 @@ def test_what_is_shared_directly_or_through_others_makes_one_unit():
 
 def test_a_value_that_is_not_positive_leaves_its_ratio_undefined_and_counted(folders, tmp_path):
     folders(*family(ratios=(0.5,)))
-    (path,) = tmp_path.glob("*/*/sparse-scratch/*-s2-*/summary.json")
-    summary = json.loads(path.read_text())
-    summary["metrics"]["fisher"]["value"] = -0.1
-    path.write_text(json.dumps(summary))
+    (path,) = tmp_path.glob("*/*/sparse-scratch/*-s2-*")
+    edit_summary(path, lambda summary: summary["metrics"]["fisher"].update(value=-0.1))
     found = collect(tmp_path)
     assert str(gaps(tidy(found), found)["fisher_ratio"].iloc[0]) == "not defined: 1 of 3 pairs not positive"
 

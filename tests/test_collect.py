@@ -1,14 +1,14 @@
 """The tidy table of runs: every number from its own place in the run folder."""
 
-import json
-
 import pandas
 import pytest
 
 from helper.config import unflatten
+from optim.folder import RunFolder
 from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from study.collect import NUMBERS, collect, tidy
+from tests.edited import edit_summary
 
 
 @pytest.fixture
@@ -23,9 +23,8 @@ def written(tmp_path):
 
 def edit(path, **changes) -> dict:
     """summary.json with other numbers."""
-    summary = json.loads((path / "summary.json").read_text()) | changes
-    (path / "summary.json").write_text(json.dumps(summary))
-    return summary
+    edit_summary(path, lambda summary: summary.update(changes))
+    return RunFolder(path).read_summary()
 
 
 def row_of(root, path) -> pandas.Series:

@@ -1,5 +1,6 @@
 """Loaders on made-up files of the published layouts, and on damaged ones."""
 
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -14,8 +15,9 @@ from helper.config import FlagError
 from loader import loader_cifar100
 from loader.archives import DataError, unpickle
 from loader.dataset import Split
+from loader.label_noise import METHODS
 from loader.loader_toy import generate
-from loader.main import NAMES, DataConfig, load_dataset
+from loader.main import DATASETS, NAMES, DataConfig, load_dataset
 from loader.main import _limit as limited
 from tests import made_up
 
@@ -262,3 +264,49 @@ def test_the_generated_toy_set_is_balanced_and_not_a_matter_of_counting():
     count = bits.sum(1)
     best = sum(labels[count == k].bincount(minlength=2).max() for k in range(13)) / 4096
     assert best < 0.75
+
+
+# ------------------------------------------------------------------------------------------- noise among some classes
+
+
+LEAVING = {"asymmetric": {"cifar10": (4, 5, 6, 7), "cifar100": range(2, 100)}, "human": {"cifar100": range(2, 100)}}
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 10])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", DATASETS)
+def test_noise_gives_labels_of_the_chosen_classes_or_is_refused_in_a_line(files, name, method, n):
+    flags = {"noise_method": method, "noise_ratio": 0.9, "limit_classes": n, "val_size": 0.3}
+    if n in LEAVING.get(method, {}).get(name, ()):
+        with pytest.raises(FlagError, match=f"--limit_classes {n}: {method} noise may give a label outside"):
+            DataConfig(loader_name=f"{name}_noisy", **flags)  # before anything is read
+    elif method == "human" or (name, n, method) == ("cifar10", 2, "asymmetric") or (name == "toy" and n > 2):
+        with pytest.raises(DataError, match=r"people's labels exist here|none of the 2 classes|has only 2 classes"):
+            load(files, f"{name}_noisy", **flags)
+    else:
+        data = load(files, f"{name}_noisy", **flags)
+        assert data.train.noisy.any()
+        for split in (data.train, data.val):
+            assert 0 <= split.labels.min() <= split.labels.max() < n
+
+
+def test_asymmetric_noise_among_five_classes_of_cifar10_is_refused_as_that_of_cifar100():
+    lines = []
+    for name in ("cifar10", "cifar100"):
+        with pytest.raises(FlagError) as refusal:
+            DataConfig(loader_name=name, train_noisy=True, noise_method="asymmetric", limit_classes=5)
+        lines.append(str(refusal.value))
+    assert lines[0] == lines[1] == "--limit_classes 5: asymmetric noise may give a label outside of the chosen classes"
+
+
+def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
+    source = DATASETS["digits"].load(DataConfig())
+    n = len(source.train_labels)
+    facts = {"asymmetric": {"next_class": torch.arange(10).roll(-1)}, "human": {"human_labels": torch.arange(n) % 10}}
+    for method, more in facts.items():
+        monkeypatch.setitem(DATASETS, "added", lambda config, more=more: dataclasses.replace(source, **more))
+        load_dataset.cache_clear()
+        with pytest.raises(DataError, match=rf"--noise_method {method} gives labels outside of 0\.\.4"):
+            load_dataset(DataConfig(loader_name="added_noisy", noise_method=method, limit_classes=5))
+        load_dataset.cache_clear()
+        assert load_dataset(DataConfig(loader_name="added_noisy", noise_method=method)).train.noisy.any()
