@@ -8,7 +8,7 @@ from optim.folder import RunFolder
 from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from study.collect import NUMBERS, collect, tidy
-from tests.edited import edit_summary
+from tests.edited import edit_summary, vouch
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_initial_tr_f_is_that_of_all_examples_at_epoch_0_measured_like_the_selec
     table = pandas.read_csv(run / "metrics.csv")
     other = table.assign(params="all", value=1e6 + table["value"])
     pandas.concat([other, table[::-1]]).to_csv(run / "metrics.csv", index=False)  # rows may be in any order
+    vouch(run)
     expected = table.query("epoch == 0 and subset == 'all' and layer == 'all'")["value"].item()
     assert row_of(tmp_path, run)["fisher_initial"] == expected
     assert table["value"].eq(expected).sum() == 1

@@ -13,7 +13,7 @@ from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from study import figures
 from study.collect import collect
-from tests.edited import edit_summary
+from tests.edited import edit_summary, vouch
 
 
 @pytest.fixture
@@ -156,6 +156,7 @@ def test_the_curve_of_tr_f_is_of_one_series_and_one_way_of_measuring(tmp_path):
     write_run(unflatten(RunConfig, {**longer, "random_state": 1, "results_root": str(tmp_path)}))
     (path,) = tmp_path.glob("*/*/sparse-scratch/l1-0.9-*-e30-s2-*/metrics.csv")
     path.write_text(path.read_text().replace("layers,", "all,"))
+    vouch(path.parent)
     records = collect(tmp_path).records
     line = figures.fisher_lines(records, "all")["sparse-scratch", 0.9]
     alike = [r for r in records if r.mode == "sparse-scratch" and r.flags["prune_ratio"] == 0.9 and r.flags["n_epochs"] == 30]
@@ -172,6 +173,7 @@ def test_tr_f_that_is_not_finite_does_not_end_the_report(tmp_path, run_command):
         rows = pandas.read_csv(path)
         rows.loc[rows["epoch"] == 20, "value"] = float("inf")
         rows.to_csv(path, index=False)
+        vouch(path.parent)
     assert run_command("report", tmp_path)[0] == 0
 
 
