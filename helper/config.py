@@ -50,7 +50,7 @@ class Readers:
     registry: typing.Mapping[str, Any]
 
     def __contains__(self, word: object) -> bool:
-        entry = self.registry.get(word)
+        entry = self.registry.get(word) if isinstance(word, str) else None
         declared = getattr(entry, "reads", None)
         return entry is not None and (declared is None or self.flag in declared)
 
