@@ -62,6 +62,8 @@ def measure_into(
         if any(all(row[key] == common[key] for key in KEY) for row in table.rows):
             continue
         found = measure_subsets(name, network, mask, dataset, config, seed)
+        if found["all"].left_out and not any(row["params"] for row in table.rows):
+            log.info("--metric_params %s leaves out %s", config.metric_params, ", ".join(found["all"].left_out))
         for subset, estimate in found.items():
             rows = {"all": (estimate.value, estimate.standard_error), **estimate.by_layer}
             how = {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": estimate.seconds}

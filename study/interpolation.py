@@ -73,7 +73,7 @@ class InterpolateConfig(Config):
         None, "most training examples that re-estimate BatchNorm's statistics at every place; default: all", low=2
     )
     batch_size: int = flag(256, "examples at once in passes without gradients", low=4)
-    metric_params: str = flag("layers", "parameters counted: Linear and Conv2d, weights only, or all", choices=PARAMS)
+    metric_params: str = flag("layers", "parameters counted: without normalisations, weights, or all", choices=PARAMS)
     memory_mb: int = flag(1000, "most MiB of a chunk of examples whose gradients are taken", low=1)
     device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda"))
     root: str | None = flag(None, "folder of the data files now; default: as the runs have stored it", short="-rt")

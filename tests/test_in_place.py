@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helper.metrics import in_place
 from helper.metrics.alignment import descent_cosines
 from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
@@ -318,6 +319,34 @@ def test_a_measurement_that_is_interrupted_leaves_everything_as_it_was(calls):
     assert [key for key, value in everything(network).items() if not same(before[key], value)] == []
 
 
+def test_an_exception_while_the_network_is_put_back_leaves_nothing_undone(monkeypatch):
+    network = leaving()
+    inputs, _ = batch(n=12)
+    before, compare, raised = everything(network), in_place.identical, []
+
+    def once(*tensors: Tensor) -> bool:
+        if not raised:
+            raised.append(1)
+            raise Stop
+        return compare(*tensors)
+
+    monkeypatch.setattr(in_place, "identical", once)
+    with pytest.raises(Stop):
+        fisher_trace(network, inputs.float(), generator=stream(0, "f"))
+    assert [key for key, value in everything(network).items() if not same(before[key], value)] == []
+
+
+def test_a_sparse_buffer_is_left_alone():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3)).bfloat16()
+    network.register_buffer("adjacency", torch.eye(6, dtype=torch.bfloat16).to_sparse())
+    adjacency = network.adjacency
+    network[2].register_forward_hook(lambda module, args, output: torch.sparse.mm(network.adjacency, output.t()).t())
+    found = fisher_trace(network, batch()[0].float(), method="exact", generator=stream(0, "f"))
+    assert found.value > 0
+    assert network.adjacency is adjacency
+    assert adjacency.dtype == torch.bfloat16
+
+
 def test_hooks_on_gradients_do_not_change_what_is_measured():
     network, inputs = tiny("conv"), batch()[0]
     expected = {
@@ -343,6 +372,12 @@ def test_wrappers_are_taken_off():
         found = fisher_trace(wrapper, inputs, method="exact", generator=stream(0, "f"))
         assert found.value == pytest.approx(expected, rel=1e-9)
         assert list(found.by_layer) == ["conv1", "conv2", "fc"]
+        masks = {name: torch.rand(p.shape, generator=stream(1, name)) < 0.5 for name, p in wrapper.named_parameters()}
+        plain = {name.removeprefix("module.").removeprefix("_orig_mod."): part for name, part in masks.items()}
+        pruned = exact_fisher(network, inputs, plain)
+        for mask in (masks, plain):
+            found = fisher_trace(wrapper, inputs, mask, method="exact", generator=stream(0, "f"))
+            assert found.value == pytest.approx(pruned, rel=1e-9)
 
 
 def test_networks_that_cannot_have_gradients_are_refused():

@@ -1,9 +1,11 @@
 """Is a network piecewise linear in every parameter? Held against Tr H = Tr G by brute force."""
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from helper.metrics.operations import observe
 from helper.metrics.subject import Subject
@@ -120,7 +122,11 @@ def traces(network: nn.Module) -> tuple[float, float, float]:
 def test_where_no_operation_curves_the_three_traces_are_one(name):
     network = STRAIGHT[name].double().eval()
     assert Subject(network, batch()[0], params="all").seen.curved is None
-    hessian, gauss_newton, fisher = traces(network)
+    assert_one(traces(network))
+
+
+def assert_one(found: tuple[float, float, float]) -> None:
+    hessian, gauss_newton, fisher = found
     assert hessian == pytest.approx(gauss_newton, rel=1e-9)
     assert fisher == pytest.approx(gauss_newton, rel=1e-9)
 
@@ -158,3 +164,136 @@ def test_a_tensor_that_cannot_be_followed_counts_as_curved():
 def test_the_bytes_of_activations_are_counted():
     network = nn.Sequential(nn.Flatten(), nn.Linear(25, 7), nn.ReLU(), nn.Linear(7, 3))
     assert observe(network, torch.randn(2, 1, 5, 5)).bytes_per_example == 4 * (7 + 7 + 3)
+
+
+# ------------------------------------------------------------------------------------- what no list of names tells
+
+
+def complex_modulus(net: Two, h: Tensor) -> Tensor:
+    z = torch.view_as_complex(h.view(-1, 3, 2).contiguous())
+    return torch.cat([z.abs(), z.abs()], 1)
+
+
+def without_gradients(net: Two, h: Tensor) -> Tensor:
+    """What a recording without gradients would have seen is a ReLU."""
+    return torch.tanh(h) if torch.is_grad_enabled() else torch.relu(h)
+
+
+def foreach(net: Two, h: Tensor) -> Tensor:
+    squares = [h.clone()]
+    torch._foreach_mul_(squares, [h])
+    return squares[0]
+
+
+def foreach_tanh(net: Two, h: Tensor) -> Tensor:
+    both = [h[:, :3].clone(), h[:, 3:].clone()]
+    torch._foreach_tanh_(both)
+    return torch.cat(both, 1)
+
+
+def by_item(net: Two, h: Tensor) -> Tensor:
+    """Piecewise linear for the examples that are looked at, none of which is large."""
+    return torch.stack([row.tanh() if row.max().item() > 100 else row.relu() for row in h])
+
+
+def by_count(net: Two, h: Tensor) -> Tensor:
+    return torch.stack([row * len(row.nonzero()) for row in h.relu()])
+
+
+def by_list(net: Two, h: Tensor) -> Tensor:
+    return torch.stack([row * max(1.0, *row.tolist()) for row in h])
+
+
+def by_numpy(net: Two, h: Tensor) -> Tensor:
+    return h * torch.from_numpy(numpy.tanh(h.detach().numpy()))
+
+
+def by_out(net: Two, h: Tensor) -> Tensor:
+    with torch.no_grad():
+        scale = torch.mul(h, 2, out=torch.empty_like(h))
+    return h * scale
+
+
+def by_hook(net: Two, h: Tensor) -> Tensor:
+    h = h.relu()
+    h.register_hook(lambda gradient: gradient * h)
+    return h
+
+
+@torch.library.custom_op("test_operations::relu", mutates_args=())
+def curved_relu(x: Tensor) -> Tensor:
+    """Called like an operation that is piecewise linear, which it is not."""
+    return x * x
+
+
+curved_relu.register_autograd(
+    lambda ctx, gradient: gradient * 2 * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)
+
+
+@torch.jit.script
+def scripted_relu(x: Tensor) -> Tensor:
+    return torch.relu(x) - 0.5 * x
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return torch.relu(x) * x
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(25, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.linear(x.flatten(1), self.a.weight.detach(), self.a.bias).relu())
+
+
+HIDDEN = {
+    "the modulus of a complex number": (Two(complex_modulus), "operation abs of complex numbers"),
+    "complex numbers times each other": (
+        Two(lambda net, h: torch.view_as_real((z := torch.view_as_complex(h.view(-1, 3, 2).contiguous())) * z).flatten(1)),
+        "mul of a tensor with itself",
+    ),
+    "a branch on whether gradients are on": (Two(without_gradients), "operation tanh"),
+    "a list multiplied in place": (Two(foreach), "operation _foreach_mul"),
+    "a list's tanh in place": (Two(foreach_tanh), "operation _foreach_tanh"),
+    "a branch on a value": (Two(by_item), "values taken out by operation _local_scalar_dense"),
+    "a number of values": (Two(by_count), "values taken out by operation nonzero"),
+    "a list of values": (Two(by_list), "values taken out by tolist"),
+    "NumPy": (Two(by_numpy), "values taken out by numpy"),
+    "an output that is given": (Two(by_out), "operation mul with out="),
+    "a hook on a gradient": (Two(by_hook), "values taken out by register_hook"),
+    "another library's operation": (Two(lambda net, h: curved_relu(h)), "operation test_operations::relu"),
+    "TorchScript": (Two(lambda net, h: scripted(h)), "mul of two activations"),
+    "a compiled function": (Two(torch.compile(lambda net, h: h.relu() * h)), "mul of two activations"),
+    "a weight without a gradient": (Detached(), "parameter a.weight used without a gradient"),
+}  # fmt: skip
+SEEN = {
+    "a compiled function of ReLU": Two(torch.compile(lambda net, h: h.relu())),
+    "checkpointing": Two(lambda net, h: checkpoint(lambda h: net.c(h.relu()), h, use_reentrant=False), c=nn.Linear(6, 6)),
+    "TorchScript of ReLU": Two(lambda net, h: scripted_relu(h)),
+    "hardsigmoid": Two(lambda net, h: F.hardsigmoid(h)),
+    "a value of a buffer": Two(lambda net, h: h.relu() * torch.tensor([2.0]).item()),
+    "numbers through integers": Two(lambda net, h: h * h.detach().long().to(h.dtype)),
+    "a complex number times a constant": Two(
+        lambda net, h: torch.view_as_real(torch.view_as_complex(h.view(-1, 3, 2).contiguous()) * (1 + 2j)).flatten(1).relu()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_cannot_be_seen_or_is_not_known_curves(name):
+    network, reason = HIDDEN[name]
+    assert reason in Subject(network.double(), batch()[0], params="all").seen.curved
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_is_seen_to_be_piecewise_linear_stays_so(name):
+    network = SEEN[name].double().eval()
+    assert Subject(network, batch()[0], params="all").seen.curved is None
+    if name != "hardsigmoid":  # of which PyTorch has no second derivative to compare with
+        with torch.compiler.set_stance("force_eager"):  # compiled code has no second derivatives
+            assert_one(traces(network))

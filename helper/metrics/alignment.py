@@ -38,7 +38,7 @@ def descent_cosines(
         inputs, labels: (N, ...) examples and their (N,) classes.
         direction: parameter name -> tensor of the parameter's shape; others than the counted parameters are ignored.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
-        params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
+        params: `layers` (every weight and bias but those of normalisations), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
         progress: show how far it is: a bar on a terminal, else a log line every half a minute.
     Returns:
@@ -49,7 +49,7 @@ def descent_cosines(
     Source: Ye et al. 2022, figure 6 (b, c).
     """
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
-    subject.check_labels(labels)
+    labels = subject.checked_labels(labels)
     with subject.measuring():
         d = active_direction(subject, direction)
         length = sum(part.double().square().sum() for part in d.values()).sqrt().item()

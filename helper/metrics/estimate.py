@@ -23,6 +23,7 @@ class Estimate:
     estimator: str
     by_layer: dict[str, tuple[float, float]] = field(default_factory=dict)  # {layer: (value, standard error)}
     seconds: float = 0.0
+    left_out: tuple[str, ...] = ()  # parameters that were not counted
 
     @property
     def half(self) -> float:
@@ -120,4 +121,5 @@ def stratified(estimates: Sequence[Estimate], sizes: Sequence[int]) -> Estimate:
     seconds = round(sum(e.seconds for e in estimates), 3)
     methods, schemes = zip(*(e.estimator.split("; ") for e in estimates), strict=True)
     estimator = f"{methods[0]}; {' and '.join(dict.fromkeys(schemes))}"
-    return Estimate(value, error, sum(e.n_samples for e in estimates), estimator, by_layer, seconds)
+    n_samples, left_out = sum(e.n_samples for e in estimates), estimates[0].left_out
+    return Estimate(value, error, n_samples, estimator, by_layer, seconds, left_out)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,11 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
-from helper.metrics.parameters import active, default_dtype, one_of
+from helper.metrics.parameters import active, default_dtype, module_of, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, choose_engine, supported, vmap_engine
 from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
 from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
-from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
+from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 from helper.progress import tracked
 from helper.utils import global_seed
 
@@ -41,13 +42,13 @@ def fisher_trace(
     batch_size: int | None = None,
     memory_mb: float = 1000,
     progress: bool = False,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Estimate:
     """Trace of the Fisher information, E_x E_{y ~ p(.|x)} ||grad log p(y|x)||^2, over the active parameters.
 
     Args:
         network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, left as it was.
-        inputs: (N, ...) examples that the mean is about.
+        inputs: (N, ...) examples that the mean is about, a tensor or an array.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
         method: `spectral` draws ||J^T z||^2 with E z z^T = S = diag(p) - p p^T by random signs on the eigenvectors of S, of
             examples drawn by importance where not all are measured; `exact` sums over the C labels; `vmap`, `ours` (one
@@ -59,21 +60,23 @@ def fisher_trace(
         rtol: relative standard error asked for, of `spectral` only: the others' tails are too heavy to stop on.
         max_samples: most examples (or draws, where they are drawn by importance); default: all.
         n_probes: draws for each example, at least 2; default: as few as an error needs, of labels 5 or a thousand in all.
-        params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
+        params: `layers` (every weight and bias but those of normalisations), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
         progress: show how far it is: a bar on a terminal, else a log line every half a minute.
+        generator: of the draws; default: one seeded with 0, so that the same call gives the same number.
     Returns:
-        Estimate in nats per squared parameter unit; its by_layer traces sum to the value.
+        Estimate in nats per squared parameter unit; its by_layer traces sum to the value, left_out says what
+        was not counted.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, options that contradict each other, or a network
             that the method cannot treat.
     Source: Ye et al. 2022, eq. 2.3 and footnote 4; label sampling: Kunstner et al. 2019.
     """
     started = time.perf_counter()
-    metric = usual_metric(method, metric)
+    metric, generator = usual_metric(method, metric), own_generator(generator)
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
     if metric == "empirical":
-        subject.check_labels(labels)
+        labels = subject.checked_labels(labels)
     with subject.measuring():
         if method == "nngeometry":
             with global_seed(generator):  # its data loader draws from the global generator
@@ -84,9 +87,10 @@ def fisher_trace(
             sampled = label_mean(subject, method, metric, labels, Budget(0, max_samples, n_probes), generator)
     name = method if method in PROBING and metric == "fim" else f"{method}:{metric}"
     seconds = time.perf_counter() - started
-    return estimate_of(
+    found = estimate_of(
         sampled.means, sampled.errors, sampled.n_samples, list(subject.layers), f"{name}; {sampled.scheme}", seconds
     )
+    return replace(found, left_out=subject.left_out)
 
 
 def usual_metric(method: str, metric: str | None) -> str:
@@ -206,6 +210,7 @@ def label_mean(
     parts = (subject.network, subject.layers, subject.mask)
     if method == "ours":
         engine: Engine = LoopNorms(*parts)
+        engine.reference(subject.example)  # refuses a network without a backward pass
     elif method == "vmap":
         engine = vmap_engine(*parts, subject.example)
     else:
@@ -271,7 +276,7 @@ def refuse_for_nngeometry(subject: Subject) -> None:
     vectors: dict[str, bool] = {}
     handles = []
     for layer, parameters in subject.layers.items():
-        module = subject.network.get_submodule(layer)
+        module = module_of(subject.network, layer)
         if not supported(module):
             refuse(layer, f"{type(module).__name__}{' with groups' if type(module) in RULES else ''}")
         if any(subject.seen.uses.get(name) != 1 for name in parameters):

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from helper.metrics.parameters import active, one_of
 from helper.metrics.products import choose_products
 from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
 from helper.metrics.softmax import cross_entropy
-from helper.metrics.subject import Examples, Subject, signs
+from helper.metrics.subject import Examples, Subject, own_generator, signs
 from helper.progress import tracked
 
 HESSIAN_METHODS = ("auto", "gauss_newton", "hutchinson", "pyhessian", "eigenthings")
@@ -38,7 +39,7 @@ def hessian_trace(
     batch_size: int | None = None,
     memory_mb: float = 1000,
     progress: bool = False,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Estimate:
     """Trace of the Hessian of the mean cross-entropy over the active parameters.
 
@@ -47,7 +48,7 @@ def hessian_trace(
 
     Args:
         network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, left as it was.
-        inputs, labels: (N, ...) examples and (N,) classes that the mean is about.
+        inputs, labels: (N, ...) examples and (N,) classes that the mean is about, tensors or arrays.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
         method: `gauss_newton` measures Tr G and refuses a network where that is not Tr H; `hutchinson` v^T H v with
             independent signs v for every example (forward over reverse); `auto` the first where it holds, else the second,
@@ -56,18 +57,20 @@ def hessian_trace(
         rtol: relative standard error asked for; not for the libraries, nor for `residual`, which may be 0.
         max_samples: most examples; default: all.
         n_probes: probes for each example; products for each batch in the libraries.
-        params: `layers` (weights and biases of Linear and Conv2d), `weights` (without biases) or `all`.
+        params: `layers` (every weight and bias but those of normalisations), `weights` (without biases) or `all`.
         batch_size, memory_mb: bounds on what is computed at once.
         progress: show how far it is: a bar on a terminal, else a log line every half a minute.
+        generator: of the draws; default: one seeded with 0, so that the same call gives the same number.
     Returns:
-        Estimate in nats per squared parameter unit; its by_layer traces sum to the value (`eigenthings` gives none).
+        Estimate in nats per squared parameter unit; its by_layer traces sum to the value (`eigenthings` gives none),
+        left_out says what was not counted.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, a `gauss_newton` that is not the Hessian's.
     Source: Ye et al. 2022, eq. 2.1; Hutchinson 1989; Schraudolph 2002; Meyer et al. 2021 for Hutch++.
     """
     started = time.perf_counter()
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
-    subject.check_labels(labels)
+    labels, generator = subject.checked_labels(labels), own_generator(generator)
     chosen, why = choose_method(method, term, subject.seen.curved)
     layers = list(subject.layers)
     with subject.measuring():
@@ -84,7 +87,8 @@ def hessian_trace(
             sampled = library_mean(subject, labels, chosen, budget, generator)
             layers = layers if chosen == "pyhessian" else []
     name = f"{chosen}{why}; {sampled.scheme}"
-    return estimate_of(sampled.means, sampled.errors, sampled.n_samples, layers, name, time.perf_counter() - started)
+    found = estimate_of(sampled.means, sampled.errors, sampled.n_samples, layers, name, time.perf_counter() - started)
+    return replace(found, left_out=subject.left_out)
 
 
 def choose_method(method: str, term: str, curved: str | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ original's, so that derivatives by the copy's parameters are zero.
 import contextlib
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,13 @@ def unwrapped(network: nn.Module) -> nn.Module:
             network = network._orig_mod
         else:
             return network
+
+
+def without_prefix(mask: Mapping[str, Tensor] | None, wrapper: nn.Module, network: nn.Module) -> Mapping[str, Tensor] | None:
+    """A mask whose names may be those of the wrapper's parameters, by the names of the network's."""
+    outer, inner = (next((name for name, _ in module.named_parameters()), "") for module in (wrapper, network))
+    prefix = outer.removesuffix(inner)
+    return {name.removeprefix(prefix): part for name, part in mask.items()} if mask and prefix else mask
 
 
 def refuse_network(network: nn.Module) -> None:
@@ -95,8 +102,13 @@ def untouched(network: nn.Module) -> Iterator["Kept"]:
     try:
         yield kept
     finally:
-        handle.remove()
-        kept.restore()
+        try:
+            handle.remove()
+            kept.restore()
+        except BaseException:  # a signal's handler may raise in between
+            handle.remove()
+            kept.restore()
+            raise
 
 
 @dataclass
@@ -138,14 +150,14 @@ class Kept:
             network.float()
 
     def restore(self) -> None:
+        """Put back what has changed. Can be repeated when an exception has come in between."""
         for module, (training, attributes, containers) in self.modules.items():
-            vars(module).clear()
-            vars(module).update(attributes)
+            refill(vars(module), attributes)
             for container, content in containers:
                 refill(container, content)
             module.training = training
         for tensor, former in self.tensors.items():
-            if tensor.dtype != former.data.dtype or tensor.data_ptr() != former.data.data_ptr():
+            if tensor.dtype != former.data.dtype or place(tensor) != place(former.data):
                 tensor.data = former.data
             if not identical(tensor, former.values):
                 with torch.no_grad():
@@ -165,15 +177,27 @@ def kept_tensor(tensor: Tensor) -> KeptTensor:
 
 def refill(container: Any, content: Any) -> None:
     """Put back into a dict, list or set what was in it."""
-    container.clear()
     if isinstance(container, list):
-        container.extend(content)
-    else:
+        container[:] = content
+    elif isinstance(container, set):
+        container &= content
+        container |= content
+    elif list(container) != list(content) or any(container[key] is not value for key, value in content.items()):
+        for key in container.keys() - content.keys():
+            del container[key]
         container.update(content)
+        if list(container) != list(content):  # in another order
+            for key in content:
+                container[key] = container.pop(key)
+
+
+def place(tensor: Tensor) -> int | None:
+    """Where the values of a tensor are; None for one, such as a sparse tensor, that has no single place."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else None
 
 
 def identical(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same bits."""
+    """Whether two tensors have the same bits, as far as they have a layout to compare."""
     if a.layout != torch.strided:
         return True
     a, b = (t.detach().contiguous().flatten().view(torch.uint8) for t in (a, b))

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from helper.distributed import joined
 from helper.metrics.estimate import Estimate, estimate_of
-from helper.metrics.parameters import one_of
+from helper.metrics.parameters import one_of, require_gradients
 from helper.metrics.per_example import pull_back
 from helper.metrics.sampling import Budget, sample_mean
 from helper.metrics.softmax import log_probabilities
-from helper.metrics.subject import AT_ONCE, Examples, Subject, signs
+from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 
 JACOBIAN_METHODS = ("projection", "exact")
 JACOBIAN_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -35,7 +35,7 @@ def jacobian_norm(
     batch_size: int | None = None,
     memory_mb: float = 1000,
     progress: bool = False,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Estimate:
     """Mean over examples of the squared Frobenius norm of df/dx, or of its largest singular value.
 
@@ -52,17 +52,21 @@ def jacobian_norm(
         n_probes: projections of each example.
         batch_size, memory_mb: bounds on what is computed at once.
         progress: show how far it is: a bar on a terminal, else a log line every half a minute.
+        generator: of the draws; default: one seeded with 0, so that the same call gives the same number.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, integer inputs, `spectral` by projection.
     Source: Ye et al. 2022, footnote 3; Novak et al. 2018; projections: Hoffman et al. 2019.
     """
     started = time.perf_counter()
+    generator = own_generator(generator)
     one_of("jacobian_output", output, JACOBIAN_OUTPUTS)
     one_of("jacobian_method", method, JACOBIAN_METHODS)
     one_of("norm", norm, NORMS)
     if norm == "spectral" and method != "exact":
         raise ValueError("the largest singular value needs the whole Jacobian: use jacobian_method exact")
     subject = Subject(network, inputs, batch_size=batch_size, memory_mb=memory_mb, progress=progress, params=None)
+    if output == "probabilities":
+        subject.refuse_one_class()
     if not subject.example.is_floating_point():
         raise ValueError("the Jacobian is with respect to the inputs, which must be floating-point numbers")
     function = JACOBIAN_OUTPUTS[output]
@@ -91,7 +95,7 @@ def jacobian_norm(
         return joined(pieces)
 
     with subject.measuring():
-        subject.network.requires_grad_(False)
+        require_gradients(subject.network, False)
         budget = Budget(rtol, max_samples, n_probes)
         sampled = sample_mean(draw, len(inputs), budget, generator, exact=method == "exact")
     name = f"{method}:{output}" if norm == "frobenius" else f"{method}:{output}:sigma_max"

@@ -59,7 +59,7 @@ class MetricConfig(Config):
     save_spectrum: bool = flag(False, "top eigenvalues and spectral density of the curvature", identity=False)
     metric_every: int = flag(0, "measure every K epochs; 0: initial and selected weights", low=0, when=ANYTHING, identity=False)
     metric_params: str = flag(
-        "layers", "parameters counted: Linear and Conv2d, their weights only, or all with BatchNorm",
+        "layers", "parameters counted: every weight and bias but those of normalisations, the weights among them, or all",
         choices=PARAMS, when=measured(*PARAMETER_METRICS), identity=False,
     )  # fmt: skip
     metric_split: str = flag(

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from helper.metrics.parameters import UNFIT
 
 COPIES = {"clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "to_mkldnn"}
 LINEAR = COPIES | {
@@ -23,9 +26,24 @@ LINEAR = COPIES | {
 PIECEWISE_LINEAR = {
     "relu", "threshold", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "abs", "max_pool2d_with_indices",
     "max_pool3d_with_indices", "mkldnn_max_pool2d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max", "min", "amax",
-    "amin", "maximum", "minimum", "where", "sort", "topk", "median", "sign", "floor", "ceil", "round", "trunc",
+    "hardsigmoid", "amin", "maximum", "minimum", "where", "sort", "topk", "median", "sign", "floor", "ceil", "round", "trunc",
 }  # fmt: skip
+REARRANGED = {"view_as_real", "view_as_complex", "real", "imag", "_conj", "_conj_physical", "conj_physical"}  # linear, real
 CONSTANT = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty"}
+BY_VALUE = {"nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}  # shape of the result
+ABOUT_SHAPES = {
+    "_fused_sdp_choice",
+    "_has_same_storage_numel",
+    "is_same_size",
+    "sym_size",
+    "sym_stride",
+    "sym_numel",
+    "sym_storage_offset",
+}
+# methods of a tensor that take its values, or its gradient, where no operation is seen
+OUT_OF_SIGHT = {
+    "numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "register_hook", "retain_grad",
+}  # fmt: skip
 BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")  # their argument 5 asks for batch statistics
 # operation -> positions of the arguments that it multiplies with each other
 PRODUCTS = {
@@ -41,7 +59,7 @@ class ForwardPass:
     """What a forward pass was seen to do."""
 
     curved: str | None  # why the logits are not piecewise linear in every single parameter; None: they are
-    uses: dict[str, int]  # parameter name -> operations that took it in; empty where that could not be followed
+    uses: dict[str, int]  # parameter name -> operations that took it in; empty where others could do for other examples
     reached: frozenset[str]  # parameters that the logits' gradients reach
     foreign: tuple[tuple[int, ...], ...]  # shapes of the differentiable tensors they reach that are none of the network's
     hidden: str | None  # an operation that hides what it depends on: `reached` may lack something
@@ -54,24 +72,26 @@ def observe(network: nn.Module, inputs: Tensor) -> ForwardPass:
 
     The logits are piecewise linear in each single parameter (and the loss's Hessian has the diagonal of its Gauss-Newton
     part, Schraudolph 2002) if every operation is piecewise linear in what depends on parameters, no two such tensors are
-    multiplied, and every parameter is taken in once. Operations are admitted by name: an unknown one counts as curved, and
-    so does an `autograd.Function`, whose gradient need not be that of its operations, and a parameter of which only the
-    operations or only the graph know.
+    multiplied, every parameter is taken in once, and no operation is chosen by a value. Operations are admitted by name:
+    what is unknown or out of sight counts as curved. So does an `autograd.Function`, whose gradient need not be that of its
+    operations, and a parameter of which only the operations or only the graph know.
     """
-    recorder = Recorder(dict(network.named_parameters()))
+    example = inputs.clone()  # which may be changed in place
+    recorder = Recorder(dict(network.named_parameters()), example)
     try:
-        with recorder:
-            output = network(inputs)
+        with Methods(recorder), recorder:
+            output = network(example)
     except NotImplementedError:  # a sparse or other tensor without a storage to follow
         recorder.curved, recorder.uses = "a tensor that cannot be followed", Counter()
-        output = network(inputs)
+        output = network(inputs.clone())
     leaves, hidden = graph_of(output)
     names = {parameter: name for name, parameter in network.named_parameters()}
     reached = frozenset(names[leaf] for leaf in leaves if leaf in names)
-    foreign = tuple(tuple(leaf.shape) for leaf in leaves if leaf not in names and leaf is not inputs)
+    foreign = tuple(tuple(leaf.shape) for leaf in leaves if leaf not in names)
     curved = recorder.curved or hidden or more_than_once(recorder.uses) or otherwise_used(recorder.uses, reached)
+    uses = {} if recorder.chosen_by_value else dict(recorder.uses)
     shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-    return ForwardPass(curved, dict(recorder.uses), reached, foreign, hidden, max(recorder.n_bytes, 1) / len(inputs), shape)
+    return ForwardPass(curved, uses, reached, foreign, hidden, max(recorder.n_bytes, 1) / len(inputs), shape)
 
 
 def substitutable(network: nn.Module, inputs: Tensor, reached: Collection[str]) -> bool:
@@ -82,7 +102,7 @@ def substitutable(network: nn.Module, inputs: Tensor, reached: Collection[str]) 
     others = {name: p.detach().requires_grad_(p.requires_grad) for name, p in network.named_parameters()}
     try:
         leaves, _ = graph_of(functional_call(network, others, (inputs,)))
-    except RuntimeError:
+    except UNFIT:
         return False
     names = {other: name for name, other in others.items()}
     return {names.get(leaf) for leaf in leaves} >= set(reached)
@@ -121,13 +141,15 @@ def graph_of(output: Any) -> tuple[list[Tensor], str | None]:
 class Recorder(TorchDispatchMode):
     """Follows what depends on parameters from operation to operation; storages tell tensors and their views."""
 
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
+    def __init__(self, parameters: dict[str, Tensor], inputs: Tensor) -> None:
         super().__init__()
         self.uses: Counter[str] = Counter()
         self.curved: str | None = None
+        self.chosen_by_value = False  # other examples may take other operations
         self.n_bytes = 0
         self.parameters = {storage(p): name for name, p in parameters.items() if p.numel()}  # and plain copies of them
         self.activations: set[int] = set()
+        self.varying = {storage(inputs), *self.parameters}  # tensors of any type that depend on inputs or parameters
         self.alive: list[Tensor] = []  # so that no storage's address is given out twice
 
     @classmethod
@@ -136,20 +158,29 @@ class Recorder(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = function._schema.name.split("::")[-1]
-        in_place = function._schema.is_mutable
-        self.record(name.rstrip("_") or name, in_place, args, list(tensors((args, kwargs))), list(tensors(result)))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # `Methods` watches the network, not this
+            made = [*tensors(result), *tensors(written_to(function._schema, args, kwargs))]
+            self.record(function, args, kwargs, list(tensors((args, kwargs))), made)
+            if not made and plain_name(function) not in ABOUT_SHAPES:
+                self.take_out(f"operation {plain_name(function)}", (args, kwargs))
         return result
 
-    def record(self, name: str, in_place: bool, args: tuple, taken: list[Tensor], made: list[Tensor]) -> None:
+    def record(self, function: Any, args: tuple, kwargs: dict, taken: list[Tensor], made: list[Tensor]) -> None:
+        name, in_place = plain_name(function), function._schema.is_mutable
         known = {storage(t) for t in taken}
         new = [t for t in made if storage(t) not in known]
         self.alive += made
         self.n_bytes += sum(t.nbytes for t in new)
+        if name in CONSTANT or known.isdisjoint(self.varying):
+            return
+        self.varying |= {storage(t) for t in made}
+        if name in BY_VALUE or (name == "index" and any(t.dtype == torch.bool for t in tensors(args[1]))):
+            self.take_out(f"operation {name}", args)
         parameters = [self.parameters[s] for s in known if s in self.parameters]
         depends = bool(parameters) or not known.isdisjoint(self.activations)
-        if not depends or name in CONSTANT or not any(t.is_floating_point() or t.is_complex() for t in made):
+        if not depends or not any(t.is_floating_point() or t.is_complex() for t in made):
             return
         if parameters and name in COPIES:
             self.parameters |= {storage(t): parameters[0] for t in new}
@@ -158,25 +189,70 @@ class Recorder(TorchDispatchMode):
             return  # a view of a parameter
         self.uses.update(parameters)
         self.activations |= {storage(t) for t in made}
-        self.curved = self.curved or self.why_curved(name, args)
+        self.curved = self.curved or self.why_curved(function, args, kwargs)
 
-    def why_curved(self, name: str, args: tuple) -> str | None:
+    def why_curved(self, function: Any, args: tuple, kwargs: dict) -> str | None:
+        name = plain_name(function)
+        if any(argument.kwarg_only for argument in written_arguments(function._schema)):
+            return f"operation {name} with out="
         if name in BATCH_NORMS and args[5]:
             return "BatchNorm with batch statistics"
         if name == "div":
             return "division by an activation" if self.dependent(args[1]) else None
         if name in PRODUCTS:
-            first, second = (args[position] for position in PRODUCTS[name])
-            if not (self.dependent(first) and self.dependent(second)):
-                return None
-            if storage(first) == storage(second):
-                return f"{name} of a tensor with itself"
-            both = {storage(first), storage(second)} <= self.activations
-            return f"{name} of two activations" if both else None
-        return None if name in LINEAR | PIECEWISE_LINEAR else f"operation {name}"
+            return self.why_product(name, *(args[position] for position in PRODUCTS[name]))
+        if name in LINEAR | REARRANGED:
+            return None
+        if any(t.is_complex() for t in tensors((args, kwargs))):
+            return f"operation {name} of complex numbers"
+        return None if name in PIECEWISE_LINEAR else f"operation {name}"
+
+    def why_product(self, name: str, first: Any, second: Any) -> str | None:
+        if not (self.dependent(first) and self.dependent(second)):
+            return None
+        if storage(first) == storage(second):
+            return f"{name} of a tensor with itself"
+        both = {storage(first), storage(second)} <= self.activations
+        return f"{name} of two activations" if both else None
 
     def dependent(self, value: Any) -> bool:
         return isinstance(value, Tensor) and (storage(value) in self.activations or storage(value) in self.parameters)
+
+    def take_out(self, how: str, arguments: Any) -> None:
+        """Note that values which depend on inputs or parameters go where no operation is seen."""
+        if any(storage(t) in self.varying for t in tensors(arguments)):
+            self.chosen_by_value = True
+            self.curved = self.curved or f"values taken out by {how}"
+
+
+class Methods(TorchFunctionMode):
+    """Sees the methods by which values leave PyTorch's operations."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in OUT_OF_SIGHT:
+            self.recorder.take_out(name, args[:1])
+        return function(*args, **(kwargs or {}))
+
+
+def plain_name(operation: Any) -> str:
+    """`relu` for aten::relu_.default; others than PyTorch's own operations keep their namespace."""
+    name = operation._schema.name.removeprefix("aten::")
+    return name.rstrip("_") or name
+
+
+def written_arguments(schema: Any) -> list[Any]:
+    return [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
+def written_to(schema: Any, args: tuple, kwargs: dict) -> list[Any]:
+    """Values of the arguments that an operation writes to."""
+    given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+    return [given[a.name] for a in written_arguments(schema) if a.name in given]
 
 
 def storage(tensor: Tensor) -> int:

@@ -1,6 +1,7 @@
 """Which parameters a measurement counts, and the state in which a network is measured."""
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterator
 
 import torch
@@ -9,27 +10,76 @@ from torch import Tensor, nn
 from helper.config import near_match
 
 PARAMS = ("layers", "weights", "all")
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # BatchNorm's and InstanceNorm's base
+NORMALISATION_NAMES = {name for name, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, NORMALISATIONS)}
+UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what a network that does not run like this raises
+CURES = {  # words of PyTorch's -> advice
+    "use_reentrant": "call torch.utils.checkpoint with use_reentrant=False",
+    "inplace operation": "use inplace=False there",
+    "is not implemented": "write that operation by others which have it; the Fisher trace needs first derivatives only",
+}
 Layers = dict[str, dict[str, nn.Parameter]]  # layer -> parameter name -> parameter
 
 
 def counted_parameters(network: nn.Module, params: str) -> Layers:
     """{layer: {parameter name: parameter}} that count; one that modules share counts once, for the first of them.
 
-    layers: weights and biases of Linear and Conv2d; weights: without the biases; all: every parameter, BatchNorm's too.
+    layers: every weight and bias of the network, wherever it lives, but those of normalisations (BatchNorm, LayerNorm,
+    GroupNorm, InstanceNorm, RMSNorm and what is derived from them); weights: without the biases; all: every parameter.
+    A parameter of the network itself is a layer of its own. Integers, which have no gradient, never count.
 
     Raises:
-        ValueError: nothing counts.
+        ValueError: nothing counts, or something that is complex.
     """
     one_of("params", params, PARAMS)
     counted: Layers = {}
     for name, parameter in network.named_parameters():
-        layer, _, kind = name.rpartition(".")
-        linear = isinstance(network.get_submodule(layer), (nn.Linear, nn.Conv2d))
-        if params == "all" or (linear and (kind == "weight" or params == "layers")):
-            counted.setdefault(layer, {})[name] = parameter
+        if counts(network, name, params) and not is_integer(parameter):
+            counted.setdefault(name.rpartition(".")[0] or name, {})[name] = parameter
     if not counted:
         raise ValueError(f"the network has no parameters to count as {params!r}; choose params='all'")
+    for name in (name for parameters in counted.values() for name, p in parameters.items() if p.is_complex()):
+        raise ValueError(f"{name} is complex: the traces are about real parameters; keep its real and imaginary parts instead")
     return counted
+
+
+def counts(network: nn.Module, name: str, params: str) -> bool:
+    """Whether a parameter is among those that `params` names."""
+    layer, _, kind = name.rpartition(".")
+    if params == "all":
+        return True
+    return not is_normalisation(module_at(network, layer)) and (params == "layers" or not is_bias(kind))
+
+
+def is_normalisation(module: nn.Module) -> bool:
+    """Whether it is one of PyTorch's normalisations, derived from one, or TorchScript's version of one."""
+    scripted = getattr(module, "original_name", None)
+    return isinstance(module, NORMALISATIONS) or scripted in NORMALISATION_NAMES
+
+
+def is_bias(kind: str) -> bool:
+    """Whether a parameter is called as biases are: `bias`, an LSTM's `bias_ih_l0`, attention's `in_proj_bias`."""
+    return "bias" in kind.split("_")
+
+
+def is_integer(parameter: Tensor) -> bool:
+    return not (parameter.is_floating_point() or parameter.is_complex())
+
+
+def uncounted(network: nn.Module, params: str) -> tuple[str, ...]:
+    """Names of the parameters with a gradient that `counted_parameters` leaves out."""
+    names = (name for name, parameter in network.named_parameters() if not is_integer(parameter))
+    return tuple(name for name in names if not counts(network, name, params))
+
+
+def module_of(network: nn.Module, layer: str) -> nn.Module:
+    """The module of a counted layer; the network for a parameter of its own."""
+    return network if layer in dict(network.named_parameters(recurse=False)) else module_at(network, layer)
+
+
+def module_at(network: nn.Module, path: str) -> nn.Module:
+    """`get_submodule`, which TorchScript does not have."""
+    return functools.reduce(getattr, path.split("."), network) if path else network
 
 
 def one_of(name: str, value: str, choices: Collection[str]) -> None:
@@ -38,9 +88,11 @@ def one_of(name: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{name} {value!r}: not one of {', '.join(choices)}{near_match(value, choices)}")
 
 
-def first_line(error: Exception) -> str:
-    """What PyTorch says, without the advice that follows."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def explained(error: Exception) -> str:
+    """What PyTorch says in its first sentence, and what can be done about it."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    cures = (cure for words, cure in CURES.items() if words in said)
+    return "; ".join([said.split(". ")[0].rstrip("."), *cures])
 
 
 def active(parameter: Tensor, name: str, mask) -> Tensor:
@@ -53,7 +105,7 @@ def active(parameter: Tensor, name: str, mask) -> Tensor:
 def require_gradients(network: nn.Module, wanted: bool) -> None:
     """Switch gradients by all parameters that can have one on or off."""
     for parameter in network.parameters():
-        parameter.requires_grad_(wanted and (parameter.is_floating_point() or parameter.is_complex()))
+        parameter.requires_grad_(wanted and not is_integer(parameter))
 
 
 @contextlib.contextmanager

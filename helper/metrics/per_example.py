@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from helper.metrics.parameters import Layers, active, first_line, require_gradients
+from helper.metrics.parameters import UNFIT, Layers, active, explained, module_of, require_gradients
 
 GATHER = 64  # multiplications in the time that picking one element takes
-UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what a network that an engine cannot treat raises
 CACHE = 3 << 19  # bytes of a core's cache to work in
 Cotangents = Callable[[Tensor], Tensor]  # (N, C) logits -> (k, N, C)
 Direction = Mapping[str, Tensor]  # parameter name -> tensor of its shape, zero where it is pruned
@@ -54,7 +53,7 @@ def choose_engine(
     plain = LoopNorms(network, layers, mask, direction)
     truth = plain.reference(example)
     once = all(uses.get(name) == 1 for parameters in layers.values() for name in parameters)
-    if once and example.is_floating_point() and all(supported(network.get_submodule(layer)) for layer in layers):
+    if once and example.is_floating_point() and all(supported(module_of(network, layer)) for layer in layers):
         engine = HookedNorms(network, layers, mask, direction)
         if agrees(engine, example, truth):
             return engine
@@ -105,7 +104,7 @@ class HookedNorms:
         self.found: dict[str, Tensor] = {}
         self.handles: list[Any] = []
         for layer, parameters in layers.items():
-            module = network.get_submodule(layer)
+            module = module_of(network, layer)
             keep = {name.rpartition(".")[2]: kept(p, name, mask) for name, p in parameters.items()}
             along = {name.rpartition(".")[2]: direction[name] for name in parameters} if direction else {}
             watch = partial(self.watch, layer, RULES[type(module)](module, keep, along))
@@ -357,7 +356,7 @@ class LoopNorms(VmapNorms):
         try:
             return self.squares(example, no_particular)
         except UNFIT as error:
-            raise ValueError(f"the network's backward pass fails: {first_line(error)}") from error
+            raise ValueError(f"the network's backward pass fails: {explained(error)}") from error
 
     def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         require_gradients(self.network, True)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from helper.metrics.parameters import Layers, first_line, require_gradients
-from helper.metrics.per_example import UNFIT
+from helper.metrics.parameters import UNFIT, Layers, explained, require_gradients
 from helper.metrics.softmax import cross_entropies, residuals
 
 
@@ -40,7 +39,7 @@ def choose_products(
     try:
         truth = plain(v, inputs, labels)
     except UNFIT as error:
-        raise ValueError(f"the network has no second derivatives: {first_line(error)}") from error
+        raise ValueError(f"the network has no second derivatives: {explained(error)}") from error
     try:
         found = general(v, inputs, labels)
     except UNFIT:

@@ -4,21 +4,20 @@ import torch
 from torch import Tensor, nn
 
 from helper.distributed import size, summed
-from helper.metrics.parameters import active
+from helper.metrics.parameters import active, counted_parameters
 
 
 class GradientMoments:
     """Running mean and variance of every weight's gradient over mini-batches (Welford 1962), layer by layer.
 
     Args:
-        network: its Linear and Conv2d weights are followed.
+        network: its weights are followed, as `counted_parameters(network, "weights")` gives them.
         mask: weight name -> bool tensor; pruned coordinates do not count.
     """
 
     def __init__(self, network: nn.Module, mask=None) -> None:
-        layers = (nn.Linear, nn.Conv2d)
-        self.names = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, layers)]
-        self.weights = [network.get_parameter(name) for name in self.names]
+        weights = {name: p for parameters in counted_parameters(network, "weights").values() for name, p in parameters.items()}
+        self.names, self.weights = list(weights), list(weights.values())
         self.active = [active(weight, name, mask) for name, weight in zip(self.names, self.weights, strict=True)]
         self.mean = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]  # sums of squared deviations from the mean

@@ -13,7 +13,7 @@ from helper.distributed import share, summed
 from helper.metrics.operations import substitutable
 from helper.metrics.parameters import active, one_of
 from helper.metrics.sampling import Budget, finite
-from helper.metrics.subject import Examples, Subject
+from helper.metrics.subject import Examples, Subject, own_generator
 from helper.progress import Task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def spectrum(
     batch_size: int | None = None,
     memory_mb: float = 1000,
     progress: bool = False,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Spectrum:
     """Top eigenvalues by Lanczos and spectral density by stochastic Lanczos quadrature, over the active parameters.
 
@@ -83,7 +83,7 @@ def spectrum(
     if not 1 <= k <= steps or runs < 1:
         raise ValueError(f"the spectrum needs runs >= 1 and steps >= k >= 1, not runs {runs}, steps {steps}, k {k}")
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
-    subject.check_labels(labels)
+    labels, generator = subject.checked_labels(labels), own_generator(generator)
     n = Budget(0, max_samples).limit(len(inputs))
     n -= n % 8 if n > 8 else 0  # so that it has divisors: which examples are measured does not depend on the memory
     size = max(d for d in range(1, subject.chunk_size(ACTIVATIONS) + 1) if n % d == 0)

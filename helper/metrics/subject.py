@@ -3,16 +3,17 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 from helper.distributed import joined, share
 from helper.mask import Mask
-from helper.metrics.in_place import HALF, measured, refuse_network, unwrapped
-from helper.metrics.operations import observe
-from helper.metrics.parameters import counted_parameters
+from helper.metrics.in_place import HALF, measured, refuse_network, unwrapped, without_prefix
+from helper.metrics.operations import ForwardPass, observe
+from helper.metrics.parameters import UNFIT, counted_parameters, explained, uncounted
 from helper.progress import Task
 
 AT_ONCE = 8192  # examples whose random numbers are drawn together: the same ones whatever the chunks
@@ -54,39 +55,69 @@ class Subject:
         memory_mb: float = 1000,
         progress: bool = False,
     ) -> None:
+        if isinstance(inputs, (list, tuple)):
+            raise ValueError(f"inputs must be a tensor or an array of (N, ...) examples, not a {type(inputs).__name__}")
         if len(inputs) < 2:
             raise ValueError(f"a measurement needs at least 2 examples, not {len(inputs)}")
-        self.network, self.inputs = unwrapped(network), inputs
+        self.network, self.inputs = unwrapped(network), from_numpy(inputs)
+        mask = without_prefix(mask, network, self.network)
         refuse_network(self.network)
         Mask(mask).parameters_of(self.network)  # refuses one that does not fit
-        self.mask = mask
+        self.mask, self.params = mask, params
         self.layers = counted_parameters(self.network, params) if params else {}
-        first = next(self.network.parameters(), None)
-        first = inputs[torch.arange(2)] if first is None else first
+        first = next((p for p in self.network.parameters() if p.is_floating_point()), None)
+        first = self.inputs[torch.arange(2)] if first is None else first
         self.device, self.dtype = first.device, torch.float32 if first.dtype in HALF else first.dtype
         self.batch_size, self.memory_mb, self.progress = batch_size, memory_mb, progress
         with self.measuring():
-            self.seen = observe(self.network, self.rows(torch.arange(2)))
+            self.seen = self.forward_pass()
             self.refuse_outputs()
             if params:
+                self.refuse_one_class()
                 self.refuse_parameters()
 
     def measuring(self) -> contextlib.AbstractContextManager[None]:
         """The network is ready to be measured inside, and afterwards as it was, to the bit."""
         return measured(self.network, self.device)
 
+    def forward_pass(self) -> ForwardPass:
+        """What the network does with two examples.
+
+        Raises:
+            ValueError: it fails.
+        """
+        try:
+            return observe(self.network, self.rows(torch.arange(2)))
+        except UNFIT as error:
+            raise ValueError(f"the network fails on a batch of 2 examples: {explained(error)}") from error
+
     def refuse_outputs(self) -> None:
         """Raise ValueError when outputs are no logits, or an example's depend on the others or on chance."""
         if len(self.seen.output) != 2 or self.seen.output[0] != 2:
             shape = self.seen.output or "no tensor"
-            raise ValueError(f"the network must map (N, ...) inputs to (N, C) logits; 2 examples give {shape}")
-        with torch.no_grad():
-            together = self.network(self.example)
-            alone = torch.cat([self.network(self.rows(torch.tensor([row]))) for row in range(len(together))])
+            raise ValueError(
+                f"the network must map (N, ...) inputs to (N, C) logits; 2 examples give {shape}. Examples lie along the first "
+                "dimension: a time-major network (batch_first=False) is measured in a module that transposes its inputs"
+            )
+        batches = [torch.arange(len(self.example)), *torch.arange(len(self.example)).split(1)]
+        try:
+            together, *each = (self.network(self.rows(rows)).detach() for rows in batches)
+        except UNFIT as error:
+            raise ValueError(f"the network fails on batches of other sizes than 2: {explained(error)}") from error
+        alone = torch.cat(each)
         if not torch.isfinite(together).all():
             raise ValueError("the network gives values that are not finite; has its training diverged?")
-        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * together.abs().max().item()):
-            raise ValueError("the logits of an example change with the others in its batch, or from call to call")
+        largest = together.abs().max().item()
+        if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * largest):
+            raise ValueError(
+                "the logits of an example change with the others in its batch, or from call to call: is a module in training "
+                "mode that the network does not register, or are its inputs time-major?"
+            )
+
+    def refuse_one_class(self) -> None:
+        """Raise ValueError where a softmax has nothing to choose from."""
+        if self.n_classes == 1:
+            raise ValueError("one logit: a softmax needs at least two classes, such as (N, 2) logits [0, f(x)]")
 
     def refuse_parameters(self) -> None:
         """Raise ValueError when the logits have no gradient by what counts, or one by others' parameters instead."""
@@ -115,6 +146,12 @@ class Subject:
         return self.rows(torch.arange(min(3, len(self.inputs))))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """What has a gradient and is not counted: names of parameters, and tensors that are no parameters of the network."""
+        others = (f"a tensor of shape {shape} that is no parameter of the network" for shape in self.seen.foreign)
+        return (*uncounted(self.network, self.params), *others)
+
+    @property
     def used(self) -> set[str]:
         """Names of the counted parameters that the logits depend on; all where that is not known."""
         counted = {name for parameters in self.layers.values() for name in parameters}
@@ -122,13 +159,26 @@ class Subject:
 
     def labels_of(self, labels: Tensor, rows: Tensor) -> Tensor:
         """(n,) classes on the network's device."""
-        return labels[rows.to(labels.device)].to(self.device)
+        return labels[rows.to(labels.device)].to(self.device, torch.long)
 
-    def check_labels(self, labels: Tensor | None) -> None:
-        """Raise ValueError when there is not one class for each input."""
+    def checked_labels(self, labels: Tensor | numpy.ndarray | None) -> Tensor:
+        """(N,) classes as a tensor.
+
+        Raises:
+            ValueError: there is not one class for each input, or one that the network does not have.
+        """
+        labels = from_numpy(labels)
         if not isinstance(labels, Tensor) or labels.shape != (len(self.inputs),):
             found = f"shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"labels must be a tensor with one class for each of {len(self.inputs)} inputs, not {found}")
+            raise ValueError(
+                f"labels must be a tensor or an array with one class for each of {len(self.inputs)} inputs, not {found}"
+            )
+        if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+            raise ValueError(f"labels must be integers, not {labels.dtype}: of each input its class, 0 to {self.n_classes - 1}")
+        for label in (labels.min().item(), labels.max().item()):
+            if not 0 <= label < self.n_classes:
+                raise ValueError(f"label {label}: the network has logits for classes 0 to {self.n_classes - 1}")
+        return labels
 
     def rows(self, rows: Tensor) -> Tensor:
         """(n, ...) inputs on the network's device, floating-point ones in its type."""
@@ -169,6 +219,27 @@ class Subject:
         """A function of the logits, (n, C) -> (n, ...), of many examples, without gradients."""
         chunks = self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")
         return joined([function(self.network(inputs)).cpu() for _, inputs in chunks])
+
+
+def from_numpy(values: Any) -> Any:
+    """A tensor for a NumPy array; anything else as it is."""
+    if not isinstance(values, numpy.ndarray):
+        return values
+    return torch.from_numpy(values if values.flags.writeable and min(values.strides, default=0) >= 0 else values.copy())
+
+
+def own_generator(generator: torch.Generator | None) -> torch.Generator:
+    """A generator on the CPU that only this measurement draws from.
+
+    None: one seeded with 0, so that the same call gives the same number. Torch's global generator and one of another device
+    give its seed.
+    """
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if generator is torch.default_generator or generator.device.type != "cpu":
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        return torch.Generator().manual_seed(int(seed))
+    return generator
 
 
 def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
