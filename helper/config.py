@@ -19,43 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from helper.registry import Readers
 from helper.untrusted import core_kind, core_value, one_line
 
 
 class FlagError(ValueError):
     """A flag has a wrong value or contradicts another; the message names the flag."""
-
-
-def reads(*flags: str) -> typing.Callable[[typing.Any], typing.Any]:
-    """Decorator of a registry's function: of the flags that only some entries of the registry read, it reads these.
-
-    A function without it may read any of them, so all of them count in `identity`.
-    """
-
-    def mark(function: typing.Any) -> typing.Any:
-        function.reads = flags
-        return function
-
-    return mark
-
-
-@dataclass(frozen=True)
-class Readers:
-    """The words of a registry whose entries read a flag, for `when`: those whose `reads` names it, or that have no `reads`.
-
-    An entry that is None reads nothing.
-    """
-
-    flag: str
-    registry: typing.Mapping[str, Any]
-
-    def __contains__(self, word: object) -> bool:
-        entry = self.registry.get(word) if isinstance(word, str) else None
-        declared = getattr(entry, "reads", None)
-        return entry is not None and (declared is None or self.flag in declared)
-
-    def __iter__(self) -> typing.Iterator[str]:
-        return (word for word in self.registry if word in self)
 
 
 Condition = dict[str, tuple | Readers]  # {other flag: values of it}

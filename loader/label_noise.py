@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helper.config import reads
+from helper.registry import reads
 from loader.archives import DataError
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from helper.config import Config, FlagError, Readers, flag, flag_fields
+from helper.config import Config, FlagError, flag, flag_fields
 from helper.progress import Task
+from helper.registry import Readers
 from helper.utils import stream
 from loader import (
     loader_cifar10,

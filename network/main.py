@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helper.config import Config, FlagError, Readers, dashed, dashed_values, flag, flatten, identity
+from helper.config import Config, FlagError, dashed, dashed_values, flag, flatten, identity
+from helper.registry import Readers
 from helper.utils import global_seed
 from network.init import INITIALISERS
 from network.mlp import ACTIVATIONS, MLP

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helper.config import FlagError, Readers, digest, flatten, identity, replace
+from helper.config import FlagError, digest, flatten, identity, replace
+from helper.registry import Readers
 from loader.label_noise import METHODS
 from optim.checkpoint import content_hash
 from optim.folder import RunFolder

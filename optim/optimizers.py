@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from helper.config import reads
+from helper.registry import reads
 
 if TYPE_CHECKING:
     from optim.trainer import TrainConfig

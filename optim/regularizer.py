@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from helper.config import reads
+from helper.registry import reads
 
 
 @reads("reg_weight")

@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from helper.config import dashed_values, reads
+from helper.config import dashed_values
+from helper.registry import reads
 
 if TYPE_CHECKING:
     from optim.trainer import TrainConfig

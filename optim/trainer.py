@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.config import Config, FlagError, Readers, flag, increasing, integer
+from helper.config import Config, FlagError, flag, increasing, integer
 from helper.distributed import follow_first, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
+from helper.registry import Readers
 from helper.utils import stream
 from helper.xla import end_of_graph
 from loader.dataset import Dataset, crop_and_flip, draw_crops

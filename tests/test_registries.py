@@ -13,7 +13,8 @@ from torch import nn
 import experiment
 import optim.main
 import run as command_line
-from helper.config import Config, Readers, all_flags, reads, unflatten
+from helper.config import Config, all_flags, unflatten
+from helper.registry import Readers, reads
 from helper.utils import stream
 from loader.dataset import Source
 from loader.label_noise import METHODS, Noise
