@@ -89,6 +89,25 @@ def test_full_precision_changes_tf32_and_autocast_only():
     assert torch.backends.cudnn.allow_tf32
 
 
+def test_weights_of_every_kind_have_an_snr_and_an_unused_one_has_none():
+    network = torch.nn.Sequential(torch.nn.Flatten(1, 2), torch.nn.LSTM(5, 3, batch_first=True)).double()
+    network.fc, network.spare = torch.nn.Linear(3, 3).double(), torch.nn.Conv1d(2, 2, 1).double()
+    network.forward = lambda x: network.fc(network[1](network[0](x))[0][:, -1])
+    inputs, labels = batch()
+    moments = GradientMoments(network)
+    evaluate(network, batches(inputs, labels, labels, 8), moments=moments, batch_size=8)
+    rows = {row["layer"]: row for row in moments.table()}
+    assert list(rows) == ["1.weight_ih_l0", "1.weight_hh_l0", "fc", "spare"]
+    assert all(rows[layer]["snr"] > 0 for layer in list(rows)[:3])
+    assert rows["spare"]["grad_mean_norm"] == 0
+    assert rows["spare"]["snr"] != rows["spare"]["snr"]
+    stack = [
+        torch.autograd.grad(F.cross_entropy(network(inputs[i : i + 8]), labels[i : i + 8]), network[1].weight_ih_l0)[0]
+        for i in (0, 8, 16)
+    ]
+    assert rows["1.weight_ih_l0"]["grad_mean_norm"] == pytest.approx(torch.stack(stack).mean(0).norm().item(), rel=1e-9)
+
+
 def test_one_batch_gives_no_snr():
     moments = GradientMoments(tiny_conv())
     inputs, labels = batch()

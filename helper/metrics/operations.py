@@ -31,15 +31,10 @@ PIECEWISE_LINEAR = {
 REARRANGED = {"view_as_real", "view_as_complex", "real", "imag", "_conj", "_conj_physical", "conj_physical"}  # linear, real
 CONSTANT = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty"}
 BY_VALUE = {"nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}  # shape of the result
-ABOUT_SHAPES = {
-    "_fused_sdp_choice",
-    "_has_same_storage_numel",
-    "is_same_size",
-    "sym_size",
-    "sym_stride",
-    "sym_numel",
+ABOUT_SHAPES = {  # answers that no value decides
+    "_fused_sdp_choice", "_has_same_storage_numel", "is_same_size", "sym_size", "sym_stride", "sym_numel",
     "sym_storage_offset",
-}
+}  # fmt: skip
 # methods of a tensor that take its values, or its gradient, where no operation is seen
 OUT_OF_SIGHT = {
     "numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "register_hook", "retain_grad",

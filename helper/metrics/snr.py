@@ -1,5 +1,7 @@
 """Signal-to-noise ratio of mini-batch gradients at fixed weights (Saxe et al. 2018, eq. 26-27)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +26,9 @@ class GradientMoments:
         self.n_batches = 0
 
     @torch.no_grad()
-    def update(self, gradients: list[Tensor]) -> None:
-        """Take in the gradients of one more batch, in the order of `weights`."""
+    def update(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take in the gradients of one more batch, in the order of `weights`; None of a weight that is not used is zero."""
+        gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)]
         self.n_batches += 1
         before = torch._foreach_sub(gradients, self.mean)
         torch._foreach_add_(self.mean, before, alpha=1 / self.n_batches)
