@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from helper.metrics.estimate import Estimate, stratified, two_stage_mean, weighted_mean
+from helper.metrics.estimate import Estimate, estimate_of, stratified, two_stage_mean, weighted_mean, with_total
 from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.jacobian import jacobian_norm
@@ -23,6 +23,24 @@ def test_two_stage_error_is_only_probe_noise_when_everything_is_measured():
     assert error.item() == pytest.approx((values.var(1).mean() / 40).sqrt().item())
     _, of_a_sample = two_stage_mean(values, torch.ones(10), 10_000)
     assert of_a_sample.item() > 50
+
+
+def test_two_stage_error_counts_the_groups_that_were_not_measured_without_the_probes_noise():
+    """Three of twelve groups of five examples, two probes each: Cochran 1977, by hand."""
+    values = torch.tensor([[1.0, 3.0], [6.0, 4.0], [9.0, 8.0]], dtype=torch.float64)[..., None]
+    means, within = [2.0, 5.0, 8.5], (2.0 + 2.0 + 0.5) / 3
+    between = sum((mean - 31 / 6) ** 2 for mean in means) / 2
+    mean, error = two_stage_mean(values, torch.full((3,), 5.0), 60)
+    assert mean.item() == pytest.approx(31 / 6)
+    assert error.item() ** 2 == pytest.approx(between / 3 - (between - within / 2) / 12)
+
+
+def test_an_estimate_gives_every_layer_its_own_value_and_error():
+    means, errors = torch.tensor([7.0, 1.0, 6.0]), torch.tensor([0.5, 0.1, 0.4])
+    found = estimate_of(means, errors, 30, ["a", "b"], "made up", 1.25)
+    assert (found.value, found.standard_error, found.n_samples, found.seconds) == (7.0, 0.5, 30, 1.25)
+    assert found.by_layer == {"a": pytest.approx((1.0, 0.1)), "b": pytest.approx((6.0, 0.4))}
+    assert torch.equal(with_total(means[1:]), means)
 
 
 def test_two_stage_error_is_unknown_with_one_probe():
@@ -98,6 +116,38 @@ def test_an_importance_sample_never_scores_more_than_it_needs():
     assert found.errors[0] < 0.012 * 1.5
     assert scored < 50_000
     assert int(found.scheme.split()[-1]) <= scored
+
+
+@pytest.mark.parametrize("n_probes", [None, 2])
+def test_weighted_draws_of_a_scored_part_are_about_the_whole_population_and_are_counted(n_probes):
+    drawn = 0
+
+    def draw(rows, k):
+        nonlocal drawn
+        drawn += len(rows) * k
+        return torch.ones(len(rows), k, 2, dtype=torch.float64)
+
+    budget = Budget(0, 2000, n_probes)
+    found = importance_mean(draw, lambda rows: 1 + (rows % 7).double(), 50_000, budget, stream(0, "scored"))
+    assert found.means[0].item() == pytest.approx(2, rel=0.1)  # one for each of two layers
+    assert abs(found.means[0] - 2) < 4 * found.errors[0]
+    assert found.means[1:].sum().item() == pytest.approx(found.means[0].item())
+    assert (found.n_samples, drawn) == (2000, 2000 * (n_probes or 1))
+    assert found.scheme == "importance sampling from 8000"
+
+
+@pytest.mark.parametrize(("population", "probes"), [(300, 4), (1000, 2), (5000, 2)])
+def test_of_few_examples_each_is_probed_until_there_are_a_thousand_draws(population, probes):
+    asked = []
+
+    def draw(rows, k):
+        asked.append((len(rows), k))
+        return torch.rand(len(rows), k, 1, generator=g, dtype=torch.float64)
+
+    g = stream(0, "few")
+    found = sample_mean(draw, population, Budget(0), g)
+    assert asked == [(population, probes)]
+    assert found.scheme == f"every example, {probes} probes"
 
 
 def test_values_that_are_all_zero_are_measured_as_zero():
