@@ -41,7 +41,7 @@ class Loader:
 
     load: Callable[["DataConfig"], Source]
     published: Published | None = None  # default: a dry run loads the data
-    reads: tuple[str, ...] | None = None  # see helper.config.reads
+    reads: tuple[str, ...] | None = None  # see helper.registry.reads
     augmented: bool = False  # whether --augment auto crops and flips
     load_noisy: Callable[["DataConfig"], Source] | None = None  # with what label noise has to know beyond the clean files
     leaves: Callable[[str, int], bool] | None = None  # whether a noise method may give labels beyond the first so many classes

@@ -21,7 +21,7 @@ class Architecture:
     """An entry of NETWORKS, where a builder alone does not say enough."""
 
     build: Callable[["NetworkConfig", tuple[int, ...], int], nn.Module]
-    reads: tuple[str, ...] | None = None  # see helper.config.reads
+    reads: tuple[str, ...] | None = None  # see helper.registry.reads
     label: str | None = None  # with flags in braces, as run folders are named; default: the name, and flags that are changed
     revision: int = 1  # raised when the name comes to mean another network: runs of the former one are then other runs
 

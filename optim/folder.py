@@ -166,7 +166,17 @@ class RunFolder:
         Raises:
             AlteredFile: naming the file. RuntimeError: the summary is damaged.
         """
-        summary, fixed = self.read_summary(), [self.path / name for name in FIXED]
+        while True:
+            summary = self.read_summary()
+            try:
+                return self.check_files_against(summary)
+            except AlteredFile:
+                if self.read_summary() == summary:
+                    raise  # otherwise another process has added a measurement meanwhile
+
+    def check_files_against(self, summary: dict[str, Any]) -> None:
+        """`check_files` by a summary that has been read."""
+        fixed = [self.path / name for name in FIXED]
         for path in (*fixed, self.model, *self.measurements()):
             if path.is_file():
                 self.check_file(path, path.read_bytes(), summary)

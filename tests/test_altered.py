@@ -335,6 +335,19 @@ def test_while_a_measurement_is_pending_other_contents_are_refused(root, monkeyp
     assert list(unknown_files(folder)) == []
 
 
+def test_who_reads_while_a_measurement_is_added_is_not_refused(root, monkeypatch):
+    folder = run_of(root)
+    read, before = RunFolder.read_summary, folder.read_summary()
+    assert start(root, "--save_jacobian", 1).code == 0
+    former = [before, before]  # read before the table was replaced
+    monkeypatch.setattr(RunFolder, "read_summary", lambda self: former.pop() if former else read(self))
+    with pytest.raises(AlteredFile, match=r"metrics\.csv"):
+        folder.check_files()
+    former.append(before)
+    folder.check_files()
+    assert not former
+
+
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
     """interrupted(*flags) -> a run that SIGTERM stopped after its first epoch of three."""
