@@ -13,7 +13,8 @@ from torch import nn
 from helper import plotter
 from helper.metrics.per_example import pull_back
 from helper.utils import ROOT, stream
-from optim.trainer import TrainConfig, build_optimizer
+from optim.optimizers import OPTIMIZERS
+from optim.trainer import TrainConfig
 
 COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "triton")
 STATISTICS = ("pandas", "scipy", "sklearn")
@@ -68,7 +69,7 @@ def test_optimisers_step_as_torchs_own_to_the_bit(flags):
     config = TrainConfig(lr=0.05, weight_decay=1e-3, **flags)
     networks = [nn.Linear(5, 3) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    ours = build_optimizer(networks[0], config)
+    ours = OPTIMIZERS[config.optimizer_name](networks[0].parameters(), config)
     kind = torch.optim.Adam if config.optimizer_name == "adam" else torch.optim.SGD
     momentum = {} if config.optimizer_name == "adam" else {"momentum": config.momentum, "nesterov": config.nesterov}
     theirs = kind(networks[1].parameters(), 0.05, weight_decay=1e-3, **momentum)
