@@ -13,7 +13,9 @@ os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line import Usage, page_width, parse, section
 from helper.config import Config, FlagError, near_match
+from helper.distributed import interruptible
 from helper.metrics.main import MetricConfig
+from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
 from optim.main import RunConfig
@@ -102,7 +104,11 @@ def main(argv: list[str] | None = None) -> None:
     config, action = COMMANDS[name].load()
     line = parse(config, COMMANDS[name].usage(name), words[1:])
     try:
-        code = action(line.config, *line.words, **line.lists)
+        with Signals() as signals, interruptible(signals):
+            code = action(line.config, *line.words, **line.lists)
+    except Interrupted as stop:
+        print(f"experiment.py: {stop}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     except FlagError as error:
         print(f"experiment.py: error: {one_line(error)}", file=sys.stderr)
         code = 2

@@ -12,10 +12,9 @@ from helper.command_line import Usage, parse, without_effect
 from helper.config import FlagError
 from helper.distributed import first_speaks, once, processes, rank
 from helper.progress import lines_above_bars
-from helper.signals import Signals
+from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
-from optim.callbacks import Interrupted
 from optim.main import RunConfig, train_run
 
 RETIRED = {
@@ -28,7 +27,7 @@ USAGE = Usage(
     "run.py", "Trains a dense or a sparse network and measures its gradients and its curvature; prints the run's folder.",
     "python run.py --mode sparse-finetune --prune_ratio 0.95", retired=RETIRED,
 )  # fmt: skip
-EXIT_WRONG_FLAGS, EXIT_INTERRUPTED = 2, 75
+EXIT_WRONG_FLAGS = 2
 
 
 def main(argv: list[str] | None = None) -> None:

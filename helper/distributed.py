@@ -20,12 +20,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from helper.signals import Signals
 from helper.utils import choose_device
 
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
-Result = TypeVar("Result")
+Result, Item = TypeVar("Result"), TypeVar("Item")
 _alone = False  # inside of what the first process does for all
 _control: dist.ProcessGroup | None = None  # of CPU tensors and small objects, whatever the device
+_heeded: Signals | None = None  # those that interrupt the work under way
 
 
 class ProcessLost(RuntimeError):
@@ -128,6 +130,66 @@ def first_speaks() -> Iterator[None]:
         yield
 
 
+# ------------------------------------------------------------------------------------------------ ending together
+
+
+@contextlib.contextmanager
+def interruptible(signals: Signals | None) -> Iterator[None]:
+    """Inside, the work may be interrupted wherever `check_signals` is called; None, as outside: it may not.
+
+    All processes enter and leave together. Wherever they meet inside, they tell each other whether one was asked to end,
+    and are interrupted at the same place; one that is asked between two meetings goes to the next one at once.
+    """
+    global _heeded
+    former, _heeded = _heeded, signals
+    try:
+        yield
+        meet()
+    finally:
+        _heeded = former
+
+
+def check_signals() -> None:
+    """Called between the parts of long work. Raises Interrupted: an end was asked for."""
+    if _heeded is not None and _heeded.received:
+        meet()
+        raise _heeded.interruption()
+
+
+def checked(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with signals answered before each."""
+    for item in items:
+        check_signals()
+        yield item
+
+
+def meet() -> None:
+    """Raise Interrupted in every process if any of them was asked to end."""
+    if _heeded is not None and size() > 1:
+        asked = torch.tensor(int(bool(_heeded.received)))
+        dist.all_reduce(asked, group=_control)
+        if asked:
+            raise _heeded.interruption()
+
+
+@contextlib.contextmanager
+def waiting_for_a_network() -> Iterator[None]:
+    """Inside, a signal interrupts interruptible work at once: a read from a network may take any time.
+
+    Not where several processes do it, of which none may leave alone.
+    """
+    signals = _heeded if size() == 1 else None
+    if signals is None:
+        yield
+        return
+    check_signals()
+    signals.at_once = True
+    try:
+        yield
+    finally:
+        signals.at_once = False
+
+
 # ------------------------------------------------------------------------------------------------ what the first does
 
 
@@ -140,6 +202,7 @@ def once(action: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     global _alone
     if size() == 1:
         return action(*args, **kwargs)
+    meet()
     if rank() > 0:
         result, error = receive()
         if error is not None:
@@ -209,6 +272,7 @@ def summed(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes, equal to the bit in each of them."""
     if size() == 1:
         return tensor
+    meet()
     total = tensor.detach().clone()
     dist.all_reduce(total, group=group_for(total))
     return total
@@ -232,6 +296,7 @@ def joined(pieces: Sequence[Tensor]) -> Tensor:
     """CPU tensors of all processes one after the other, in the order of their shares."""
     if size() == 1:
         return torch.cat(list(pieces))
+    meet()
     everyone: list[Tensor | None] = [None] * size()
     dist.all_gather_object(everyone, torch.cat(list(pieces)) if pieces else None, group=_control)
     return torch.cat([piece for piece in everyone if piece is not None])

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +42,25 @@ STYLE = {
 }
 
 
-def draw_run(folder: Path) -> list[Path]:
-    """Draw what the tables of a run folder hold into `figures/`; the PNG files' paths."""
+def draw_run(folder: Path) -> Iterator[Path]:
+    """Draw what the tables of a run folder hold into `figures/`, one figure after the other; the PNG files' paths."""
     tables = {name: read_columns(folder / f"{name}.csv") for name in ("history", "snr", "metrics")}
     title = f"{folder.parent.parent.parent.name}, {folder.parent.parent.name}, {folder.parent.name}"
-    drawn = []
-    with plt.rc_context(STYLE):
-        for name, (table, draw) in FIGURES.items():
+    for name, (table, draw) in FIGURES.items():
+        with plt.rc_context(STYLE):
             figure = draw(tables[table]) if tables[table] else None
             if figure is not None:
                 for axis in figure.axes:
                     if axis.get_xlabel() == "epoch":
                         axis.xaxis.get_major_locator().set_params(integer=True)
                 figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
-                drawn.append(save(figure, folder / "figures" / name))
+                save(figure, folder / "figures" / name)
+        if figure is not None:
+            yield folder / "figures" / f"{name}.png"
     for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
         if path.exists():
             name = "spectrum" if path.parent == folder else f"spectrum_{path.stem}"
-            drawn.append(draw_spectrum(read_spectrum(path), folder / "figures" / name))
-    return drawn
+            yield draw_spectrum(read_spectrum(path), folder / "figures" / name)
 
 
 Columns = dict[str, numpy.ndarray]  # of a table, (rows,) each

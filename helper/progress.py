@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from helper.distributed import rank
+from helper.distributed import check_signals, rank
 
 log = logging.getLogger(__name__)
 EVERY = 30.0  # seconds of silence until a line says how far the work is
@@ -58,9 +58,11 @@ class Task:
             _silence.leave(self)
 
     def advance(self, parts: int = 1) -> None:
+        """Further parts are done. Raises Interrupted: an end was asked for, see `helper.distributed.interruptible`."""
         self.done += parts
         if self.bar is not None:
             self.bar.update(parts)
+        check_signals()
 
     def note(self, **values: str) -> None:
         """Short values that a bar shows at its end."""

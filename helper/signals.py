@@ -1,16 +1,26 @@
-"""Signals that ask for an orderly end."""
+"""Signals that ask for an orderly end. `helper.distributed.check_signals` answers them between the parts of long work."""
 
 import signal
 from types import FrameType
 
+EXIT_INTERRUPTED = 75  # of a process that did as it was asked: the same command goes on
+
+
+class Interrupted(Exception):
+    """An end was asked for, and what is on disk is whole. No RuntimeError, which some take for a network's own failure."""
+
 
 class Signals:
-    """Notes SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 inside `with`; a second SIGINT ends the process at once."""
+    """Notes SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 inside `with`; a second SIGINT ends the process at once.
+
+    `at_once`: the next one raises Interrupted wherever the program is, which is only for what waits for a network.
+    """
 
     WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.at_once = False
         self._former: dict = {}
 
     def __enter__(self) -> "Signals":
@@ -25,3 +35,21 @@ class Signals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        if self.at_once:
+            raise self.interruption()
+
+    def interruption(self, where: str = "") -> Interrupted:
+        """What ends the work.
+
+        Args:
+            where: words that follow `stopped`.
+        """
+        asked = self.received or "another process was asked to end"
+        return Interrupted(f"{asked}: stopped{where}; the same command goes on from there")
+
+
+def usual_signals() -> None:
+    """In a process that works for another one: SIGTERM ends it, and Ctrl-C is the other one's to answer."""
+    for number in Signals.WATCHED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

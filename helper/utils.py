@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from helper.signals import Interrupted
 from helper.untrusted import one_line, shown
 from helper.xla import xla_device
 
@@ -215,7 +216,7 @@ def log_to_stderr() -> None:
 
 
 class RunLog:
-    """Inside `with`, log records go to a file too, and the traceback of an exception on its way out."""
+    """Inside `with`, log records go to a file too, and an exception on its way out: its traceback, or a signal's line."""
 
     def __init__(self, path: Path) -> None:
         self.handler = logging.FileHandler(path)
@@ -231,6 +232,8 @@ class RunLog:
     def __exit__(self, *error: Any) -> None:
         logging.getLogger().removeHandler(self.handler)
         logging.getLogger().setLevel(self.level)
-        if error[0] is not None:
+        if isinstance(error[1], Interrupted):
+            self.handler.emit(logging.LogRecord("run", logging.INFO, __file__, 0, str(error[1]), None, None))
+        elif error[0] is not None:
             self.handler.emit(logging.LogRecord("run", logging.ERROR, __file__, 0, "stopped", None, error))
         self.handler.close()

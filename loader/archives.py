@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import os
 import pickle
 import tarfile
 import urllib.error
@@ -14,8 +15,10 @@ from typing import Any
 import numpy
 import torch
 
+from helper.distributed import checked, waiting_for_a_network
 from helper.untrusted import one_line
 
+PART = 1 << 20  # bytes read at once
 MOST_BYTES, MOST_MEMBERS = 1 << 30, 1000  # of an unpacked file and of an archive; published: 185 MB and 8
 
 
@@ -24,8 +27,11 @@ class DataError(RuntimeError):
 
 
 def md5(path: Path) -> str:
+    found = hashlib.md5()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        for part in checked(iter(lambda: file.read(PART), b"")):
+            found.update(part)
+    return found.hexdigest()
 
 
 def verify(path: Path, published_md5: str) -> None:
@@ -45,7 +51,8 @@ def fetch(urls: list[str], path: Path, published_md5: str) -> Path:
         failures = []
         for url in urls:
             try:
-                torch.hub.download_url_to_file(url, str(path))  # to a temporary name, moved when complete
+                with waiting_for_a_network():
+                    torch.hub.download_url_to_file(url, str(path))  # to a temporary name, moved when complete
                 break
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
                 failures.append(f"{url}: {getattr(error, 'reason', error)}")
@@ -88,9 +95,23 @@ def unpack(packed: Path, names: list[str], root: Path) -> None:
                 if member.name in names:
                     if not member.isreg() or member.size > MOST_BYTES:
                         raise DataError(f"{packed}: {member.name} is no file of at most {MOST_BYTES >> 20} MiB")
-                    tar.extract(member, root, filter="data")
+                    extract(tar, member, root)
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{packed} cannot be unpacked ({one_line(error)}); delete it and download it again") from None
+
+
+def extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    """One file of an archive, under its name once it is whole. Raises TarError: it would lie elsewhere than under `root`."""
+    path = root / tarfile.data_filter(member, str(root)).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with tar.extractfile(member) as source, open(partial, "wb") as file:
+            for part in checked(iter(lambda: source.read(PART), b"")):
+                file.write(part)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def fingerprint(paths: list[Path], published_md5s: Iterable[str] = ()) -> str | None:

@@ -31,15 +31,14 @@ class Diverged(RuntimeError):
     """The loss is not finite."""
 
 
-class Interrupted(RuntimeError):
-    """A signal asked the run to stop; its state is saved."""
-
-
 class Callback:
     """Events of the loop; each gets the trainer."""
 
     def on_start(self, trainer: Trainer) -> None:
         """Before anything, also of a resumed run."""
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Before the first step of an epoch, or of what is left of one."""
 
     def on_gradients(self, trainer: Trainer) -> None:
         """Between backward pass and optimiser step."""
@@ -49,6 +48,9 @@ class Callback:
 
     def on_epoch(self, trainer: Trainer) -> None:
         """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
+
+    def on_interruption(self, trainer: Trainer) -> None:
+        """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last epoch."""
@@ -157,6 +159,9 @@ class OnlineSNR(Callback):
         if self.resumed:
             self.moments.load_state(self.resumed)
 
+    def before_epoch(self, trainer: Trainer) -> None:
+        self.finished: GradientMoments | None = None  # of the epoch's steps, once they are in the table
+
     def on_gradients(self, trainer: Trainer) -> None:
         if (trainer.step + 1) * trainer.config.batch_size <= len(trainer.dataset.train):
             self.moments.update([weight.grad for weight in self.moments.weights])
@@ -166,7 +171,10 @@ class OnlineSNR(Callback):
             extra = {"epoch": trainer.epoch, "batch_size": trainer.config.batch_size, "mode": "online"}
             self.table.append(row | extra)
         self.table.write()
-        self.moments = GradientMoments(trainer.network, self.mask)
+        self.finished, self.moments = self.moments, GradientMoments(trainer.network, self.mask)
+
+    def on_interruption(self, trainer: Trainer) -> None:
+        self.moments = self.finished or self.moments
 
     def state(self) -> dict[str, Any]:
         return self.moments.state() if self.moments.n_batches else {}
@@ -317,7 +325,7 @@ class Track(Callback):
 
 
 class WriteCheckpoint(Callback):
-    """checkpoint.pt after every epoch, and at the next step when a signal asks the run to stop.
+    """checkpoint.pt after every epoch, and of the last step taken when a signal asks the run to stop.
 
     Comes after everything else that an epoch writes: what is on disk beyond the checkpoint is written again.
     """
@@ -326,16 +334,21 @@ class WriteCheckpoint(Callback):
         self.folder, self.mask, self.written, self.signals = folder, mask, written, signals
         self.agreement = Agreement()
 
+    def before_epoch(self, trainer: Trainer) -> None:
+        if anyone(bool(self.signals.received)):
+            self.stop(trainer)
+
     def on_step(self, trainer: Trainer) -> None:
         if self.agreement.any(bool(self.signals.received)):
-            check_finite(trainer)
-            self.save(trainer)
+            self.on_interruption(trainer)
             self.stop(trainer)
 
     def on_epoch(self, trainer: Trainer) -> None:
         self.save(trainer)
-        if anyone(bool(self.signals.received)) and trainer.epoch < trainer.config.n_epochs:
-            self.stop(trainer)
+
+    def on_interruption(self, trainer: Trainer) -> None:
+        check_finite(trainer)
+        self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         self.folder.check_there()
@@ -344,10 +357,7 @@ class WriteCheckpoint(Callback):
         save_state(self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:
-        raise Interrupted(
-            f"{self.signals.received or 'another process was asked to end'}: stopped after {trainer.epoch} epochs "
-            f"and {trainer.step} steps; the same command goes on from there"
-        )
+        raise self.signals.interruption(f" after {trainer.epoch} epochs and {trainer.step} steps")
 
 
 class Progress(Callback):

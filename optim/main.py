@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from helper.config import Config, FlagError, flag, flatten, increasing, replace
-from helper.distributed import ahead, by_first, lost, once, size
+from helper.distributed import ahead, by_first, interruptible, lost, once, size
 from helper.mask import Mask
 from helper.metrics.main import MetricConfig
 from helper.progress import Task, tracked
@@ -184,17 +184,18 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     device = choose_device(config.device)
     TRACKERS[config.tracker].check()
     keep_freed_memory()
-    dataset = ahead(load_dataset, config.data)
+    with interruptible(signals):
+        dataset = ahead(load_dataset, config.data)
     folder = run_folder(config, dataset.fingerprint)
     if folder.finished and not config.overwrite:
         once(check_processes, folder, config, size())
-        return measure_more(folder, config, dataset.to(device))
+        return measure_more(folder, config, dataset.to(device), signals)
     network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
     with contextlib.ExitStack() as stack:
         ready = once(take, folder, config, dataset.fingerprint, stack)
         if ready:
             train_in(folder, config, network, mask, dataset.to(device), signals)
-    return folder.path if ready else measure_more(folder, config, dataset.to(device))
+    return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
 
 
 def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> bool:
@@ -244,9 +245,10 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
-    measure_selected(folder, config, network, dataset)
-    measuring = time.perf_counter() - started
-    conclude(folder, config, network, mask, dataset, weights, measuring=measuring, processes=size())
+    with interruptible(signals):
+        measure_selected(folder, config, network, dataset)
+        measuring = time.perf_counter() - started
+        conclude(folder, config, network, mask, dataset, weights, measuring=measuring, processes=size())
 
 
 @by_first
@@ -303,7 +305,7 @@ def train(
     if config.device == "tpu":
         forget_graph_counts()  # of the dense parent, if this process has trained it
     with progress:
-        trainer.fit()
+        trainer.fit(signals)
     return written
 
 
@@ -350,12 +352,13 @@ def report_start(config: RunConfig, mask: Mask) -> None:
         log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
 
 
-def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset) -> Path:
+def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset, signals: Signals) -> Path:
     """Add the measurements that a finished run does not have yet: of its selected weights and of the states it kept."""
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
         once(take_finished, folder, config, dataset.fingerprint, stack)
+        stack.enter_context(interruptible(signals))
         for epoch in tracked(folder.kept_epochs(), "kept states", "states"):
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
@@ -397,8 +400,9 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
     if config.figures:
         from helper.plotter import draw_run  # matplotlib takes a second to import
 
-        with Task("drawing figures"):
-            draw_run(folder.path)
+        with Task("drawing figures") as task:
+            for _ in draw_run(folder.path):
+                task.advance()
 
 
 def track(folder: RunFolder, config: RunConfig) -> None:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.config import Config, FlagError, flag, increasing, integer
-from helper.distributed import follow_first, rank, share, size, summed
+from helper.distributed import follow_first, interruptible, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
 from helper.registry import Readers
+from helper.signals import Interrupted, Signals
 from helper.utils import stream
 from helper.xla import end_of_graph
 from loader.dataset import Dataset, crop_and_flip, draw_crops
@@ -132,13 +133,19 @@ class Trainer:
         self.row: dict[str, Any] = {}  # history of the epoch just completed, filled in by the callbacks
         self.train_seconds, self.images_timed = 0.0, 0  # this process's share of the steps of that epoch
 
-    def fit(self) -> None:
-        """Train to the last epoch, from wherever `state` stands."""
+    def fit(self, signals: Signals | None = None) -> None:
+        """Train to the last epoch, from wherever `state` stands.
+
+        Args:
+            signals: interrupt the passes after an epoch; between steps a callback may heed them.
+        """
         self.emit("on_start")
         end_of_graph(self.device)
         if not self.resumed:
-            self.emit("on_epoch")  # epoch 0: the initialisation
+            with interruptible(signals):
+                self.emit("on_epoch")  # epoch 0: the initialisation
         while self.epoch < self.config.n_epochs:
+            self.emit("before_epoch")
             self.network.train()
             started, self.images_timed = time.perf_counter(), 0
             for step, rows in self.remaining_batches():
@@ -151,11 +158,21 @@ class Trainer:
             self.sums = None if self.sums is None else summed(self.sums)
             if not self.config.sync_batch_norm:
                 follow_first(self.network.buffers())
-            self.epoch, self.step = self.epoch + 1, 0
-            self.row = {}
-            self.emit("on_epoch")
-            self.sums = None
+            self.end_epoch(signals)
         self.emit("on_end")
+
+    def end_epoch(self, signals: Signals | None) -> None:
+        """The passes after an epoch's last step, to which the trainer returns where they are interrupted."""
+        self.epoch, self.step, self.row = self.epoch + 1, 0, {}
+        try:
+            with interruptible(signals):
+                self.emit("on_epoch")
+        except Interrupted:
+            self.epoch, self.step = self.epoch - 1, self.steps_per_epoch
+            self.sums = self.sums if rank() == 0 or self.sums is None else torch.zeros_like(self.sums)  # `state` adds up
+            self.emit("on_interruption")
+            raise
+        self.sums = None
 
     def remaining_batches(self) -> Iterator[tuple[int, Tensor]]:
         """(step, rows of the training split) of the epoch under way, from its first step not yet done."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from helper.signals import EXIT_INTERRUPTED
 from helper.utils import IN_USE, ROOT, available_cores, in_use
 from optim.folder import RunFolder
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"
-EXIT_INTERRUPTED = 75
 STOPPED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)  # by someone: nothing wrong with the run
 
 

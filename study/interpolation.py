@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from helper.config import Config, flag, number
+from helper.distributed import checked
 from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
@@ -256,7 +257,7 @@ def move(config: InterpolateConfig, run: Run, state: State) -> None:
     inputs = run.dataset.examples(run.dataset.train)
     rows = torch.randperm(len(inputs), generator=stream(0, "batch norm"))[: config.bn_examples]
     parts = rows.tensor_split(-(-len(rows) // config.batch_size))
-    reestimate_batch_norm(run.network, (inputs[part] for part in parts))
+    reestimate_batch_norm(run.network, (inputs[part] for part in checked(parts)))
 
 
 # --------------------------------------------------------------------------------------------------- what is shown

@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-import multiprocessing
+import multiprocessing.pool
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ import pandas
 from matplotlib.figure import Figure
 
 from helper.config import Config, flag
+from helper.distributed import check_signals, checked
 from helper.plotter import STYLE, save
 from helper.progress import Task, tracked
+from helper.signals import usual_signals
 from helper.untrusted import csv_text, one_line, shown
 from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
@@ -109,10 +111,18 @@ def study_sections(
     if n_workers == 1:
         found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
     else:
-        with multiprocessing.get_context("fork").Pool(n_workers) as pool:
+        with multiprocessing.get_context("fork").Pool(n_workers, usual_signals) as pool:
             waiting = [pool.apply_async(study_section, one) for one in work]
-            found = [section.get() for section in tracked(waiting, "tables and figures", "studies")]
+            found = [when_ready(section) for section in tracked(waiting, "tables and figures", "studies")]
     return [section for section, _ in found], [compared for _, compared in found]
+
+
+def when_ready(result: multiprocessing.pool.AsyncResult) -> tuple[Section, pandas.DataFrame]:
+    """What a worker has made; signals are answered meanwhile."""
+    while not result.ready():
+        result.wait(0.2)
+        check_signals()
+    return result.get()
 
 
 def study_section(
@@ -128,7 +138,7 @@ def study_section(
     with plt.rc_context(STYLE):
         pictures = [
             picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-            for id, title, caption, figure in study_figures(table, compared, records, margin)
+            for id, title, caption, figure in checked(study_figures(table, compared, records, margin))
         ]
     return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets)), compared.assign(study=key)
 

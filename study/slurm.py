@@ -28,6 +28,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from helper.distributed import check_signals
 from helper.utils import IN_USE, exclusive
 from study.executor import (
     BLOCKED,
@@ -188,6 +189,7 @@ class SlurmQueue:
         queue = arrays({name: self.dependency(name) for name in self.waiting}, self.largest)
         until = time.monotonic() + BATCH_SECONDS
         while queue and time.monotonic() < until:
+            check_signals()
             after, names = queue.pop(0)
             if after is not None and after not in self.ids:
                 continue  # its parent is one of those that SLURM did not accept

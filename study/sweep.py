@@ -17,8 +17,9 @@ from rich.table import Table
 
 from helper.command_line import without_effect_in
 from helper.config import Config, FlagError, flag, flatten, replace
+from helper.distributed import check_signals, interruptible
 from helper.progress import EVERY, Task, duration, tracked
-from helper.signals import Signals
+from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.tables import last_row
 from helper.untrusted import one_line
 from helper.utils import available_cores
@@ -28,7 +29,6 @@ from optim.main import RunConfig
 from study.cost import Cost, Reference, choose_reference, cost_of, makespan
 from study.executor import (
     BLOCKED,
-    EXIT_INTERRUPTED,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -108,13 +108,16 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
         elif run.name in todo:
             executor.submit(todo[run.name], [run.parent] if run.parent in todo else [])
     try:
-        with Signals() as signals, display_of(runs, executor) as show:
+        with Signals() as signals, interruptible(signals), display_of(runs, executor) as show:
             executor.poll()
             show()
-            while not executor.done and not signals.received:
+            while not executor.done:
+                check_signals()
                 time.sleep(executor.poll_seconds)
                 executor.poll()
                 show()
+    except Interrupted:
+        pass
     finally:
         with Task("waiting for what runs to save its state"):
             lines = executor.stop()  # whatever ended the loop

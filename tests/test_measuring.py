@@ -18,10 +18,10 @@ from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.main import METRICS, MetricConfig
+from helper.signals import Interrupted
 from helper.utils import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
-from optim.callbacks import Interrupted
 from optim.folder import RunFolder
 from optim.main import train_run
 from optim.measuring import measure_subsets

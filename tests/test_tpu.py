@@ -15,9 +15,9 @@ import torch
 
 import experiment
 from helper.config import replace
+from helper.signals import Interrupted
 from helper.utils import ROOT, stream
 from network.main import NetworkConfig, build_network
-from optim.callbacks import Interrupted
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
 from optim.main import train_run

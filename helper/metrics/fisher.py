@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper.distributed import joined
+from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.parameters import active, default_dtype, module_of, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, choose_engine, supported, vmap_engine
@@ -257,7 +257,7 @@ def nngeometry_mean(
     for group in tracked(groups, "Fisher", "batches", shown=subject.progress):
         inputs = subject.rows(group)
         given = subject.labels_of(labels, group) if metric == "empirical" else None
-        values = [nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in range(draws)]
+        values = [nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in checked(range(draws))]
         rows.append(torch.stack(values).detach().double().cpu())
     values = with_total(finite(torch.stack(rows)))
     exact = metric != "fim_monte_carlo"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import joined
+from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, one_of
@@ -129,7 +129,7 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
         pieces = []
         for part, x in subject.chunks(rows, size, k, "Hessian"):
             y = subject.labels_of(labels, rows[part])
-            probes = [products(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in range(k)]
+            probes = [products(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in checked(range(k))]
             pieces.append(torch.stack(probes, 1).cpu())
         return joined(pieces)
 
@@ -183,7 +183,7 @@ def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, gen
     keep = {name: active(p, name, subject.mask) for name, p in counted.items()}
     columns = torch.tensor([owners[name] for name in counted])
     values = torch.zeros(n_products, len(subject.layers), dtype=torch.float64)
-    for row in values:
+    for row in checked(values):
         v = {name: signs(k.shape, generator).to(x.device, x.dtype) * k for name, k in keep.items()}
         products = hessian_vector_product(operator.gradsH, operator.params, list(v.values()))
         shares = torch.stack([(a * b).sum() for a, b in zip(v.values(), products, strict=True)])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import joined
+from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, estimate_of
 from helper.metrics.parameters import one_of, require_gradients
 from helper.metrics.per_example import pull_back
@@ -107,7 +107,7 @@ def vector_products(network: nn.Module, function: Callable[[Tensor], Tensor], x:
     """(N, ...) gradients of v . function(f(x)) with respect to x, one after the other for each of (k, N, C) cotangents v."""
     x = x.detach().requires_grad_()
     outputs = function(network(x.clone()))  # which may be changed in place
-    for index, v in enumerate(cotangents):
+    for index, v in enumerate(checked(cotangents)):
         yield pull_back(outputs, v, x, retain_graph=index < len(cotangents) - 1)[0]
 
 

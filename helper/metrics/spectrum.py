@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.distributed import share, summed
+from helper.distributed import check_signals, checked, share, summed
 from helper.metrics.operations import substitutable
 from helper.metrics.parameters import active, one_of
 from helper.metrics.sampling import Budget, finite
@@ -118,7 +118,7 @@ class Batches:
         self.subject, self.labels, self.rows, self.task = subject, labels, rows, task
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self.rows:
+        for part in checked(self.rows):
             yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
         self.task.advance()
 
@@ -168,6 +168,7 @@ def active_operator(
         whole = GGNOperator(subject.network, batches, logits, loss_of_logits, param_filter=chosen)
 
     def product(v: Tensor) -> Tensor:
+        check_signals()
         full = torch.zeros(len(keep), device=v.device, dtype=subject.dtype)
         full[keep] = v.to(subject.dtype)
         return finite(over_all(whole.matvec(full)[keep].to(v.dtype)))
