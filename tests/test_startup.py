@@ -38,7 +38,7 @@ def test_a_finished_run_is_found_without_what_only_a_run_needs(train, tmp_path):
 
 def test_a_run_imports_neither_compiler_nor_statistics_and_draws_last(tmp_path):
     """Figures need matplotlib, which brings Pillow; without them the run does not."""
-    flags = ["--n_epochs", "1", "--lr_milestones", "1", "--save_fisher", "0", "--results_root", str(tmp_path)]
+    flags = ["--n_epochs", "1", "--lr_milestones", "1", "--results_root", str(tmp_path)]
     plain = f"import run; run.main({[*flags, '--figures', '0']})"
     assert imported_by(plain) == set()
     assert imported_by(f"import run; run.main({[*flags, '--overwrite', '1']})") == {"matplotlib", "PIL"}
@@ -46,7 +46,7 @@ def test_a_run_imports_neither_compiler_nor_statistics_and_draws_last(tmp_path):
 
 @pytest.mark.parametrize("flags", [("--optimizer_name", "adam"), ("--mode", "lottery", "--save_jacobian", "1")])
 def test_neighbours_of_the_flagless_run_do_neither(flags, tmp_path):
-    common = ["--n_epochs", "1", "--lr_milestones", "1", "--limit_train", "200", "--figures", "0", "--save_fisher", "0"]
+    common = ["--n_epochs", "1", "--lr_milestones", "1", "--limit_train", "200", "--figures", "0"]
     assert imported_by(f"import run; run.main({[*common, *flags, '--results_root', str(tmp_path)]})") == set()
 
 
