@@ -23,10 +23,12 @@ from torch import Tensor
 from helper.signals import Signals
 from helper.utils import choose_device
 
+NOTE = "asked to end"
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
 Result, Item = TypeVar("Result"), TypeVar("Item")
 _alone = False  # inside of what the first process does for all
 _control: dist.ProcessGroup | None = None  # of CPU tensors and small objects, whatever the device
+_store: dist.Store | None = None  # notes that any process may read at any time
 _heeded: Signals | None = None  # those that interrupt the work under way
 
 
@@ -62,7 +64,7 @@ def processes(device: str) -> Iterator[None]:
         RuntimeError: the device is not there, or takes one process only.
         ProcessLost: another process has ended.
     """
-    global _control
+    global _control, _store
     if not launched():
         yield
         return
@@ -80,7 +82,7 @@ def processes(device: str) -> Iterator[None]:
     hook = sys.excepthook
     dist.init_process_group(BACKENDS[device], store=store, rank=own, world_size=n, timeout=LONGEST_WAIT)
     sys.excepthook = hook  # not the one that PyTorch has put there
-    _control = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    _control, _store = dist.new_group(backend="gloo", timeout=LONGEST_WAIT), store
     logging.disable(logging.NOTSET if own == 0 else logging.WARNING)  # the first one reports
     try:
         yield
@@ -95,7 +97,7 @@ def processes(device: str) -> Iterator[None]:
     finally:
         if device == "cpu" or sys.exc_info()[0] is None:  # NCCL may wait for those that have ended
             dist.destroy_process_group()
-        _control = None
+        _control = _store = None
         logging.disable(logging.NOTSET)
 
 
@@ -138,7 +140,8 @@ def interruptible(signals: Signals | None) -> Iterator[None]:
     """Inside, the work may be interrupted wherever `check_signals` is called; None, as outside: it may not.
 
     All processes enter and leave together. Wherever they meet inside, they tell each other whether one was asked to end,
-    and are interrupted at the same place; one that is asked between two meetings goes to the next one at once.
+    and are interrupted at the same place. One that is asked between two meetings leaves a note, which the others find where
+    they look for signals, and all go to the next meeting at once.
     """
     global _heeded
     former, _heeded = _heeded, signals
@@ -151,8 +154,14 @@ def interruptible(signals: Signals | None) -> Iterator[None]:
 
 def check_signals() -> None:
     """Called between the parts of long work. Raises Interrupted: an end was asked for."""
-    if _heeded is not None and _heeded.received:
-        meet()
+    if _heeded is None:
+        return
+    if size() > 1:
+        if _heeded.received:
+            _store.set(NOTE, "")
+        if _heeded.received or _store.check([NOTE]):
+            meet(asked=True)
+    elif _heeded.received:
         raise _heeded.interruption()
 
 
@@ -163,12 +172,16 @@ def checked(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def meet() -> None:
-    """Raise Interrupted in every process if any of them was asked to end."""
+def meet(*, asked: bool = False) -> None:
+    """Raise Interrupted in every process if any of them was asked to end.
+
+    Args:
+        asked: this one knows of another one that was.
+    """
     if _heeded is not None and size() > 1:
-        asked = torch.tensor(int(bool(_heeded.received)))
-        dist.all_reduce(asked, group=_control)
-        if asked:
+        anyone_asked = torch.tensor(int(asked or bool(_heeded.received)))
+        dist.all_reduce(anyone_asked, group=_control)
+        if anyone_asked:
             raise _heeded.interruption()
 
 

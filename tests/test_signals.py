@@ -16,7 +16,7 @@ import pytest
 import experiment
 import run
 from helper import distributed
-from helper.distributed import check_signals, interruptible, waiting_for_a_network
+from helper.distributed import check_signals, checked, interruptible, waiting_for_a_network
 from helper.signals import Interrupted, Signals
 from loader import archives
 from network.mlp import MLP
@@ -152,6 +152,26 @@ def test_two_processes_are_interrupted_at_the_same_place_of_a_pass_and_end_the_s
     assert codes(several.start_runs(2, tmp_path / "second", *broken)) == [0, 0]
     assert codes(several.start_runs(2, tmp_path / "third", *whole)) == [0, 0]
     assert list(differences(only_run(tmp_path / "broken"), only_run(tmp_path / "whole"))) == []
+
+
+def until_interrupted(n_parts: int) -> tuple[int, str]:
+    """(parts done, message) of a process that works on alone while the first one is asked to end."""
+    signals, done = Signals(), 0
+    if distributed.rank() == 0:
+        signals.received = "SIGTERM"
+    with pytest.raises(Interrupted) as stop, interruptible(signals):
+        for done in checked(range(n_parts)):  # noqa: B007
+            pass
+    return done, str(stop.value)
+
+
+def test_a_process_that_is_asked_is_noticed_by_one_that_works_on_alone():
+    many = 200_000
+    (asked, first), (noticed, second) = several.together(2, until_interrupted, many)
+    assert asked == 0
+    assert noticed < many - 1
+    assert first.startswith("SIGTERM: stopped")
+    assert second.startswith("another process was asked to end: stopped")
 
 
 # -------------------------------------------------------------------------------------------------- commands over runs
