@@ -194,8 +194,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+BY_TIMES = ("seconds", "files", "checksum")  # of a summary: its hashes are of tables that have times
+
+
 def without_times(folder: Path) -> dict[str, object]:
-    """What tables and results hold, but for how long it took; no PDF, which has its date."""
+    """What tables and results hold, but for times and what depends on them: hashes of tables, PDF."""
     found: dict[str, object] = {}
     for name, content in contents(folder).items():
         if name.endswith(".csv"):
@@ -203,7 +206,9 @@ def without_times(folder: Path) -> dict[str, object]:
                 {k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(io.StringIO(content.decode()))
             ]
         elif name.endswith(".json"):
-            found[name] = {key: value for key, value in json.loads(content).items() if key != "seconds"}
+            found[name] = {
+                key: value for key, value in json.loads(content).items() if key not in ("seconds", "files", "checksum")
+            }
         elif not name.endswith(".pdf"):
             found[name] = content
     return found
