@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from helper.untrusted import one_line, read_arrays
 
@@ -39,7 +40,10 @@ STYLE = {
     "font.size": 10,
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
+    "axes.formatter.useoffset": False,
 }
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}  # places of legends, none of them on a curve
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
 
 
 def draw_run(folder: Path) -> Iterator[Path]:
@@ -129,7 +133,7 @@ def performance(history: Columns) -> Figure:
             if column in history and not numpy.isnan(history[column]).all():
                 axis.plot(history["epoch"], history[column], dash, color=colour, label=name)
         axis.set(xlabel="epoch", ylabel=label)
-        axis.legend()
+        axis.legend(fontsize=8, ncols=3, **ABOVE)
     axes[1].set_ylim(0, 1.02)
     axes[2].plot(history["epoch"], history["entropy_train"], color=BLUE)
     axes[2].set(xlabel="epoch", ylabel="prediction entropy, training set (nats)", ylim=(0, None))
@@ -155,7 +159,7 @@ def noisy_performance(history: Columns) -> Figure | None:
     axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes[2].set(xlabel="epoch", ylabel="share of mislabelled examples", ylim=(0, 1.02))
     for axis in axes:
-        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # the curves cross everywhere below
+        axis.legend(fontsize=8, **ABOVE)
     return figure
 
 
@@ -234,7 +238,7 @@ def metrics(table: Columns) -> Figure:
         axis.set(xlabel="epoch", ylabel=QUANTITIES.get(name, name))
         if (rows["value"] >= 0).all():
             axis.set_ylim(0, None)
-        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axis.legend(fontsize=8, **ABOVE)
     return figure
 
 
@@ -297,6 +301,16 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
         return save(figure, stem)
 
 
+def plain_log(axis: Axes) -> None:
+    """A logarithmic vertical axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if 0 < low < high < 30 * low:
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if high > 4 * low else numpy.arange(2, 10)))
+
+
 def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, legend: bool = True) -> None:
     """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many."""
     layers = list(dict.fromkeys(table["layer"]))
@@ -306,7 +320,7 @@ def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, legend: bool 
         epochs = numpy.asarray(table["epoch"])[rows]
         axis.plot(epochs, numpy.asarray(values)[rows], color=scale.to_rgba(index), label=layer, linewidth=1.2)
     if legend and len(layers) <= 8:
-        axis.legend(fontsize=8, title="layer")
+        axis.legend(fontsize=8, title="layer", **BESIDE)
     elif legend:
         bar = axis.figure.colorbar(ScalarMappable(Normalize(1, len(layers) / 0.9), "viridis"), ax=axis)
         bar.set_label("layer, from input to output")

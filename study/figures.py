@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from helper.plotter import GREEN, MODES, PURPLE, QUANTITIES, by_layer
+from helper.plotter import BESIDE, GREEN, MODES, PURPLE, QUANTITIES, plain_log
 from study.aggregate import COUNTED, curves, range_of
 from study.collect import Record, grouped, number
 from study.statistics import independent
@@ -42,7 +43,7 @@ def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
         axis.set_ylabel(label)
         mark_regimes(axis, gaps, words=axis in axes[0])
         if quantity == "fisher" and rows["mean"].gt(0).any():
-            axis.set_yscale("log")
+            plain_log(axis)
     for axis in axes[1]:
         axis.set_xlabel("share of weights pruned")
         places = sorted(set(table.loc[table["sparsity"] > 0, "sparsity"]))
@@ -110,6 +111,9 @@ def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
             )  # fmt: skip
 
 
+UNITS = ((1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"), (1, "single"))
+
+
 def cost_figure(table: pandas.DataFrame) -> Figure:
     """Test accuracy against what training cost: weights taken from a dense run counted, and its mask counted as well."""
     rows = table[table["quantity"] == "acc_test"]
@@ -118,6 +122,7 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
         "cost_weights": "this run, and the dense run whose weights it continues",
         "cost_mask": "this run, and the dense run whose mask it uses",
     }
+    unit, word = next((unit, word) for unit, word in UNITS if rows["cost_mask"].max() >= unit or unit == 1)
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for mode, (colour, style) in MODES.items():
             part = rows[rows["mode"] == mode]
@@ -126,15 +131,16 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
                 errors = beside(line)
                 marker = "D" if mode == "dense" else style[0]
                 axis.errorbar(
-                    line[column] / 1e9, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
+                    line[column] / unit, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
                     linestyle="-" if len(line) > 1 else "none", linewidth=0.8, markerfacecolor=fill(colour, tone),
                 )  # fmt: skip
-                for _, point in line[line["sparsity"] > 0].iterrows():
+                for point in line[line["sparsity"] > 0].itertuples():
                     axis.annotate(
-                        f"{point['sparsity']:g}", (point[column] / 1e9, point["mean"]), fontsize=7, color="0.3",
-                        xytext=(4, 4), textcoords="offset points",
+                        f"{point.sparsity:g}", (getattr(point, column) / unit, numpy.fmax(point.mean, point.high)), fontsize=7,
+                        color="0.3", xytext=(0, 4), textcoords="offset points", ha="center",
                     )  # fmt: skip
-        axis.set(xlabel=f"training cost: {label}\n(10⁹ multiply-accumulates × epochs, for each example)")
+        axis.set(xlabel=f"training cost: {label}\n({word} multiply-accumulates × epochs, for each example)")
+        axis.xaxis.get_major_locator().set_params(nbins=6)
     axes[0].set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -156,9 +162,10 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
                 axis.plot(line["epoch"], line["mean"], "o-", markersize=3, color=shown, label=f"{sparsity:g}")
                 axis.fill_between(line["epoch"], line["low"], line["high"], color=shown, alpha=0.2, linewidth=0)
         axis.set(xlabel="epoch", title=mode, yscale="log")
-        if len(sparsities) <= 8:
-            axis.legend(title="share pruned", fontsize=8)
-    if len(sparsities) > 8:
+    if len(sparsities) <= 8:
+        shown = [Line2D([], [], color=colour.to_rgba(s), marker="o", markersize=3, label=f"{s:g}") for s in sparsities]
+        axes[0, -1].legend(handles=shown, title="share pruned", fontsize=8, **BESIDE)
+    else:
         bar = figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
         bar.ax.set_ylim(0, max(sparsities))
     axes[0, 0].set_ylabel(QUANTITIES["fisher"])
@@ -289,44 +296,3 @@ def main_sparsity(records: Sequence[Record]) -> float | None:
     """The sparsity that most sparse runs have, of equals the highest."""
     counts = pandas.Series([r.summary["sparsity_requested"] for r in records if r.mode != "dense"], dtype=float).value_counts()
     return max(counts.index[counts == counts.max()], default=None)
-
-
-def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
-    """Layer-wise gradient mean and std over the weight norm, and the weight norm, against the epoch; a row a run.
-
-    Finetuned and from scratch at the lowest and at the highest sparsity, first seed of each.
-    """
-    measured = [r for r in records if r.mode in ("sparse-finetune", "sparse-scratch") and r.rows("snr")]
-    if not measured:
-        return None
-    sparsities = {r.summary["sparsity_requested"] for r in measured}
-    chosen = {}
-    for record in sorted(measured, key=lambda r: (r.summary["sparsity_requested"], r.mode, r.seed)):
-        key = (record.summary["sparsity_requested"], record.mode)
-        if key[0] in (min(sparsities), max(sparsities)):
-            chosen.setdefault(key, record)
-    figure, axes = plt.subplots(len(chosen), 3, figsize=(12, 3 * len(chosen)), sharex=True, squeeze=False)
-    for row, ((sparsity, mode), record) in zip(axes, chosen.items(), strict=True):
-        table = record.snr
-        table = table[table["mode"] == table.groupby("mode")["epoch"].nunique().idxmax()]
-        quantities = [
-            (table["grad_mean_norm"] / table["weight_norm"], "||gradient mean|| / ||W||"),
-            (table["grad_std_norm"] / table["weight_norm"], "||gradient std|| / ||W||"),
-            (table["weight_norm"], "weight norm ||W||"),
-        ]
-        for axis, (values, label) in zip(row, quantities, strict=True):
-            by_layer(axis, table, values, legend=axis is row[-1])
-            axis.set(ylabel=label, yscale="log")
-            axis.set_title(f"{mode}, {sparsity:g} pruned", fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-    share_rows(axes)
-    return figure, list(chosen.values())
-
-
-def share_rows(axes: numpy.ndarray) -> None:
-    """The same vertical limits in each column, so that rows compare."""
-    for column in axes.T:
-        limits = [axis.get_ylim() for axis in column]
-        for axis in column:
-            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

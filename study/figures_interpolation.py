@@ -21,7 +21,7 @@ MORE, LESS, CHANCE = ORANGE, BLUE, "0.75"
 
 
 def draw_lines_and_cosines(line: pandas.DataFrame, alphas: numpy.ndarray, cosines: numpy.ndarray) -> Figure:
-    """Loss and accuracy along the paths (figure 6a), density and cumulative distribution of the cosines (6b, 6c).
+    """Loss and accuracy along the paths, density and cumulative distribution of the cosines (paper, figure 6).
 
     Args:
         line: columns path, alpha, split (train, test), loss (nats), acc.
@@ -33,7 +33,7 @@ def draw_lines_and_cosines(line: pandas.DataFrame, alphas: numpy.ndarray, cosine
             paths(axis, line, quantity)
             axis.set(xlabel=r"$\alpha$, share of the way", ylabel=label)
         axes[0, 0].set(ylim=(0, None), title="(a) loss")
-        axes[0, 1].set(ylim=(0, 1.02), title="(a) accuracy")
+        axes[0, 1].set(ylim=(0, 1.02), title="(b) accuracy")
         path_legend(axes[0, 0], line)
         split_legend(axes[0, 1])
         distributions(axes[1, 0], axes[1, 1], alphas, cosines)
@@ -71,8 +71,8 @@ def distributions(density: Axes, cumulative: Axes, alphas: numpy.ndarray, cosine
         density.hist(values, edges, density=True, histtype="step", color=colour, label=label)
         cumulative.ecdf(values, color=colour, label=rf"$\alpha$ = {alpha:g}")
     where = "cosine of an example's negative gradient\nand Sol-F − Init-S"
-    density.set(xlabel=where, ylabel="density", title="(b) density")
-    cumulative.set(xlabel=where, ylabel="share of training examples", title="(c) cumulative distribution", ylim=(0, 1.02))
+    density.set(xlabel=where, ylabel="density", title="(c) density")
+    cumulative.set(xlabel=where, ylabel="share of training examples", title="(d) cumulative distribution", ylim=(0, 1.02))
     density.set_ylim(0, density.get_ylim()[1] * (1 + 0.09 * len(alphas)))  # room for the legend above the densities
     for axis in (density, cumulative):
         axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
@@ -126,6 +126,7 @@ def all_classes(axis: Axes, ranked: pandas.DataFrame, *, named: bool) -> None:
     if named:
         turned = {"rotation": 30, "ha": "right"} if ranked["name"].astype(str).str.len().max() > 3 else {}
         name_ticks(axis.set_xticks(ranked.index, ranked["name"], **turned), ranked)
+        axis.set_xlabel("class by given label, the most frequent first")
     else:
         axis.set_xlabel(f"the {len(ranked)} classes by frequency")
 

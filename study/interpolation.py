@@ -299,9 +299,9 @@ def captions(tables: Tables) -> dict[str, str]:
     left_out = numpy.isnan(cosines["cosines"]).sum(1)
     places = ", ".join(f"{alpha:g}" for alpha in cosines["alphas"])
     return {
-        "figure 6": f"(a) Loss and accuracy on straight lines between weights, {line['alpha'].nunique()} places each, "
+        "figure 6": f"(a, b) Loss and accuracy on straight lines between weights, {line['alpha'].nunique()} places each, "
         "BatchNorm re-estimated at every place on un-augmented training examples. Barrier of the training loss, the largest "
-        f"excess over the straight line between the ends' losses, in nats: {'; '.join(heights)}. (b, c) Density and cumulative "
+        f"excess over the straight line between the ends' losses, in nats: {'; '.join(heights)}. (c, d) Density and cumulative "
         "distribution over the training examples of the cosine between the negative gradient of the example's loss and "
         f"Sol-F - Init-S, over active parameters, on Init-S -> Sol-F at alpha {places}; examples whose gradient is exactly "
         f"zero have none and are left out ({', '.join(map(str, left_out))}).",

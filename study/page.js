@@ -146,6 +146,30 @@ function showRuns(part, data) {
   part.hidden = false;
 }
 
+// A click on a figure, or Enter, shows it whole over the page, to be scrolled; Escape, another click or the button close it.
+function zoomable(picture) {
+  const button = element("button", { type: "button", className: "zoom", ariaLabel: `${picture.alt}: show it whole` });
+  picture.replaceWith(button);
+  button.append(picture);
+  button.addEventListener("click", () => showWhole(picture, button));
+}
+
+function showWhole(picture, button) {
+  const whole = element("img", { src: picture.src, alt: picture.alt, width: picture.naturalWidth * SCREEN });
+  const close = element("button", { type: "button", className: "close" }, "close");
+  const dialog = element("dialog", { className: "whole", ariaLabel: picture.alt }, close, whole);
+  const end = () => dialog.close();
+  close.addEventListener("click", end);
+  whole.addEventListener("click", end);
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    button.focus();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.querySelectorAll("main > section > figure > img").forEach(zoomable);
 for (const table of document.querySelectorAll("table.sortable")) {
   const rows = [...table.tBodies[0].rows];
   sortable(table, rows.map((row) => ({ keys: [...row.cells].map(sortKey), rows: [row] })));

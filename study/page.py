@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 RUNS_CSV = "runs.csv"  # beside index.html: the run table for readers without JavaScript
 SCREEN = 96 / 150  # CSS pixels for a pixel of a figure saved at 150 dots per inch
-MEASURED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*±")
+MEASURED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*[±\[†]")
 
 Value = str | float | int | None
 
@@ -44,7 +44,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table. Numbers, and texts `value ± error`, sort as numbers; None and nan are empty cells, which sort last."""
+    """A table.
+
+    Numbers, and texts `value ± error`, `value [low, high]` and `value †`, sort as numbers; None and nan are empty cells,
+    which sort last.
+    """
 
     id: str
     title: str

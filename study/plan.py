@@ -19,7 +19,7 @@ from typing import Any
 
 from helper.command_line import read_flags
 from helper.config import FlagError, all_flags, flatten, near_match, replace, unflatten
-from helper.untrusted import core_value
+from helper.untrusted import core_value, one_line
 from loader.main import DataConfig, fingerprint_of
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
@@ -65,6 +65,14 @@ class Planned:
         return [
             w for name, value in changed.items() for w in (f"--{name}", str(int(value) if isinstance(value, bool) else value))
         ]
+
+
+def title_in(path: Path) -> str | None:
+    """The title that a sweep's file gives itself, in one line. Raises FlagError: it is no text."""
+    title = read_flags(path).get("title")
+    if title is not None and (not isinstance(title, (str, int, float)) or not str(title).strip()):
+        raise FlagError(f"{path}: title: expected a text, such as Figure 1")
+    return None if title is None else one_line(str(title).strip())
 
 
 def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig]:

@@ -24,6 +24,7 @@ from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
 from study.collect import BIASED, Collection, Record, collect, tidy
+from study.figures_layers import figure11
 from study.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
 from study.pairs import pair_runs
 from study.regimes import MARGIN, rule
@@ -41,6 +42,7 @@ from study.sheets import (
     table2,
     wide_table,
 )
+from study.titles import read_titles, title_of
 
 RUN_COLUMNS = (
     "data", "network", "mode", "series", "sparsity", "seed", "epochs", "acc_train", "acc_test", "loss_train", "loss_test",
@@ -71,13 +73,14 @@ def report(config: ReportConfig, results_root: str) -> int:
     if not collection.records:
         sys.exit(f"experiment.py: error: no finished run under {one_line(root)}; train some with run.py or experiment.py sweep")
     runs, mixed = measured_alike(tidy(collection))
-    collection.left_out.extend(mixed)
+    titles, damaged = read_titles(root)
+    collection.left_out.extend([*mixed, *damaged])
     table = over_seeds(runs)
     folder = root / "report"
     with exclusive(folder):
         write_atomic(folder / "runs.csv", csv_text(runs))
         write_atomic(folder / "over_seeds.csv", csv_text(table))
-        sections, compared = study_sections(runs, collection, folder, config.margin)
+        sections, compared = study_sections(runs, collection, folder, config.margin, titles)
         write_atomic(folder / "gaps.csv", csv_text(gap_rows(compared)))
         sections = [*sections, *comparison_sections(root, collection)]
         page = Report(
@@ -102,11 +105,23 @@ def report(config: ReportConfig, results_root: str) -> int:
 
 
 def study_sections(
-    runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float
+    runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float, titles: dict[str, list[str]]
 ) -> tuple[list[Section], list[pandas.DataFrame]]:
-    """A section and the gaps of each study; drawing takes the time, so that several studies are shared out over the cores."""
+    """A section, headed by the titles of its sweeps, and the gaps of each study.
+
+    Drawing takes the time, so that several studies are shared out over the cores.
+    """
     records = {record.name: record for record in collection.records}
-    work = [(name, part, [records[run] for run in part["run"]], folder, margin) for name, part in studies(runs)]
+    work = [
+        (
+            ": ".join(filter(None, (title_of(part["run"], titles), name))),
+            part,
+            [records[run] for run in part["run"]],
+            folder,
+            margin,
+        )
+        for name, part in studies(runs)
+    ]
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
         found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
@@ -169,7 +184,7 @@ def study_figures(
     figure = figures.figure5(records)
     if figure:
         yield "figure 5", "Tr F of examples with true and with wrong labels", at + GEOMETRIC, figure
-    drawn = figures.figure11(records)
+    drawn = figure11(records)
     if drawn:
         figure, shown = drawn
         caption = f"One run a row: {'; '.join(record.name for record in shown)}. Active weights only."
@@ -183,7 +198,7 @@ def bias_noted(text: str, records: Sequence[Record]) -> str:
 
 def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
     file = save(figure, folder / "figures" / stem)
-    return Picture(id, title, caption, file, more=(("PDF", f"figures/{stem}.pdf"),))
+    return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
 
 
 def intro(records: Sequence[Record]) -> str:

@@ -54,16 +54,16 @@ def table1(compared: pandas.DataFrame, margin: float) -> Sheet:
 def gap_tests(compared: pandas.DataFrame, margin: float) -> Sheet:
     """What `table1` rests on, a row a gap."""
     columns = (
-        "share pruned", "gap", "mean", "p", "p (Holm)", "together", "90 %", "is", "shows from", "with Holm", "images show from",
+        "share pruned", "gap", "p", "p (Holm)", "together", "90 %", "is", "shows from", "with Holm", "images show from",
         "finetuned", "scratch",
     )  # fmt: skip
     rows = []
     for name, label in GAPS.items():
         for _, row in compared.iterrows():
             gap: Gap = row[name]
-            tests = (p_text(gap.p_value), p_text(gap.p_holm), bounds(gap.joint), bounds(gap.equivalence), gap.state)
+            tests = (short(gap.p_value), short(gap.p_holm), bounds(gap.joint), bounds(gap.equivalence), gap.state)
             power = (short(gap.detectable), short(gap.detectable_holm), short(gap.images))
-            rows.append((row["sparsity"], label, short(gap.interval.mean), *tests, *power, row["finetune"], row["scratch"]))
+            rows.append((row["sparsity"], label, *tests, *power, row["finetune"], row["scratch"]))
     caption = (
         "Two-sided p-values of Student's t over the paired seeds; beside them Holm's adjustment over the rows of this table, "
         "training and test gaps apart, so that at most one such table in twenty claims a gap of either kind that is not "
@@ -139,13 +139,9 @@ def bounds(pair: tuple[float, float]) -> str:
     return f"{'(' if low == 0 else '['}{rounded(low, at)}, {rounded(high, at)}{')' if high == 0 else ']'}"
 
 
-def short(value: float) -> str:
-    """Two digits; empty for nan."""
-    return "" if math.isnan(value) else rounded(value, place(value, 2))
-
-
-def p_text(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2g}"
+def short(value: float) -> float | None:
+    """Two significant digits; None for nan."""
+    return None if math.isnan(value) else float(f"{value:.2g}")
 
 
 def counted(units: int, runs: int) -> int | str:

@@ -39,8 +39,9 @@ from study.executor import (
     LocalPool,
     failed_before,
 )
-from study.plan import Planned, flags_named, plan, read_sweep
+from study.plan import Planned, flags_named, plan, read_sweep, title_in
 from study.slurm_options import SlurmConfig
+from study.titles import write_title
 from study.work import Work
 
 SHOWN_LINES = 8  # of a failed run's log
@@ -88,8 +89,10 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
 
     Flags of run.py take the place of the files'; several values of one are separated by commas.
     """
-    configs = [run for file in files for run in read_sweep(Path(file), given)]
-    for words in without_effect_in(configs, {*given, *(name for file in files for name in flags_named(Path(file)))}):
+    of_file = {Path(file): read_sweep(Path(file), given) for file in files}
+    titles = {file: title_in(file) for file in of_file}
+    configs = [run for runs in of_file.values() for run in runs]
+    for words in without_effect_in(configs, {*given, *(name for file in of_file for name in flags_named(file))}):
         print(f"experiment.py: {one_line(words)}", file=sys.stderr)
     if config.dry_run:
         dry_run(config, configs)
@@ -98,6 +101,9 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
         runs = plan(configs)
         root = Path(runs[0].config.results_root)
         todo = {run.name: job_of(run, root) for run in runs if not run.finished}
+        for file, title in titles.items():
+            if title:
+                write_title(root, title, [run.name for run in plan(of_file[file])])
     earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
     executor = executor_of(config, runs, root)
     way = f"{config.jobs} at a time" if config.executor == "local" else "in SLURM"

@@ -8,6 +8,7 @@ import re
 
 import matplotlib.image
 import numpy
+import pandas
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -15,7 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from study.page import cell, render, setting
+from study.page import Report, Section, cell, render, setting
+from study.pairs import AS_LONG
+from study.regimes import Gap
+from study.sheets import gap_tests, sharpness, table1
+from study.statistics import Interval
 from tests.conftest import BROWSER, DRIVER
 from tests.made_up_report import FOLDER, HOSTILE_NAMES, PICTURE_WIDTH, made_up_report
 
@@ -266,6 +271,70 @@ def test_without_javascript_figures_and_tables_are_there_and_the_runs_are_pointe
         assert not page.find_element(By.CSS_SELECTOR, ".runs").is_displayed()
     finally:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_figure_is_shown_whole_by_click_and_by_key_and_closed_again(page, width):
+    emulate(page, width)
+    button = page.find_element(By.CSS_SELECTOR, "#figure-1 .zoom")
+    for opened, closed in (
+        (button.click, lambda whole: whole.find_element(By.TAG_NAME, "img").click()),
+        (
+            lambda: button.send_keys(Keys.ENTER),
+            lambda whole: whole.find_element(By.CSS_SELECTOR, ".close").send_keys(Keys.ENTER),
+        ),
+        (lambda: button.send_keys(Keys.SPACE), lambda whole: whole.send_keys(Keys.ESCAPE)),
+    ):
+        opened()
+        whole = page.find_element(By.CSS_SELECTOR, "dialog[open]")
+        picture = whole.find_element(By.TAG_NAME, "img")
+        wait(page, lambda _, picture=picture: picture.get_property("naturalWidth"))
+        assert picture.size["width"] == round(PICTURE_WIDTH / 150 * 96)  # its own size, however narrow the page
+        closed(whole)
+        wait(page, lambda d: not d.find_elements(By.CSS_SELECTOR, "dialog"))
+        assert page.switch_to.active_element == button
+    assert page.get_log("browser") == []
+
+
+def test_every_link_of_the_navigation_is_in_view(page):
+    for width in (1280, 400):
+        emulate(page, width)
+        for link in page.find_elements(By.CSS_SELECTOR, "nav a"):
+            place = link.rect
+            assert place["x"] >= 0
+            assert place["x"] + place["width"] <= width
+
+
+def test_the_regime_of_table_1_is_in_view(page, tmp_path):
+    path = tmp_path / "index.html"
+    gap = Gap(Interval(0.0123, -0.0123, 0.0369, 3, ""), 0.1, 0.2, (0, 1), (0, 1), 0.012, 0.02, 0.05, "unclear")
+    ratio = Interval(12.5, 3.4, 51.2, 3, "")
+    series = "sparse-scratch, lr_milestones 100-150-200, n_epochs 450, prune_last False"
+    row = {
+        "sparsity": 0.9,
+        "seeds": 3,
+        "runs": 3,
+        "finetune": series,
+        "scratch": series,
+        "regime": "cannot tell",
+        "budget": AS_LONG,
+    }
+    row |= {"train_gap": gap, "test_gap": gap} | dict.fromkeys(
+        ("fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s"), ratio
+    )
+    table = pandas.DataFrame([row])
+    section = Section("Study", "", (), (table1(table, 0.01), gap_tests(table, 0.01), sharpness(table)))
+    report = Report("Report", "results", "2026-01-02T03:04:05", "", (section,), ("data",), ())
+    path.write_text(render(report), encoding="utf-8")
+    page.get(path.as_uri())
+    for sheet in ("table-1", "table-1-tests", "table-1-sharpness"):
+        whole, shown = page.execute_script(
+            "const s = document.querySelector(arguments[0]); return [s.scrollWidth, s.clientWidth]", f"#{sheet} .scroll"
+        )
+        assert whole <= shown, sheet  # all columns fit into 1280 pixels
+    emulate(page, 400)
+    place = find(page, "#table-1 td", "cannot tell").rect
+    assert place["x"] + place["width"] <= 400
 
 
 LOOKS = {

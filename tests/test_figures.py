@@ -12,6 +12,7 @@ from scripts.made_up_runs import write_run
 from study import figures
 from study.aggregate import gaps, over_seeds
 from study.collect import Record, collect, tidy
+from study.figures_layers import figure11
 from study.pairs import pair_runs
 
 SEEDS, RATIOS = (1, 2, 3), (0.5, 0.9)
@@ -85,7 +86,8 @@ def test_training_cost_is_drawn_with_the_dense_run_of_weights_and_of_masks(table
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, "acc_test", mode)
             places, means, ends = bars(axis)[mode]
-            assert places == pytest.approx((rows[column] / 1e9).tolist())
+            assert places == pytest.approx((rows[column] / 1e6).tolist())
+            assert "(10⁶ multiply-accumulates" in axis.get_xlabel()
             assert means == pytest.approx(rows["mean"].tolist())
             assert numpy.array(ends) == pytest.approx(intervals(rows))
 
@@ -131,7 +133,7 @@ def test_figure_4_has_the_means_over_seeds_of_every_column(records):
 
 
 def test_figure_11_has_gradients_relative_to_the_weights_of_each_layer(records):
-    drawn, shown = figures.figure11(records)
+    drawn, shown = figure11(records)
     rows = numpy.array(drawn.axes[: 3 * len(shown)]).reshape(len(shown), 3)
     for axes, record in zip(rows, shown, strict=True):
         table = record.snr

@@ -103,6 +103,9 @@ def test_a_name_that_is_no_text_can_be_written():
         ("1,510 ± 27", "1,510 ± 27", 1510),
         ("-2.7e+04 ± 9", "-2.7e+04 ± 9", -27000),
         ("± 9", "± 9", None),
+        ("0.96 [0.92, 1.00]", "0.96 [0.92, 1.00]", 0.96),
+        ("0.7123 †", "0.7123 †", 0.7123),
+        ("3 (9 runs)", "3 (9 runs)", None),
     ],
 )
 def test_a_cell_shows_four_digits_and_sorts_by_all(value, text, key):

@@ -13,6 +13,7 @@ from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from study import figures
 from study.collect import collect
+from study.figures_layers import figure11
 from tests.edited import edit_summary, vouch
 
 
@@ -140,7 +141,7 @@ def test_comparisons_are_in_the_report_and_damaged_ones_are_listed(tmp_path, run
 
 def test_figure_11_shows_the_lowest_and_the_highest_sparsity(tmp_path):
     write_family(tmp_path)
-    _, shown = figures.figure11(collect(tmp_path).records)
+    _, shown = figure11(collect(tmp_path).records)
     chosen = [(r.summary["sparsity_requested"], r.mode, r.seed) for r in shown]
     assert chosen == [
         (0.5, "sparse-finetune", 1),

@@ -22,6 +22,7 @@ from study import cost
 from study.cost import makespan
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
 from study.sweep import LiveTable
+from study.titles import read_titles, title_of, write_title
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
 
@@ -61,6 +62,31 @@ def test_a_sweep_runs_everything_once_and_finds_it_the_next_time(sweep, tmp_path
     assert " running " not in printed
     code, printed = sweep(GRID, "--dry_run", "--prune_ratio", "0.8,0.9")
     assert "5 runs: 3 finished, 2 to do" in printed
+
+
+def test_the_title_of_a_sweeps_file_heads_its_study_in_the_report(sweep, tmp_path):
+    assert sweep(f"title: Sparse <b>digits</b>, small\n{GRID}")[0] == 0
+    with pytest.raises(SystemExit):
+        experiment.main(["report", str(tmp_path / "results")])
+    page = (tmp_path / "results/report/index.html").read_text()
+    assert "Sparse &lt;b&gt;digits&lt;/b&gt;, small: digits, mlp-8 (" in page
+    sweep(f"title: Another title\n{GRID}")
+    titles, damaged = read_titles(tmp_path / "results")
+    assert ({title: len(runs) for title, runs in titles.items()}, damaged) == ({"Another title": 3}, [])
+    code, printed = sweep(f"title: [1, 2]\n{GRID}", "--dry_run", 1)
+    assert (code, "title: expected a text" in printed) == (2, True)
+
+
+def test_titles_are_of_the_runs_they_share_and_damaged_ones_are_named(tmp_path):
+    write_title(tmp_path, "few", ["a", "b"])
+    write_title(tmp_path, "many", ["a", "b", "c"])
+    write_title(tmp_path, "none", ["z"])
+    (tmp_path / "sweeps/bad.json").write_text('{"title": 1, "runs": []}')
+    (tmp_path / "sweeps/worse.json").write_bytes(b"\xff{")
+    titles, damaged = read_titles(tmp_path)
+    assert title_of(["a", "b", "c"], titles) == "many; few"
+    assert title_of(["y"], titles) == ""
+    assert [path for path, _ in damaged] == ["sweeps/bad.json", "sweeps/worse.json"]
 
 
 def test_a_measurement_asked_for_later_is_added_to_finished_runs(sweep, tmp_path):
