@@ -12,7 +12,7 @@ from helper.config import unflatten
 from optim.folder import RunFolder
 from optim.main import RunConfig
 from scripts.made_up_runs import accuracy, write_run
-from study.aggregate import curves, measured_alike, over_seeds
+from study.aggregate import COUNTED, curves, finest, judged, measured_alike, over_seeds, range_of
 from study.aggregate import gaps as gaps_of
 from study.collect import collect, tidy
 from study.pairs import AS_LONG_IN_TOTAL, pair_runs
@@ -357,3 +357,43 @@ def test_curves_are_means_over_the_epochs_that_all_seeds_have():
     geometric = curves(tables, "x", logarithmic=True)
     assert geometric["epoch"].tolist() == [2]  # a zero has no logarithm
     assert geometric["mean"].tolist() == pytest.approx([8**0.5])
+
+
+def test_costs_are_means_over_seeds_and_a_single_seed_has_the_error_of_each_measurement(folders, tmp_path):
+    folders(*family(seeds=(1, 2), ratios=(0.5,)), {"mode": "lottery", "prune_ratio": 0.5, "random_state": 1})
+    for seed, macs in ((1, 400_000), (2, 700_000)):
+        (folder,) = tmp_path.glob(f"*/*/sparse-scratch/*-s{seed}-*")
+        edit_summary(folder, lambda summary, macs=macs: summary.update(macs_active=macs))
+    (folder,) = tmp_path.glob("*/*/lottery/*")
+    values = {"fisher": {"value": 9.0, "standard_error": 0.5}, "jacobian": {"value": 7.0, "standard_error": 0.2}}
+    edit_summary(folder, lambda s: s.update(metrics={name: s["metrics"]["fisher"] | own for name, own in values.items()}))
+    table = over_seeds(tidy(collect(tmp_path)))
+    costs = table[table["mode"] == "sparse-scratch"][["cost", "cost_mask"]].drop_duplicates()
+    assert costs.to_numpy().tolist() == [[30 * 550_000, 30 * (550_000 + 10**6)]]
+    rows = table[table["mode"] == "lottery"].set_index("quantity")
+    for name, error in (("fisher", 0.5), ("jacobian", 0.2)):
+        assert (rows.loc[name, "high"] - rows.loc[name, "low"]) / 2 == pytest.approx(stats.norm.ppf(0.975) * error)
+
+
+def test_accuracies_differ_by_an_example_of_their_own_set_at_least_and_quantities_keep_their_range():
+    sizes = {"n_train": [500, 400], "n_val": [50, 60], "n_test": [100, 90], "n_clean": [300, 310], "n_mislabelled": [200, 210]}
+    runs = pandas.DataFrame(sizes)
+    found = {name: 1 / finest(runs, name) for name in COUNTED}
+    assert found == pytest.approx(
+        {"acc_train": 400, "acc_val": 50, "acc_test": 90, "acc_clean": 300, "acc_generalized": 200, "acc_memorized": 200}
+    )
+    assert math.isnan(finest(runs, "loss_train"))
+    assert range_of("entropy_train", 10) == (0, pytest.approx(math.log(10)))
+    assert (range_of("acc_test", 10), range_of("loss_test", 10)) == ((0, 1), (0, math.inf))
+    assert range_of("hessian", 10) == (-math.inf, math.inf)
+
+
+def test_gaps_are_finetuned_minus_scratch_and_test_images_those_of_the_test_set():
+    shared = {"seed": [1, 2, 3], "parent": list("abc"), "lottery": [""] * 3, "n_train": [5000] * 3, "n_test": [200] * 3}
+    finetune = pandas.DataFrame(shared | {"acc_train": [0.99, 0.98, 0.97], "acc_test": [0.9, 0.91, 0.92]})
+    scratch = pandas.DataFrame(shared | {"acc_train": [0.95, 0.95, 0.95], "acc_test": [0.88, 0.9, 0.86]})
+    row = judged([(finetune, scratch)], 0.01).iloc[0]
+    assert row["train_gap"].interval.mean == pytest.approx(0.03)
+    assert row["test_gap"].interval.mean == pytest.approx(0.03)
+    assert row["test_gap"].images == pytest.approx((1.95996 + 0.84162) * math.sqrt((0.91 * 0.09 + 0.88 * 0.12) / 200), rel=1e-5)
+    assert math.isnan(row["train_gap"].images)

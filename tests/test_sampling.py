@@ -100,6 +100,25 @@ def test_plans_reach_their_target():
             assert scored <= population
 
 
+def test_where_every_example_is_measured_each_is_probed_as_often_as_the_target_asks():
+    assert planned(2.0, 3.0, 1e-2, 300, 300, 2, fixed=False) == (210, 2)  # 3.5 / (0.01 + 2 / 300)
+    assert planned(2.0, 3.0, 1e-4, 300, 300, 2, fixed=False) == (
+        300,
+        100,
+    )  # 3 / 1e-4 draws, the spread between examples is gone
+    assert planned(2.0, 3.0, 1e-9, 300, 300, 2, fixed=False) == (300, 3334)  # a million draws at most
+    assert planned(2.0, 3.0, 1e-4, 300, 300, 2, fixed=True) == (300, 2)
+    assert planned(2.0, 3.0, 1e-4, 300, 200, 2, fixed=False) == (200, 2)
+
+
+def test_a_simple_random_sample_is_as_large_as_its_pilot_asks_with_a_margin():
+    values = torch.rand(100_000, generator=stream(0, "values"), dtype=torch.float64) + 1
+    found = sample_mean(lambda rows, k: values[rows][:, None, None], 100_000, Budget(0.01), stream(0, "sample"), exact=True)
+    needed = values.var() / (0.01 * values.mean()) ** 2
+    assert found.n_samples == pytest.approx(1.25 * needed.item(), rel=0.12)  # 256 draws tell the variance to 6 %
+    assert abs(found.means[0] - values.mean()) < 4 * found.errors[0]
+
+
 def test_an_importance_sample_never_scores_more_than_it_needs():
     scored = 0
 
