@@ -1,10 +1,11 @@
 """What a sweep will cost: time from steps measured on this device, or from the speed of another one; disk."""
 
+import contextlib
 import dataclasses
 import functools
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ from optim.trainer import Trainer
 from study.plan import Planned
 from study.work import Work, shape_for, work_of
 
-ENOUGH = 0.3  # seconds of a step from which a larger one would take as much for each example
+ENOUGH = 0.3  # seconds of a step from which a larger one would take as much for each example, and of repetitions of one
+FEWEST, MOST = 3, 50  # repetitions of a step
 STEP = 0.001  # seconds that a step takes however small the network is: Python and the launch of its operations
 
 
@@ -113,7 +115,7 @@ SPEEDS: dict[tuple, Speeds] = {}
 
 
 def measured_speeds(config: RunConfig) -> Speeds:
-    """Of the steps that a run is made of, timed on its device; once for runs whose steps are alike."""
+    """Of the steps that a run is made of, timed on its device as if nothing else ran there; once for runs of like steps."""
     train = config.train
     steps = (train.batch_size, train.precision, train.optimizer_name, train.momentum, train.reg_type)
     key = (config.network, config.data, steps, config.device)
@@ -148,26 +150,46 @@ def with_moments(network: nn.Module, dataset: Dataset, rows: torch.Tensor) -> No
 
 
 def seconds_per_example(step: Callable[[torch.Tensor], object], dataset: Dataset, batch_size: int) -> float:
-    """The fastest of a few steps of the largest batch, up to the run's own, that takes reasonable time.
-
-    The fastest, because what other processes take away from a step is none of its cost.
-    """
+    """Of the largest batch, up to the run's own, that takes reasonable time."""
     everything = torch.arange(len(dataset.train), device=dataset.train.labels.device)
     largest = min(batch_size, len(everything))
     size = min(8, largest)
     while True:
         step(everything[:size])  # warms up
-        fastest = min(timed(step, everything[:size]) for _ in range(3))
-        if size == largest or fastest > ENOUGH:
-            return fastest / size
+        least = least_seconds(step, everything[:size])
+        if size == largest or least > ENOUGH:
+            return least / size
         size = min(4 * size, largest)
 
 
-def timed(step: Callable[[torch.Tensor], object], rows: torch.Tensor) -> float:
-    started = time.perf_counter()
-    step(rows)
-    end_of_graph(rows.device, wait=True)
-    return time.perf_counter() - started
+def least_seconds(step: Callable[[torch.Tensor], object], rows: torch.Tensor) -> float:
+    """Of several repetitions of a step: what other processes take away from it is none of its cost."""
+    clock, taken = clock_of(rows.device), []
+    while len(taken) < FEWEST or (len(taken) < MOST and sum(taken) < ENOUGH):
+        started = clock()
+        step(rows)
+        end_of_graph(rows.device, wait=True)
+        taken.append(clock() - started)
+    return min(taken)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On a CPU that of the calling thread, which stands while another process has its core.
+
+    It takes part in everything, so that on a machine with nothing else to do it would go like the clock on the wall.
+    """
+    return time.thread_time if device.type == "cpu" else time.perf_counter
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """PyTorch computes with n threads inside."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def makespan(seconds: Sequence[float], parents: Sequence[int | None], n_jobs: int) -> float:

@@ -95,8 +95,7 @@ class LocalPool:
 
     def start(self, job: Job) -> None:
         slot = min(set(range(self.n_jobs)) - set(self.running))
-        share = max(1, available_cores() // self.n_jobs)
-        threads = str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))
+        threads = str(threads_of(self.n_jobs))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if self.n_devices:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.n_devices)))).split(",")
@@ -130,6 +129,12 @@ class LocalPool:
             self.states[job.name] = self.ended(job, process.wait())
             del self.running[slot]
         return []
+
+
+def threads_of(n_jobs: int) -> int:
+    """Threads that each of so many jobs at a time has: its share of the cores, or fewer if OMP_NUM_THREADS says so."""
+    share = max(1, available_cores() // n_jobs)
+    return min(share, int(os.environ.get("OMP_NUM_THREADS", share)))
 
 
 def first_line(job: Job) -> str:

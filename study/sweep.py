@@ -5,32 +5,25 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from helper.command_line import without_effect_in
 from helper.config import Config, FlagError, flag, flatten, replace
 from helper.distributed import check_signals, interruptible
-from helper.progress import EVERY, Task, duration, tracked
+from helper.progress import Task, duration, tracked
 from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
-from helper.tables import last_row
 from helper.untrusted import one_line
-from helper.utils import available_cores
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
 from optim.main import RunConfig
-from study.cost import Cost, Reference, choose_reference, cost_of, makespan
+from study.cost import Cost, Reference, choose_reference, cost_of, makespan, threads
 from study.executor import (
     BLOCKED,
     FAILED,
-    FINISHED,
     INTERRUPTED,
     QUEUED,
     RUNNING,
@@ -38,10 +31,12 @@ from study.executor import (
     Job,
     LocalPool,
     failed_before,
+    threads_of,
 )
 from study.plan import Planned, flags_named, plan, read_sweep, title_in
 from study.slurm_options import SlurmConfig
 from study.titles import write_title
+from study.waiting import display_of
 from study.work import Work
 
 SHOWN_LINES = 8  # of a failed run's log
@@ -180,100 +175,6 @@ def report_end(
     return 0
 
 
-# ------------------------------------------------------------------------------------------------------- progress
-
-
-@dataclass
-class Progress:
-    """What is known of a running job from its history.csv."""
-
-    started: float = field(default_factory=time.monotonic)
-    first_epoch: int | None = None
-
-
-def display_of(runs: Sequence[Planned], executor: Executor):
-    """Context of a function that shows the state: a live table on a terminal, a line for each change elsewhere."""
-    console = Console()
-    if console.is_terminal:
-        return LiveTable(runs, executor, console)
-    return nullcontext(Lines(runs, executor))
-
-
-class LiveTable:
-    """Counts of all runs, and a line for each running one: epoch, loss, accuracies, remaining time."""
-
-    def __init__(self, runs: Sequence[Planned], executor: Executor, console: Console) -> None:
-        self.runs, self.executor = {run.name: run for run in runs}, executor
-        self.live = Live(console=console, refresh_per_second=2)
-        self.progress: dict[str, Progress] = {}
-
-    def __enter__(self):
-        self.live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.live.stop()
-
-    def __call__(self) -> None:
-        self.live.update(self.table())
-
-    def table(self) -> Table:
-        states = self.executor.states
-        count = collections.Counter(states.values())
-        done = len(self.runs) - len(states) + count[FINISHED]
-        words = [f"{done}/{len(self.runs)} finished", *(f"{n} {state}" for state, n in count.items() if state != FINISHED)]
-        table = Table(title=", ".join(words), title_justify="left")
-        table.add_column("run", overflow="fold")  # a name's end tells runs apart
-        for heading in ("epoch", "train loss", "train acc", "test acc", "left"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, state in states.items():
-            if state == RUNNING:
-                table.add_row(*self.row(self.runs[name]))
-        return table
-
-    def row(self, run: Planned) -> list[str]:
-        progress = self.progress.setdefault(run.name, Progress())
-        last = last_row(run.folder.path / "history.csv")
-        if not last or not last.get("epoch"):
-            return [run.name, "", "", "", "", ""]
-        epoch, total = int(last["epoch"]), run.config.train.n_epochs
-        if progress.first_epoch is None:
-            progress.first_epoch, progress.started = epoch, time.monotonic()
-        gone = epoch - progress.first_epoch
-        left = (time.monotonic() - progress.started) / gone * (total - epoch) if gone else None
-        numbers = [f"{float(last[name]):.3f}" for name in ("loss_train", "acc_train", "acc_test")]
-        return [run.name, f"{epoch}/{total}", *numbers, duration(left) if left is not None else ""]
-
-
-class Lines:
-    """A line whenever a run starts or ends, and one about all of them when that has not happened for half a minute."""
-
-    def __init__(self, runs: Sequence[Planned], executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
-        self.runs, self.executor, self.before = {run.name: run for run in runs}, executor, dict(executor.states)
-        self.clock, self.started, self.spoken = clock, clock(), clock()
-
-    def __call__(self) -> None:
-        for name, state in self.executor.states.items():
-            if state != self.before.get(name):
-                self.say(f"{state:11} {name}")
-        self.before = dict(self.executor.states)
-        if self.clock() - self.spoken >= EVERY:
-            count = collections.Counter(self.before.values())
-            self.say(", ".join(f"{n} {state}{self.epochs() if state == RUNNING else ''}" for state, n in count.items()))
-
-    def say(self, words: str) -> None:
-        done = len(self.runs) - sum(state != FINISHED for state in self.executor.states.values())
-        self.spoken = self.clock()
-        print(f"{duration(self.spoken - self.started):>8}  {done}/{len(self.runs)}  {words}", flush=True)
-
-    def epochs(self) -> str:
-        """` (epoch 3/30, 12/30)` of the runs that have ended one."""
-        running = [self.runs[name] for name, state in self.before.items() if state == RUNNING]
-        rows = [(run, last_row(run.folder.path / "history.csv") or {}) for run in running]
-        found = [f"{row['epoch']}/{run.config.train.n_epochs}" for run, row in rows if row.get("epoch")]
-        return f" (epoch {', '.join(found)})" if found else ""
-
-
 # -------------------------------------------------------------------------------------------------------- dry run
 
 
@@ -296,14 +197,15 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
     if config.images_per_second is not None:
         reference = choose_reference(runs, config.images_per_second, config.reference)
         estimate = reference.cost_of
-    torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cores() // config.jobs)))
+    n_threads = threads_of(config.jobs) if config.executor == "local" else config.slurm.slurm_cpus or 1
     costs = []
     if reference or not problem:
         try:
-            costs = [
-                Cost(Work(), 0.0) if state == "finished" else estimate(run)
-                for run, state in tracked(list(zip(runs, states, strict=True)), "pricing", "runs")
-            ]
+            with threads(n_threads):
+                costs = [
+                    Cost(Work(), 0.0) if state == "finished" else estimate(run)
+                    for run, state in tracked(list(zip(runs, states, strict=True)), "pricing", "runs")
+                ]
         except RuntimeError as error:  # the device is not here
             problem.append(error)
     for index, (run, state) in enumerate(zip(runs, states, strict=True)):
@@ -322,7 +224,7 @@ def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
     print(prices(runs, costs))
     print(
         f"about {duration(wall)} with --jobs {config.jobs}, {duration(sum(seconds))} one after the other, without start-up;\n"
-        + (priced_by(reference) if reference else f"from steps measured on {configs[0].device} just now")
+        + (priced_by(reference) if reference else measured_on(configs[0].device, n_threads))
     )
 
 
@@ -341,6 +243,11 @@ def prices(runs: Sequence[Planned], costs: Sequence[Cost]) -> str:
         lines.append((name, f"{len(part):,}", *images, f"{hours:,.2f}", f"{work.bytes / 1e6:,.0f}", f"{work.files:,}"))
     width = max(len(line[0]) for line in lines)
     return "\n".join(f"{line[0]:{width}}" + "".join(f"{word:>12}" for word in line[1:]) for line in lines)
+
+
+def measured_on(device: str, n_threads: int) -> str:
+    count = f" with {n_threads} thread{'s' if n_threads > 1 else ''}, as they are when nothing else runs here"
+    return f"from steps measured on {device} just now" + (count if device == "cpu" else "")
 
 
 def priced_by(reference: Reference) -> str:

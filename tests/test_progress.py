@@ -17,7 +17,7 @@ from study.interpolation import InterpolateConfig, interpolate
 from study.measure import MeasureConfig, measure
 from study.plan import plan
 from study.report import ReportConfig, report
-from study.sweep import Lines
+from study.waiting import Lines
 
 
 class Clock:

@@ -18,11 +18,11 @@ from helper.tables import last_row
 from helper.utils import ROOT, exclusive, in_use
 from optim.folder import RunFolder
 from optim.main import RunConfig
-from study import cost
+from study import cost, executor
 from study.cost import makespan
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
-from study.sweep import LiveTable
 from study.titles import read_titles, title_of, write_title
+from study.waiting import LiveTable
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
 
@@ -142,16 +142,62 @@ def test_a_dry_run_without_the_device_lists_the_runs(sweep):
     assert ("no estimate: --device cuda" in printed) or torch.cuda.is_available()
 
 
-def test_the_estimate_of_a_step_is_its_time_without_what_others_take(monkeypatch):
-    clock, disturbed = [0.0], iter([0.5, 0, 0, 0] * 100)  # the first of several steps is held up by something else
+class BusyMachine:
+    """Clocks of a machine whose cores go to other processes for nine tenths of the time, in a step of a millisecond an example.
 
-    def step(rows: torch.Tensor) -> None:
-        clock[0] += 0.001 * len(rows) + next(disturbed)
+    In all steps but every fifth the thread waits for another one that is not running, and its own clock goes on for a while.
+    """
 
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
+    def __init__(self) -> None:
+        self.wall = self.own = 0.0
+        self.steps = 0
+
+    def step(self, rows: torch.Tensor) -> None:
+        self.steps += 1
+        taken = 0.001 * len(rows) + (0.002 if self.steps % 5 else 0)
+        self.own += taken
+        self.wall += 10 * taken
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 10**6])
+def test_a_step_on_a_busy_machine_is_priced_as_on_a_quiet_one(monkeypatch, batch_size):
+    machine = BusyMachine()
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: machine.wall)
+    monkeypatch.setattr(cost.time, "thread_time", lambda: machine.own)
     dataset = cost.data_of(unflatten(RunConfig, {}).data)
-    assert cost.seconds_per_example(step, dataset, 64) == pytest.approx(0.001)
-    assert cost.seconds_per_example(step, dataset, 10**6) == pytest.approx(0.001)
+    assert cost.seconds_per_example(machine.step, dataset, batch_size) == pytest.approx(0.001, rel=0.01)
+    assert machine.own < 10  # seconds: it does not take long
+
+
+def test_steps_of_another_device_are_timed_by_the_clock_on_the_wall():
+    """While it works, the thread of this process waits."""
+    assert cost.clock_of(torch.device("cpu")) is cost.time.thread_time
+    assert cost.clock_of(torch.device("cuda")) is cost.clock_of(torch.device("xla")) is cost.time.perf_counter
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "expected"),
+    [
+        (("--jobs", 3), None, 5),  # of 16 cores
+        (("--jobs", 40), None, 1),
+        (("--jobs", 2), "4", 4),
+        (("--jobs", 8), "4", 2),
+        (("--executor", "slurm", "--slurm_time", 60, "--slurm_cpus", 6), None, 6),
+        (("--executor", "slurm", "--slurm_time", 60), None, 1),
+    ],
+)
+def test_steps_are_timed_with_the_threads_that_jobs_have(sweep, monkeypatch, flags, given, expected):
+    seen = []
+    monkeypatch.setattr(executor, "available_cores", lambda: 16)
+    monkeypatch.setattr(cost, "SPEEDS", {})
+    monkeypatch.setattr(cost, "seconds_per_example", lambda *_: seen.append(torch.get_num_threads()) or 1.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = torch.get_num_threads()
+    code, printed = sweep("grid: {random_state: 1}", "--dry_run", 1, *flags)
+    assert (code, seen, torch.get_num_threads()) == (0, [expected] * 3, before)
+    assert f"{expected} thread{'s' if expected > 1 else ''}" in printed
 
 
 def test_sweeps_refuse_wrong_flags_in_one_line(sweep):
