@@ -145,28 +145,33 @@ def test_a_dry_run_without_the_device_lists_the_runs(sweep):
 class BusyMachine:
     """Clocks of a machine whose cores go to other processes for nine tenths of the time, in a step of a millisecond an example.
 
-    In all steps but every fifth the thread waits for another one that is not running, and its own clock goes on for a while.
+    Two threads take half of what one does. In all steps but every `undisturbed`th one of them waits for the other, which is
+    not running, and its own clock goes on for a while.
     """
 
-    def __init__(self) -> None:
-        self.wall = self.own = 0.0
-        self.steps = 0
+    def __init__(self, undisturbed: int) -> None:
+        self.undisturbed, self.wall, self.own, self.steps = undisturbed, 0.0, 0.0, 0
 
     def step(self, rows: torch.Tensor) -> None:
         self.steps += 1
-        taken = 0.001 * len(rows) + (0.002 if self.steps % 5 else 0)
+        taken = 0.001 * len(rows)
+        if torch.get_num_threads() == 2:
+            taken = taken / 2 + (0 if self.steps % self.undisturbed == 0 else 0.01 + 3 * taken)
         self.own += taken
         self.wall += 10 * taken
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 10**6])
-def test_a_step_on_a_busy_machine_is_priced_as_on_a_quiet_one(monkeypatch, batch_size):
-    machine = BusyMachine()
+@pytest.mark.parametrize(("undisturbed", "expected"), [(2, 0.0005), (10**9, 0.001)])
+def test_a_step_on_a_busy_machine_is_priced_as_on_a_quiet_one(monkeypatch, batch_size, undisturbed, expected):
+    """If threads disturb each other in every step, the price is that of one thread, and no hours."""
+    machine = BusyMachine(undisturbed)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: machine.wall)
     monkeypatch.setattr(cost.time, "thread_time", lambda: machine.own)
     dataset = cost.data_of(unflatten(RunConfig, {}).data)
-    assert cost.seconds_per_example(machine.step, dataset, batch_size) == pytest.approx(0.001, rel=0.01)
-    assert machine.own < 10  # seconds: it does not take long
+    with cost.threads(2):
+        assert cost.seconds_per_example(machine.step, dataset, batch_size) == pytest.approx(expected, rel=0.01)
+    assert machine.own < 40  # seconds, of steps of up to 1.4: it does not take long
 
 
 def test_steps_of_another_device_are_timed_by_the_clock_on_the_wall():
