@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from helper.untrusted import one_line, read_arrays
+from helper.spectrum_file import MATRICES, read_spectrum
+from helper.untrusted import one_line
 
 # Okabe & Ito 2008: distinguishable with every common form of colour blindness
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -252,33 +253,13 @@ def ways_of(rows: Columns) -> list[tuple[str, Columns]]:
     ]
 
 
-MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
-DIMENSIONS = {"grid": 1, "density": 1, "eigenvalues": 1, "residuals": 1, "sigma": 0, "size": 0, "n_samples": 0}
-
-
-def read_spectrum(path: Path) -> dict[str, numpy.ndarray]:
-    """What spectrum.npz holds. Raises RuntimeError: it is damaged, or lacks what a figure needs."""
-    arrays = read_arrays(path)
-    numbers = {
-        name: arrays[name]
-        for name, n in DIMENSIONS.items()
-        if name in arrays and arrays[name].ndim == n and arrays[name].size and arrays[name].dtype.kind in "fiu"
-    }
-    whole = (
-        len(numbers) == len(DIMENSIONS)
-        and all(numpy.isfinite(array).all() for array in numbers.values())
-        and numbers["grid"].shape == numbers["density"].shape
-        and numbers["eigenvalues"].shape == numbers["residuals"].shape
-        and (numbers["residuals"] >= 0).all()
-        and str(arrays.get("matrix")) in MATRICES
-    )
-    if not whole:
-        raise RuntimeError(f"{path} is damaged (it has not the layout of a spectrum); remove it to have it made again")
-    return arrays
+INTERVAL = 2.05  # standard errors of half of a 95 % interval of an eigenvalue: t of 29, as 30 groups of examples have
 
 
 def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
-    """Eigenvalue density on a logarithmic axis, and the largest eigenvalues with their residuals as error bars.
+    """Eigenvalue density on a logarithmic axis, and the largest eigenvalues.
+
+    Those of a sample of the examples are drawn beside what they say of all examples: without the bias, with 95 % intervals.
 
     Args:
         arrays: as spectrum.npz holds them.
@@ -287,16 +268,22 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
         shown = arrays["density"] > 0
+        floor = arrays["density"].max() * 1e-9
+        low, high = (arrays["density"] + sign * 2 * numpy.nan_to_num(arrays["density_errors"]) for sign in (-1, 1))
+        left.fill_between(arrays["grid"], low.clip(min=floor), high, color=BLUE, alpha=0.25, linewidth=0)
         left.semilogy(arrays["grid"][shown], arrays["density"][shown], color=BLUE)
-        left.set_ylim(arrays["density"].max() * 1e-9, None)
+        left.set_ylim(floor, None)
         left.set(xlabel="eigenvalue (nats per squared parameter)", ylabel=f"density, smoothed over {arrays['sigma']:.2g}")
-        values, rank = arrays["eigenvalues"], range(1, len(arrays["eigenvalues"]) + 1)
-        right.errorbar(rank, values, arrays["residuals"], fmt="o", color=ORANGE, capsize=3)
+        n, population = int(arrays["n_samples"]), int(arrays["population"])
+        draw_eigenvalues(right, arrays, n, population)
         right.xaxis.get_major_locator().set_params(integer=True)
         right.axhline(0, color="0.6", linewidth=0.8)
-        right.set(xlabel="rank by magnitude", ylabel="eigenvalue, bars: residual")
+        right.set(xlabel="rank by magnitude", ylabel="eigenvalue")
+        which = f"all {population:,} examples" if n == population else f"{n:,} of {population:,} examples"
         figure.suptitle(
-            f"{matrix} over {int(arrays['size']):,} active parameters, {int(arrays['n_samples']):,} examples", fontsize=10
+            f"{matrix} over {int(arrays['size']):,} active parameters, {which}; Lanczos' residuals are at most "
+            f"{arrays['residuals'].max():.1g}\nband: 2 standard errors of the density by the choice of its starting vectors",
+            fontsize=9,
         )
         return save(figure, stem)
 
@@ -309,6 +296,20 @@ def plain_log(axis: Axes) -> None:
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             which(StrMethodFormatter("{x:g}"))
         axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if high > 4 * low else numpy.arange(2, 10)))
+
+
+def draw_eigenvalues(axis: Axes, arrays: Mapping[str, numpy.ndarray], n: int, population: int) -> None:
+    rank = numpy.arange(1, len(arrays["eigenvalues"]) + 1)
+    if n == population:
+        axis.plot(rank, arrays["eigenvalues"], "o", color=ORANGE)
+        return
+    axis.plot(rank - 0.1, arrays["eigenvalues"], "o", color="0.6", mfc="none", label=f"of the {n:,} examples themselves")
+    known = numpy.isfinite(arrays["corrected"])
+    axis.errorbar(
+        rank[known] + 0.1, arrays["corrected"][known], INTERVAL * arrays["standard_errors"][known], fmt="o", color=ORANGE,
+        capsize=3, label="of all examples: bias removed, 95 % intervals",
+    )  # fmt: skip
+    axis.legend(fontsize=8)
 
 
 def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, legend: bool = True) -> None:

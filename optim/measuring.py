@@ -14,6 +14,7 @@ from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
+from helper.metrics.spectrum import Spectrum
 from helper.progress import tracked
 from helper.tables import Table
 from helper.utils import stream
@@ -146,12 +147,18 @@ def measure_spectrum_into(
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
     write_arrays(path, tensors_of(found) | key, folder.replace)
-    log.info(
-        "%s: largest eigenvalue %.5g, residual %.1g (%.1f s)",
-        path.stem,
-        found.eigenvalues[0],
-        found.residuals[0],
-        found.seconds,
+    log.info("%s: %s (%.1f s)", path.stem, words_of(found), found.seconds)
+
+
+def words_of(found: Spectrum) -> str:
+    """The largest eigenvalue, what it is of, and what its errors are."""
+    top, residual = found.eigenvalues[0], found.residuals[0]
+    if found.n_samples == found.population:
+        return f"largest eigenvalue {top:.5g} of all {found.population} examples (residual of Lanczos {residual:.1g})"
+    return (
+        f"largest eigenvalue {found.corrected[0]:.5g}, standard error {found.standard_errors[0]:.2g}, from {found.n_samples} "
+        f"of {found.population} examples, which have {top:.5g} themselves (bias {found.bias[0]:.2g}, residual of Lanczos "
+        f"{residual:.1g}); more with --monte_carlo_samples"
     )
 
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from helper.macs import count_macs
 from helper.mask import Mask
+from helper.spectrum_file import read_spectrum
 from helper.utils import git_state, peak_memory_mb, versions
 from helper.xla import graph_counts
 from loader.dataset import Dataset
-from optim.folder import SPLIT_COLUMNS, RunFolder
+from optim.folder import SPLIT_COLUMNS, RunFolder, spectrum_key
 from optim.identity import run_identity
 from optim.model import load_stored
 
@@ -66,6 +67,28 @@ def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
     rows = folder.metrics().rows
     totals = [r for r in rows if r["layer"] == "all" and r["subset"] == "all" and r["epoch"] == str(epoch)]
     how = ("split", "params", "estimator", "settings")
-    return {
+    found = {
         r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals
     }
+    return found | largest_eigenvalue(folder)
+
+
+def largest_eigenvalue(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """{"eigenvalue": the largest one by magnitude of the selected weights' spectrum}, if that was measured.
+
+    `value` is that of all examples, or its estimate from a sample, whose own is `of_sample` = value + bias; `residual` is
+    Lanczos' and says nothing of other examples.
+    """
+    key = spectrum_key(folder.spectrum())
+    if key is None:
+        return {}
+    arrays = read_spectrum(folder.spectrum())
+    names = {
+        "value": "corrected", "standard_error": "standard_errors", "of_sample": "eigenvalues", "bias": "bias",
+        "residual": "residuals",
+    }  # fmt: skip
+    n, population = (int(arrays[name]) for name in ("n_samples", "population"))
+    which = "every example" if n == population else f"{n} of {population} examples, less the bias that their halves show"
+    estimator = f"Lanczos on {arrays['matrix']}; {which}"
+    numbers = {name: float(arrays[stored][0]) for name, stored in names.items()}
+    return {"eigenvalue": numbers | {"estimator": estimator} | {name: key[name] for name in ("split", "params", "settings")}}

@@ -120,7 +120,7 @@ def hutch_plus_plus(network: nn.Module, inputs: Tensor, labels: Tensor, mask, n_
 
     subject = Subject(network, inputs, mask)
     with subject.measuring():
-        operator = active_operator(subject, equal_batches(inputs, labels), "hessian")
+        operator = active_operator(subject, equal_batches(inputs, labels), len(labels), "hessian")
         return trace(operator, num_matvecs=n_products, method="hutch++", seed=seed).estimate
 
 

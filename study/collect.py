@@ -253,6 +253,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         **{key: value for name in METRICS for key, value in measured(summary["metrics"], name).items()},
         "n_classes": summary.get("n_classes", math.nan),
         "fisher_initial": initial_fisher(record),
+        **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),
         "macs_active": summary["macs_active"],
         "cost": own,
         "cost_weights": own + (before if record.mode == "sparse-finetune" else 0.0),
@@ -273,6 +274,12 @@ def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float |
     value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
     how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
     return {name: value, f"{name}_error": error, f"{name}_by": how}
+
+
+def largest_eigenvalue(found: dict[str, Any]) -> dict[str, float]:
+    """Of all examples, with its standard error, and that of the examples measured, which a sample has too large."""
+    names = {"eigenvalue": "value", "eigenvalue_error": "standard_error", "eigenvalue_of_sample": "of_sample"}
+    return {column: float(found.get(name, math.nan)) for column, name in names.items()}
 
 
 def at_selected(record: Record, column: str) -> float:

@@ -46,7 +46,7 @@ from study.titles import read_titles, title_of
 
 RUN_COLUMNS = (
     "data", "network", "mode", "series", "sparsity", "seed", "epochs", "acc_train", "acc_test", "loss_train", "loss_test",
-    "fisher", "hessian", "jacobian", "seconds",
+    "fisher", "hessian", "jacobian", "eigenvalue", "eigenvalue_error", "eigenvalue_of_sample", "seconds",
 )  # fmt: skip
 BANDS = (
     "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "

@@ -12,6 +12,7 @@ import torch
 from helper.macs import count_macs
 from helper.metrics.main import MetricConfig, stops
 from helper.metrics.sampling import DRAW_COST, LEAST_DRAWS, MARGIN, PILOT, SCORED_PER_DRAW
+from helper.metrics.spectrum import affordable, full_products, half_steps
 from helper.pruner import prunable_weights
 from loader.sizes import Sizes
 from network.main import NetworkConfig, build_network
@@ -88,9 +89,15 @@ def state_images(config: RunConfig, sizes: Sizes) -> float:
     each = sum(draws(name, metrics, population, sizes.n_classes) for name in metrics.wanted())
     images = subsets * each * FORWARD
     if metrics.save_spectrum:
-        examples = min(population, metrics.budget(stops=False)["max_samples"])
-        images += PRODUCT * examples * metrics.spectrum_steps * (1 + metrics.spectrum_runs)
+        images += PRODUCT * spectrum_products(metrics, population)
     return images
+
+
+def spectrum_products(config: MetricConfig, population: int) -> int:
+    """Products of an example with a vector that a spectrum takes: of all examples, or of a sample and its halves."""
+    k, steps, runs = config.spectrum_k, config.spectrum_steps, config.spectrum_runs
+    n = min(population, config.monte_carlo_samples or affordable(population, k, steps, runs))
+    return n * (full_products(k, steps, runs) + (half_steps(k, steps) if n < population else 0))
 
 
 def draws(name: str, config: MetricConfig, population: int, n_classes: int) -> float:

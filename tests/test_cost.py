@@ -149,7 +149,9 @@ PRECISE = 4 * (256 + 1.25 / 0.05**2)  # a pilot's draws and those that 5 % take,
         ({"fisher_method": "exact", "train_noisy": 1}, 2 * EXACT),  # true and wrong labels apart
         ({"fisher_method": "exact", "train_noisy": 1, "metric_split": "test"}, 4 * 10 * TEST),
         ({"fisher_method": "exact", "save_jacobian": 1}, EXACT + PRECISE + 1024),
-        ({"save_fisher": 0, "save_spectrum": 1}, 3 * 2 * 1000 * 40 * (1 + 4)),  # of two training steps; k + 4 runs of 40
+        # products of two training steps: 40 and 4 runs of 40, 10 for residuals; of 500 images 20 for the halves
+        ({"save_fisher": 0, "save_spectrum": 1}, 3 * 2 * TRAIN * (40 * (1 + 4) + 10)),
+        ({"save_fisher": 0, "save_spectrum": 1, "monte_carlo_samples": 500}, 3 * 2 * 500 * (40 * (1 + 4) + 10 + 20)),
     ],
 )
 def test_a_state_is_priced_by_its_draws(flags, forward_passes):

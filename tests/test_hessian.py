@@ -135,16 +135,20 @@ def spectrum_of(network, inputs, labels, mask=None, **options):
     return spectrum(network, inputs, labels, mask, generator=stream(0, "spectrum"), **options)
 
 
+def matrix_of(matrix, network, inputs, labels, mask=None):
+    if matrix == "hessian":
+        return hessian_matrix(network, inputs, labels, mask)
+    j, p = jacobians(network, inputs, mask)
+    s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    return torch.einsum("ncq,ncd,ndr->qr", j, s, j) / len(inputs)
+
+
 @pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("batch_size", [6, 24])
 def test_top_eigenvalues_are_those_of_the_whole_matrix(matrix, batch_size):
     network, mask = pruned("mlp_tanh", 3, True, 0.5)
     inputs, labels = batch()
-    whole = hessian_matrix(network, inputs, labels, mask)
-    if matrix == "gauss_newton":
-        j, p = jacobians(network, inputs, mask)
-        s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-        whole = torch.einsum("ncq,ncd,ndr->qr", j, s, j) / len(inputs)
+    whole = matrix_of(matrix, network, inputs, labels, mask)
     values = torch.linalg.eigvalsh(whole)
     exact = values[values.abs().argsort(descending=True)][:5]
     found = spectrum_of(network, inputs, labels, mask, matrix=matrix, k=5, steps=60, batch_size=batch_size)
@@ -176,17 +180,46 @@ def test_the_density_has_the_moments_of_the_spectrum():
     squares = (weights * found.nodes.nan_to_num().square()).sum(1)
     assert abs(squares.mean() - whole.square().sum() / len(whole)) < 4 * squares.std() / len(squares) ** 0.5
     assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(found.moments, torch.stack([means.mean(), squares.mean()]))
+    torch.testing.assert_close(found.moment_errors[0], error)
 
 
-def test_batches_are_of_one_size():
+def test_errors_of_the_density_are_those_of_its_starting_vectors():
+    """Of 40 densities of 4 vectors each the mean stands for the truth, and their own errors for their distances from it."""
+    network, mask = pruned("mlp_tanh", 3, True, 0.5)
+    inputs, labels = batch()
+    common = {"mask": mask, "matrix": "gauss_newton", "k": 1, "steps": 20}
+    several = [spectrum(network, inputs, labels, runs=4, generator=stream(seed, "density"), **common) for seed in range(40)]
+    exact = matrix_of("gauss_newton", network, inputs, labels, mask).trace() / several[0].size
+    distances = torch.stack([found.moments[0] - exact for found in several])
+    errors = torch.stack([found.moment_errors[0] for found in several])
+    assert (distances / errors).abs().lt(3.18).double().mean() >= 0.85  # t of 3
+    at_peak = torch.stack([found.density.max() for found in several])
+    said = torch.stack([found.density_errors[found.density.argmax()] for found in several])
+    assert 0.5 < said.square().mean().sqrt() / at_peak.std() < 2
+    assert torch.isnan(spectrum_of(network, inputs, labels, mask, k=1, steps=5, runs=1).density_errors).all()
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize(("n", "size"), [(19, 4), (23, 22), (24, 7), (2, 64)])
+def test_every_example_counts_the_same_in_batches_of_different_sizes(matrix, n, size):
+    network, mask = pruned("mlp_tanh", 3, True, 0.5)
+    inputs, labels = (whole[:n] for whole in batch())
+    exact = matrix_of(matrix, network, inputs, labels, mask)
+    found = spectrum_of(network, inputs, labels, mask, matrix=matrix, k=2, steps=40, runs=1, batch_size=size)
+    top = torch.linalg.eigvalsh(exact)
+    torch.testing.assert_close(found.eigenvalues, top[top.abs().argsort(descending=True)][:2], rtol=1e-6, atol=1e-9)
+    assert found.n_samples == found.population == n
+    assert (found.residuals < 1e-5).all()
+
+
+def test_which_examples_are_measured_does_not_depend_on_the_memory():
     network, _ = pruned("mlp_relu", 3, True, 1)
     inputs, labels = batch()
-    for size in (1, 5, 10, 24):
-        assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, batch_size=size).n_samples == 24
-    assert spectrum_of(network, inputs, labels, k=2, steps=5, runs=1, max_samples=7).n_samples == 7
     a, b = (spectrum_of(network, inputs, labels, k=3, runs=1, max_samples=19, memory_mb=m) for m in (0.01, 1000))
-    assert a.n_samples == b.n_samples == 16
-    torch.testing.assert_close(a.eigenvalues, b.eigenvalues)
+    assert a.n_samples == b.n_samples == 19
+    for name in ("eigenvalues", "corrected", "standard_errors"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name))
 
 
 def test_no_eigenvalue_appears_that_does_not_exist_in_float32():

@@ -212,6 +212,20 @@ def test_a_curved_network_has_its_true_hessian_and_refuses_gauss_newton(train):
         train(*flags, "--hessian_method", "gauss_newton")
 
 
+def test_the_spectrum_is_of_every_example_where_that_is_affordable(train):
+    few = ("--spectrum_k", 2, "--spectrum_steps", 4, "--spectrum_runs", 1)
+    folder = train("--n_epochs", 1, "--save_snr", 0, "--save_fisher", 0, "--hidden_dims", 8, "--save_spectrum", 1, *few)
+    with numpy.load(folder / "spectrum.npz") as arrays:
+        assert int(arrays["n_samples"]) == int(arrays["population"]) == 1438
+        assert not arrays["bias"].any()
+        assert not arrays["standard_errors"].any()
+        assert numpy.isnan(arrays["density_errors"]).all()  # of one starting vector
+    assert "of all 1438 examples (residual of Lanczos" in (folder / "training.log").read_text()
+    found = json.loads((folder / "summary.json").read_text())["metrics"]["eigenvalue"]
+    assert (found["estimator"], found["standard_error"]) == ("Lanczos on hessian; every example", 0)
+    assert (folder / "figures/spectrum.png").stat().st_size > 10_000
+
+
 def test_the_spectrum_is_stored_drawn_and_not_measured_twice(train):
     flags = ("--n_epochs", 2, "--lr_milestones", 1, "--save_snr", 0, "--mode", "sparse-scratch", "--save_spectrum", 1,
              "--spectrum_k", 3, "--spectrum_steps", 12, "--spectrum_runs", 2, "-ms", 300)  # fmt: skip
@@ -221,8 +235,14 @@ def test_the_spectrum_is_stored_drawn_and_not_measured_twice(train):
         assert arrays["nodes"].shape == (2, 12)
         summary = json.loads((folder / "summary.json").read_text())
         assert arrays["size"] == summary["parameters_active"]
-        assert (str(arrays["matrix"]), int(arrays["n_samples"])) == ("hessian", 296)  # of 300, in batches of one size
+        assert (str(arrays["matrix"]), int(arrays["n_samples"]), int(arrays["population"])) == ("hessian", 300, 1438)
+        numpy.testing.assert_allclose(arrays["corrected"], arrays["eigenvalues"] - arrays["bias"])
+        said = summary["metrics"]["eigenvalue"]
+        assert said["value"] == pytest.approx(arrays["corrected"][0])
+        assert (said["standard_error"], said["residual"]) == (arrays["standard_errors"][0], arrays["residuals"][0])
+        assert said["estimator"] == "Lanczos on hessian; 300 of 1438 examples, less the bias that their halves show"
         assert arrays["grid"].shape == arrays["density"].shape
+    assert "from 300 of 1438 examples" in (folder / "training.log").read_text()
     assert (folder / "figures/spectrum.png").stat().st_size > 10_000
     before = (folder / "spectrum.npz").read_bytes()
     with numpy.load(folder / "spectra/epoch_0.npz") as initial, numpy.load(folder / "spectrum.npz") as final:

@@ -308,7 +308,9 @@ def test_ordinary_yaml_with_anchors_is_read():
     [
         {"matrix": None}, {"matrix": "fisher"}, {"matrix": numpy.zeros(2)}, {"sigma": None}, {"sigma": "wide"},
         {"density": numpy.zeros(0), "grid": numpy.zeros(0)}, {"grid": numpy.zeros(3)}, {"eigenvalues": numpy.zeros((1, 1))},
-        {"residuals": numpy.full(1, -1.0)}, {"size": numpy.nan}, {"eigenvalues": numpy.full(1, numpy.inf)},
+        {"residuals": numpy.full(1, -1.0)}, {"standard_errors": numpy.full(1, -1.0)}, {"bias": numpy.full(1, numpy.inf)},
+        {"density_errors": numpy.zeros(3)}, {"population": None}, {"size": numpy.nan},
+        {"eigenvalues": numpy.full(1, numpy.inf)},
     ],
     ids=str,
 )  # fmt: skip

@@ -200,7 +200,7 @@ def eigenthings_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, g
 
     from helper.metrics.spectrum import active_operator
 
-    operator = active_operator(subject, [(x, y)], "hessian")
+    operator = active_operator(subject, [(x, y)], len(y), "hessian")
     seed = int(torch.randint(2**31, (), generator=generator))
     result = hutch_plus_plus(operator, num_matvecs=n_products, seed=seed)
     samples = result.samples.double().cpu()

@@ -179,10 +179,10 @@ def measure_jacobian_top(
 def measure_spectrum(
     network: nn.Module, inputs: Examples, labels: Tensor, mask, config: MetricConfig, **common: Any
 ) -> Spectrum:
-    budget = {key: value for key, value in config.budget(stops=False).items() if key not in ("rtol", "n_probes")}
+    bounds = {key: config.budget()[key] for key in ("max_samples", "batch_size", "memory_mb", "progress")}
     return spectrum(
         network, inputs, labels, mask, matrix=config.spectrum_matrix, k=config.spectrum_k, steps=config.spectrum_steps,
-        runs=config.spectrum_runs, params=config.metric_params, **budget, **common,
+        runs=config.spectrum_runs, params=config.metric_params, **bounds, **common,
     )  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def settings(name: str, config: MetricConfig) -> str:
         own = {"jacobian_output": config.jacobian_output}
     elif name == "spectrum":
         own = {key: getattr(config, key) for key in ("spectrum_matrix", "spectrum_k", "spectrum_steps", "spectrum_runs")}
-    own |= {"samples": config.budget(stops=stops(name, config))["max_samples"]}
+    own |= {"samples": config.budget(stops=stops(name, config) or name == "spectrum")["max_samples"]}
     own |= {"rtol": config.metric_rtol} if stops(name, config) else {}
     own |= {"trials": config.monte_carlo_trials} if probes(name, config) else {}
     own |= {"batch_size": config.batch_size_fisher} if not set(own.values()).isdisjoint(LIBRARIES) else {}

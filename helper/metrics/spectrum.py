@@ -1,7 +1,8 @@
 """Top eigenvalues and spectral density of the Hessian or Gauss-Newton matrix, through hessian-eigenthings."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.distributed import check_signals, checked, share, summed
+from helper.distributed import check_signals, checked, joined, share, summed
+from helper.distributed import size as world_size
+from helper.metrics.half_samples import bias_of, errors_of, same_ranks
 from helper.metrics.operations import substitutable
 from helper.metrics.parameters import active, one_of
 from helper.metrics.sampling import Budget, finite
@@ -17,26 +20,43 @@ from helper.metrics.subject import Examples, Subject, own_generator
 from helper.progress import Task
 
 if TYPE_CHECKING:
+    from hessian_eigenthings.algorithms.spectral_density import SpectralDensityResult
     from hessian_eigenthings.operators.base import CurvatureOperator
 
 MATRICES = ("hessian", "gauss_newton")
 GRID = 2000  # points at which the density is given
 ACTIVATIONS = 8  # copies of an example's activations that a product takes
+AFFORDABLE = 500_000  # products of an example with a vector, as long as twice as many images of training
+FEWEST = 64  # examples of a sample, whatever the steps
+FEWEST_HALVED = 4  # examples of which halves tell anything
+GROUPS = 30  # of the sample, between which its spread shows
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of a curvature matrix over the active parameters; all tensors on the CPU, in float64."""
+    """Eigenvalues of a curvature matrix over the active parameters; all tensors on the CPU, in float64.
 
-    eigenvalues: Tensor  # (k,) of largest magnitude, in descending order of it
-    residuals: Tensor  # (k,) ||A v - value v||: an eigenvalue lies within this distance
+    A sample's eigenvalues differ from those of all examples by chance and by a bias, which `corrected` has no longer; about
+    95 % of the intervals `corrected` ± 2.05 `standard_errors` cover (docs/measurements.md says where they do not). Of all
+    examples there is neither. `residuals` say how exactly the sample's own were found, and nothing of other examples.
+    """
+
+    eigenvalues: Tensor  # (k,) of largest magnitude, in descending order of it, of the matrix of the examples measured
+    residuals: Tensor  # (k,) ||A v - value v||: an eigenvalue of that matrix lies within this distance; Lanczos' error
+    corrected: Tensor  # (k,) eigenvalues - bias: estimates of those of all examples
+    bias: Tensor  # (k,) excess of such a sample's eigenvalues on average, from its halves; 0 for all examples
+    standard_errors: Tensor  # (k,) of `corrected`, by the choice of the sample; 0 for all examples
     grid: Tensor  # (g,) at which the density is given
-    density: Tensor  # (g,) Gaussian-smoothed, integrates to 1
+    density: Tensor  # (g,) of the examples measured, Gaussian-smoothed, integrates to 1
+    density_errors: Tensor  # (g,) its standard errors by the choice of the starting vectors; nan for a single one
+    moments: Tensor  # (2,) mean eigenvalue and mean squared eigenvalue of the examples measured, by the same quadrature
+    moment_errors: Tensor  # (2,) their standard errors by the choice of the starting vectors
     nodes: Tensor  # (runs, m) quadrature nodes, padded with nan
     weights: Tensor  # (runs, m) their weights, each run's sum to 1
     sigma: float  # width of the smoothing
     size: int  # active parameters: order of the matrix
     n_samples: int
+    population: int  # examples that n_samples were drawn from
     matrix: str
     seconds: float
 
@@ -51,7 +71,7 @@ def spectrum(
     k: int = 10,
     steps: int = 40,
     runs: int = 4,
-    max_samples: int | None = 1000,
+    max_samples: int | None = None,
     params: str = "layers",
     batch_size: int | None = None,
     memory_mb: float = 1000,
@@ -60,9 +80,10 @@ def spectrum(
 ) -> Spectrum:
     """Top eigenvalues by Lanczos and spectral density by stochastic Lanczos quadrature, over the active parameters.
 
-    The matrix is that of the mean loss over a fixed random sample of the examples in batches of one size; up to 7 examples
-    are left out to make them so. Products are in the network's precision, vectors in float64: in float32 they lose their
-    orthogonality, and eigenvalues appear that do not exist.
+    The matrix is that of the mean loss over all examples, or over a fixed random sample of them where all would take more
+    than `AFFORDABLE` products of an example with a vector; then the halves of the sample tell bias and error. Products are
+    in the network's precision, vectors in float64: in float32 they lose their orthogonality, and eigenvalues appear that do
+    not exist.
 
     Args:
         network, inputs, labels, mask, params, batch_size, memory_mb, progress, generator: as in `hessian_trace`.
@@ -70,10 +91,10 @@ def spectrum(
         k: eigenvalues of largest magnitude.
         steps: Lanczos steps, each a product with the matrix; at least k. All vectors are kept and orthogonalised.
         runs: random starting vectors of the quadrature, with `steps` steps each.
-        max_samples: most examples in the sample.
+        max_samples: most examples in the sample; default: see `affordable`.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, steps < k, no active parameter.
-    Source: Ghorbani et al. 2019; Ubaru, Chen, Saad 2017.
+    Source: Ghorbani et al. 2019; Ubaru, Chen, Saad 2017; Quenouille 1956 for the halves.
     """
     from hessian_eigenthings.algorithms.lanczos import lanczos
     from hessian_eigenthings.algorithms.spectral_density import spectral_density
@@ -84,56 +105,150 @@ def spectrum(
         raise ValueError(f"the spectrum needs runs >= 1 and steps >= k >= 1, not runs {runs}, steps {steps}, k {k}")
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
     labels, generator = subject.checked_labels(labels), own_generator(generator)
-    n = Budget(0, max_samples).limit(len(inputs))
-    n -= n % 8 if n > 8 else 0  # so that it has divisors: which examples are measured does not depend on the memory
-    size = max(d for d in range(1, subject.chunk_size(ACTIVATIONS) + 1) if n % d == 0)
-    rows = torch.randperm(len(inputs), generator=generator)[:n]
+    population = len(inputs)
+    n = Budget(0, max_samples).limit(population) if max_samples else affordable(population, k, steps, runs)
+    rows = torch.randperm(population, generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
-    with (
-        subject.measuring(),
-        Task("spectrum", (1 + runs) * steps + k, "products", shown=progress) as task,
-    ):
-        batches = rows.split(size)
-        own = batches[share(len(batches))]
-        weight = len(own) / len(batches)
-        mine = Batches(subject, labels, own or batches[:1], task)  # of more processes than batches some count for nothing
-        operator = active_operator(subject, mine, matrix, lambda product: summed(product * weight))
+    halves = rows.tensor_split(2) if FEWEST_HALVED <= n < population else ()
+    products = n * full_products(k, steps, runs) + sum(map(len, halves)) * half_steps(k, steps)
+    with subject.measuring(), Task("spectrum", products // world_size(), "products", shown=progress) as task:
+        chosen = Chosen(subject, labels, matrix, task)
+        operator = chosen.operator(rows)
         steps, k = min(steps, operator.size), min(k, operator.size)
         top = lanczos(operator, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
+        values = top.eigenvalues.double().cpu()
+        residuals, forms, sizes = by_groups(chosen, rows, top.eigenvalues, top.eigenvectors)
+        parts = [ritz_values(chosen.operator(half), top.eigenvectors, half_steps(k, steps)) for half in halves]
         slq = spectral_density(operator, num_runs=runs, lanczos_steps=steps, num_grid_points=GRID, seed=seeds[1])
-        # the library's residuals are exact arithmetic's: they fall far below what rounding leaves
-        residuals = [
-            (operator.matvec(v) - value * v).norm() for value, v in zip(top.eigenvalues, top.eigenvectors, strict=True)
-        ]
-    found = (top.eigenvalues, torch.stack(residuals), slq.grid, slq.density, slq.raw_eigenvalues, slq.raw_weights)
-    seconds = round(time.perf_counter() - started, 3)
-    tensors = (t.detach().double().cpu() for t in found)
-    return Spectrum(*tensors, sigma=slq.sigma, size=operator.size, n_samples=len(rows), matrix=matrix, seconds=seconds)
+    if n == population:
+        bias = errors = torch.zeros_like(values)
+    elif not halves:
+        bias = errors = torch.full_like(values, torch.nan)
+    else:
+        found = torch.stack([same_ranks(values, part) for part in parts])
+        bias = bias_of(values, found, (len(halves[0]), len(halves[1])), population)
+        errors = errors_of(forms, sizes, bias, population)
+    density_errors, moments, moment_errors = spread_of_runs(slq)
+    tensors = {
+        "eigenvalues": values, "residuals": residuals, "corrected": values - bias, "bias": bias, "standard_errors": errors,
+        "grid": slq.grid, "density": slq.density, "density_errors": density_errors, "moments": moments,
+        "moment_errors": moment_errors, "nodes": slq.raw_eigenvalues, "weights": slq.raw_weights,
+    }  # fmt: skip
+    return Spectrum(
+        **{name: tensor.detach().double().cpu() for name, tensor in tensors.items()}, sigma=slq.sigma, size=operator.size,
+        n_samples=n, population=population, matrix=matrix, seconds=round(time.perf_counter() - started, 3),
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- how many examples
+
+
+def affordable(population: int, k: int, steps: int, runs: int) -> int:
+    """Examples that are measured where nobody says how many: all, if that takes at most `AFFORDABLE` products of one."""
+    if population * full_products(k, steps, runs) <= AFFORDABLE:
+        return population
+    return min(population, max(FEWEST, AFFORDABLE // (full_products(k, steps, runs) + half_steps(k, steps))))
+
+
+def full_products(k: int, steps: int, runs: int) -> int:
+    """Products with the sample's matrix: of Lanczos, of its residuals, of the quadrature."""
+    return steps + k + runs * steps
+
+
+def half_steps(k: int, steps: int) -> int:
+    """Lanczos steps for each half of a sample: fewer, as they start from the sample's own eigenvectors."""
+    return max(k, math.ceil(steps / 2))
+
+
+# -------------------------------------------------------------------------------------------------------- its products
+
+
+class Chosen:
+    """The matrix of the mean loss over chosen examples, whichever they are."""
+
+    def __init__(self, subject: Subject, labels: Tensor, matrix: str, task: Task) -> None:
+        self.subject, self.labels, self.matrix, self.task = subject, labels, matrix, task
+        self.size = subject.chunk_size(ACTIVATIONS)
+
+    def operator(self, rows: Tensor, *, shared: bool = True) -> "CurvatureOperator":
+        """Of the examples `rows`, their batches shared out over the processes; not shared: all by this one."""
+        batches = rows.split(self.size)
+        own = batches[share(len(batches))] if shared else batches
+        mine = Batches(self.subject, self.labels, own or batches[:1], self.task)
+        counts = bool(own)  # of more processes than batches some have none, and theirs counts for nothing
+        over_all = (lambda product: summed(product * counts)) if shared else (lambda product: product)
+        return active_operator(self.subject, mine, len(rows), self.matrix, over_all)
 
 
 class Batches:
-    """The same batches of normalised inputs and labels, made anew for every product; a task counts the products."""
+    """The same batches of normalised inputs and labels, made anew for every product; a task counts the examples."""
 
     def __init__(self, subject: Subject, labels: Tensor, rows: Sequence[Tensor], task: Task) -> None:
         self.subject, self.labels, self.rows, self.task = subject, labels, rows, task
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for part in checked(self.rows):
             yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
-        self.task.advance()
+            self.task.advance(len(part))
+
+
+def by_groups(chosen: Chosen, rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a product with each eigenvector shows, taken group by group of the examples.
+
+    Returns:
+        (k,) residuals ||A v - value v||, measured because the library's, those of exact arithmetic, fall far below what
+        rounding leaves; (G, k) means of v^T H_i v over each group; (G,) their sizes.
+    """
+    groups = rows.tensor_split(min(GROUPS, len(rows)))
+    total, forms = torch.zeros_like(vectors), []
+    for group in groups[share(len(groups))]:
+        operator = chosen.operator(group, shared=False)
+        products = torch.stack([operator.matvec(v) for v in vectors])
+        total += products * len(group) / len(rows)
+        forms.append((vectors * products).sum(1)[None].double().cpu())
+    residuals = (summed(total) - values[:, None] * vectors).norm(dim=1)
+    return residuals, joined(forms), torch.tensor([len(group) for group in groups])
+
+
+def ritz_values(operator: "CurvatureOperator", vectors: Tensor, steps: int) -> Tensor:
+    """(m,) approximate eigenvalues, the extreme ones best, by Lanczos from the sum of (k, size) approximate eigenvectors."""
+    from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
+
+    found = lanczos_tridiagonal(operator, vectors.sum(0), min(steps, operator.size), reorthogonalize=True)
+    off = found.betas[: len(found.alphas) - 1]
+    return torch.linalg.eigvalsh(found.alphas.diag() + off.diag(1) + off.diag(-1)).double().cpu()
+
+
+def spread_of_runs(slq: "SpectralDensityResult") -> tuple[Tensor, Tensor, Tensor]:
+    """Standard errors of the density, the first two moments of the spectrum, and their errors, by the spread of the runs."""
+    runs = []
+    for nodes, weights in zip(slq.raw_eigenvalues, slq.raw_weights, strict=True):
+        nodes, weights = nodes[~nodes.isnan()], weights[~nodes.isnan()]
+        bells = torch.exp(-((slq.grid[:, None] - nodes) ** 2) / (2 * slq.sigma**2)) / (slq.sigma * math.sqrt(2 * math.pi))
+        powers = torch.stack([(weights * nodes).sum(), (weights * nodes.square()).sum()])
+        runs.append(torch.cat([powers, bells @ weights]))
+    found = torch.stack(runs)
+    errors = found.std(0) / len(found) ** 0.5 if len(found) > 1 else torch.full_like(found[0], torch.nan)
+    return errors[2:], found.mean(0)[:2], errors[:2]
 
 
 def active_operator(
     subject: Subject,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Collection[tuple[Tensor, Tensor]],
+    n: int,
     matrix: str,
     over_all: Callable[[Tensor], Tensor] = lambda product: product,
 ) -> "CurvatureOperator":
-    """The matrix of the batches' mean loss, restricted to the counted and active coordinates: no others exist in it.
+    """The matrix of a mean loss, restricted to the counted and active coordinates: no others exist in it.
 
     Args:
-        batches: (inputs, labels), of one size: hessian-eigenthings weighs batches alike.
-        over_all: from a product with the mean over these batches to that over all processes'.
+        batches: (inputs, labels), of any sizes; hessian-eigenthings averages over batches, whatever their sizes, and is
+            given sums over their examples.
+        n: examples that the mean is about; of several processes each has some of them.
+        over_all: from this process's part of a product to the sum over all processes.
     Raises:
         ValueError: no coordinate is active, or a product is not finite.
     """
@@ -155,10 +270,10 @@ def active_operator(
         return model(batch[0].clone())  # which may be changed in place
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(logits(model, batch), batch[1])
+        return F.cross_entropy(logits(model, batch), batch[1], reduction="sum")
 
     def loss_of_logits(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(output, batch[1])
+        return F.cross_entropy(output, batch[1], reduction="sum")
 
     if matrix == "hessian":
         whole = HessianOperator(subject.network, batches, loss, param_filter=chosen)
@@ -171,6 +286,6 @@ def active_operator(
         check_signals()
         full = torch.zeros(len(keep), device=v.device, dtype=subject.dtype)
         full[keep] = v.to(subject.dtype)
-        return finite(over_all(whole.matvec(full)[keep].to(v.dtype)))
+        return finite(over_all(whole.matvec(full)[keep].to(v.dtype) * len(batches) / n))
 
     return LambdaOperator(product, n_active, device=subject.device, dtype=torch.float64)

@@ -1,0 +1,34 @@
+"""What spectrum.npz has to hold, for those who read it. No torch."""
+
+from pathlib import Path
+
+import numpy
+
+from helper.untrusted import read_arrays
+
+MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
+OF_EIGENVALUES = ("eigenvalues", "residuals", "corrected", "bias", "standard_errors")
+OF_GRID = ("grid", "density", "density_errors")
+DIMENSIONS = dict.fromkeys((*OF_EIGENVALUES, *OF_GRID), 1) | dict.fromkeys(("sigma", "size", "n_samples", "population"), 0)
+UNKNOWN = ("density_errors", "corrected", "bias", "standard_errors")  # nan of one starting vector, of a handful of examples
+
+
+def read_spectrum(path: Path) -> dict[str, numpy.ndarray]:
+    """What spectrum.npz holds. Raises RuntimeError: it is damaged, or lacks what a reader needs."""
+    arrays = read_arrays(path)
+    numbers = {
+        name: arrays[name]
+        for name, n in DIMENSIONS.items()
+        if name in arrays and arrays[name].ndim == n and arrays[name].size and arrays[name].dtype.kind in "fiu"
+    }
+    whole = (
+        len(numbers) == len(DIMENSIONS)
+        and all(numpy.isfinite(array).all() for name, array in numbers.items() if name not in UNKNOWN)
+        and not any(numpy.isinf(numbers[name]).any() for name in UNKNOWN)
+        and all(len({numbers[name].shape for name in names}) == 1 for names in (OF_EIGENVALUES, OF_GRID))
+        and not any((numbers[name] < 0).any() for name in ("residuals", "standard_errors", "density_errors"))
+        and str(arrays.get("matrix")) in MATRICES
+    )
+    if not whole:
+        raise RuntimeError(f"{path} is damaged (it has not the layout of a spectrum); remove it to have it made again")
+    return arrays
