@@ -202,7 +202,9 @@ def test_a_run_by_two_processes_has_the_tables_of_one(train, tmp_path, flags):
                     assert a[name] == b[name]
     if not drifts:
         with numpy.load(one / "spectrum.npz") as alone, numpy.load(both / "spectrum.npz") as shared:
-            numpy.testing.assert_allclose(shared["eigenvalues"], alone["eigenvalues"], rtol=1e-3)
+            assert alone["n_samples"] < alone["population"]
+            for name in ("eigenvalues", "corrected", "standard_errors"):
+                numpy.testing.assert_allclose(shared[name], alone[name], rtol=2e-3)
     log = (both / "training.log").read_text()
     assert all(log.count(f"epoch {epoch}/2 ") == 1 for epoch in range(3))
 
