@@ -182,6 +182,17 @@ def test_a_state_from_the_middle_of_an_epoch_continues_exactly():
     assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), trainer.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_an_epoch_has_added_up_before_a_stop_is_taken_over_by_one_process_only(monkeypatch, rank):
+    data = digits()
+    state = Trainer(network(data), data, TrainConfig(n_epochs=1), seed=0, callbacks=[]).state()
+    state |= {"step": 1, "sums": torch.tensor([128.0, 250.0, 20.0, 280.0])}
+    monkeypatch.setattr(trainer_module, "rank", lambda: rank)
+    resumed = Trainer(network(data), data, TrainConfig(n_epochs=1), seed=0, callbacks=[])
+    resumed.load_state(state)
+    assert torch.equal(resumed.sums, state["sums"] * (rank == 0))
+
+
 def test_bf16_trains_float32_weights():
     data = digits()
     trainer = fit(network(data, net_name="mnist_lenet"), data, precision="bf16", n_epochs=20, lr=0.05)
