@@ -195,7 +195,7 @@ def test_what_an_epoch_has_added_up_before_a_stop_is_taken_over_by_one_process_o
 
 def test_bf16_trains_float32_weights():
     data = digits()
-    trainer = fit(network(data, net_name="mnist_lenet"), data, precision="bf16", n_epochs=20, lr=0.05)
+    trainer = fit(network(data, net_name="mnist_lenet"), data, precision="bf16", n_epochs=20, lr=0.1)
     assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
     predicted = trainer.network.eval()(data.normalise(data.train.inputs)).argmax(1)
     assert (predicted == data.train.labels).float().mean() > 0.9
