@@ -66,7 +66,7 @@ def judge(spreads: Sequence[Spread], margin: float = MARGIN, images: Sequence[fl
         margin: smallest difference of accuracies that counts.
         images: what each row's test images resolve, see `resolved`; default: it does not apply.
     """
-    tested = [index for index, spread in enumerate(spreads) if spread.error > 0]
+    tested = [index for index, spread in enumerate(spreads) if spread.error > 0 and math.isfinite(spread.mean)]
     family = [spreads[index] for index in tested]
     tests = dict(zip(tested, zip(holm_two_sided(family), joint_intervals(family), strict=True), strict=True))
     gaps = []

@@ -31,6 +31,7 @@ from study.regimes import MARGIN, rule
 from study.runs import COMPARISONS
 from study.sheets import (
     BIAS_NOTE,
+    BRACKETS,
     NOTE,
     PAGE_NOTE,
     SHOWN,
@@ -231,10 +232,12 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
                 Picture(p["id"], p["title"], p["caption"], file.parent / p["file"], more=(("PDF", link(file, p["file"])),))
                 for p in result["figures"]
             ]
+            compared = [record for record in collection.records if record.name in result["runs"]]
+            intro = bias_noted(" and ".join(result["runs"]), compared)
             rows = result["numbers"]
             columns = tuple(dict.fromkeys(key for row in rows for key in row))
             sheet = Sheet("", "", "", columns, tuple(tuple(row.get(c) for c in columns) for row in rows))
-            sections.append(Section(result["title"], " and ".join(result["runs"]), tuple(pictures), (sheet,) if rows else ()))
+            sections.append(Section(result["title"], intro, tuple(pictures), (sheet,) if rows else ()))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"damaged ({type(error).__name__} {error})"
             collection.left_out.append((file.relative_to(root).as_posix(), reason))
@@ -284,7 +287,8 @@ def print_summary(table: pandas.DataFrame, collection: Collection) -> None:
     wide = wide_table(table).drop(columns="mode")
     wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
-        print("\n".join(shown(line) for line in wide.to_string(index=False).split("\n")))
-    print(bias_noted(NOTE, collection.records))
+        lines = wide.to_string(index=False).split("\n")
+    print("\n".join(map(shown, lines)))
+    print(bias_noted(f"{NOTE} {BRACKETS}" if "[" in " ".join(lines) else NOTE, collection.records))
     for name, reason in collection.left_out:
         print(one_line(f"left out {name}: {reason}"), file=sys.stderr)

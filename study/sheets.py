@@ -19,6 +19,7 @@ NOTE = (
     "± is half of a 95 % interval: over seeds by Student's t; of a measurement on a single seed, 1.96 of its standard errors, "
     "which says nothing of other seeds."
 )
+BRACKETS = "Brackets hold an interval that is not the same on both sides, as where a quantity can be no larger."
 PAGE_NOTE = (
     "± is half of a 95 % interval, brackets hold one that is not the same on both sides: Student's t over independent runs, "
     "as many as the column of seeds says. Runs that share a seed or a dense parent are one independent unit, the mean of "

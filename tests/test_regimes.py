@@ -59,6 +59,15 @@ def test_no_gap_needs_the_90_percent_interval_within_the_margin():
     assert [judge([Spread(0.004, 0.004, 3, 3)], margin)[0].state for margin in (0.01, 0.02)] == ["unclear", "none"]
 
 
+def test_a_gap_that_is_no_number_is_not_tested_and_leaves_the_others_alone():
+    good = spread(0.05, 0.02)
+    broken = Spread(math.nan, 0.01, 3, 3)
+    alone, (first, second) = judge([good])[0], judge([good, broken])
+    assert (first.p_holm, first.joint) == (alone.p_holm, alone.joint)
+    assert second.state == "unclear"
+    assert math.isnan(second.p_holm)
+
+
 def test_holm_is_the_definition():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])

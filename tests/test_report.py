@@ -87,6 +87,20 @@ def test_a_report_of_sparse_runs_that_were_not_paired_says_why(tmp_path, run_com
     assert "biases that accuracy upwards" in (tmp_path / "other/report/index.html").read_text()
 
 
+def test_comparisons_of_runs_that_test_accuracy_chose_say_so(tmp_path, run_command):
+    write_family(tmp_path, select="test")
+    names = [record.name for record in collect(tmp_path).records[-2:]]
+    folder = tmp_path / "comparisons/disagree_1_2"
+    folder.mkdir(parents=True)
+    result = {"kind": "disagree", "title": "A against B", "runs": names, "figures": [], "numbers": []}
+    (folder / "result.json").write_text(json.dumps(result))
+    code, printed, _ = run_command("report", tmp_path)
+    assert code == 0
+    assert printed.count("biases that accuracy upwards") == 1
+    page = (tmp_path / "report/index.html").read_text()
+    assert "biases that accuracy upwards" in page[page.index("<h2>A against B") :].split("</section>")[0]
+
+
 def test_a_report_of_clean_runs_leaves_nothing_of_an_earlier_one(tmp_path, run_command):
     write_family(tmp_path, loader_name="digits_noisy")
     run_command("report", tmp_path)
