@@ -170,6 +170,7 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     dict(summary["identity"])
     for found in summary["metrics"].values():
         float(found["value"]), float(found["standard_error"]), [found[how] + "" for how in ("estimator", "params", "split")]
+        float(found.get("of_sample", 0))
     if summary["mode"] not in MODES:
         raise ValueError(f"summary.json: mode {summary['mode']!r} is none of {', '.join(MODES)}")
     return summary

@@ -331,8 +331,12 @@ def test_seeds_under_parents_given_as_files_are_one_study(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metrics", [None, [], {"fisher": None}, {"fisher": {"value": 1.0}}, {"fisher": {"value": "x", "standard_error": 1}}]
-)
+    "metrics",
+    [
+        None, [], {"fisher": None}, {"fisher": {"value": 1.0}}, {"fisher": {"value": "x", "standard_error": 1}},
+        {"eigenvalue": {"value": 1, "standard_error": 1, "estimator": "", "params": "", "split": "", "of_sample": "x"}},
+    ],
+)  # fmt: skip
 def test_damaged_measurements_of_a_summary_are_left_out(folders, tmp_path, metrics):
     folders(*family(seeds=(1, 2), ratios=(0.5,)))
     edit_summary(next(tmp_path.glob("*/*/dense/*")), lambda summary: summary.update(metrics=metrics))

@@ -133,6 +133,12 @@ def test_of_a_handful_of_examples_nothing_is_promised_and_nothing_breaks(n):
     assert torch.isnan(found.standard_errors).all() == (n < 4)
 
 
+def test_a_sample_of_nothing_is_refused():
+    network, inputs, labels = network_and_data(nn.ReLU, 1)
+    with pytest.raises(ValueError, match="max_samples must be at least 2, not 0"):
+        spectrum(network, inputs, labels, k=1, steps=2, runs=1, max_samples=0, generator=stream(0, "rows"))
+
+
 def test_all_examples_are_measured_up_to_a_stated_number_of_products():
     each = full_products(10, 40, 4)
     assert each == 40 + 10 + 160

@@ -97,16 +97,39 @@ def test_measurements_are_drawn_in_order_of_epochs_with_95_percent_intervals_of_
         assert lengths == pytest.approx(2 * 1.96 * table["standard_error"][rows])
 
 
-def test_a_spectrum_shows_its_density_and_its_largest_eigenvalues_with_residuals(tmp_path, monkeypatch):
+@pytest.fixture
+def arrays() -> dict[str, object]:
+    """Of spectrum.npz, from 60 of 500 examples."""
+    values, bias = numpy.array([5.0, 3.0, -1.0]), numpy.array([1.0, 0.5, -0.25])
+    return {
+        "grid": numpy.linspace(-1, 5, 50), "density": column(0, 50), "density_errors": numpy.full(50, 0.01),
+        "eigenvalues": values, "residuals": numpy.array([0.1, 0.2, 0.3]), "bias": bias, "corrected": values - bias,
+        "standard_errors": numpy.array([1.0, 2.0, 3.0]), "sigma": 0.1, "size": 100, "n_samples": 60, "population": 500,
+        "matrix": "hessian",
+    }  # fmt: skip
+
+
+def drawn_spectrum(arrays, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr("helper.plotter.save", lambda figure, stem: kept.append(figure) or save(figure, stem))
-    arrays = {
-        "grid": numpy.linspace(-1, 5, 50), "density": column(0, 50), "eigenvalues": numpy.array([5.0, 3.0, -1.0]),
-        "residuals": numpy.array([0.1, 0.2, 0.3]), "sigma": 0.1, "size": 100, "n_samples": 60, "matrix": "hessian",
-    }  # fmt: skip
     draw_spectrum(arrays, tmp_path / "spectrum")
-    left, right = kept[0].axes
+    return kept[0]
+
+
+def test_a_spectrum_of_a_sample_shows_it_beside_what_it_says_of_all_examples(arrays, tmp_path, monkeypatch):
+    figure = drawn_spectrum(arrays, tmp_path, monkeypatch)
+    left, right = figure.axes
     assert [left.lines[0].get_xdata().tolist(), left.lines[0].get_ydata().tolist()] == drawn(arrays["density"], arrays["grid"])
+    assert right.lines[0].get_ydata().tolist() == [5, 3, -1]
     line, _, (bars,) = right.containers[0].lines
-    assert [line.get_xdata().tolist(), line.get_ydata().tolist()] == [[1, 2, 3], [5, 3, -1]]
-    assert [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()] == pytest.approx([0.2, 0.4, 0.6])
+    assert line.get_ydata().tolist() == [4, 2.5, -0.75]
+    assert [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()] == pytest.approx([4.1, 8.2, 12.3])
+    assert "60 of 500 examples; Lanczos' residuals are at most 0.3" in figure.get_suptitle()
+
+
+def test_a_spectrum_of_all_examples_has_no_bars(arrays, tmp_path, monkeypatch):
+    figure = drawn_spectrum(arrays | {"n_samples": 500}, tmp_path, monkeypatch)
+    _, right = figure.axes
+    assert [right.lines[0].get_xdata().tolist(), right.lines[0].get_ydata().tolist()] == [[1, 2, 3], [5, 3, -1]]
+    assert not right.containers
+    assert "all 500 examples" in figure.get_suptitle()

@@ -106,7 +106,7 @@ def spectrum(
     subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
     labels, generator = subject.checked_labels(labels), own_generator(generator)
     population = len(inputs)
-    n = Budget(0, max_samples).limit(population) if max_samples else affordable(population, k, steps, runs)
+    n = affordable(population, k, steps, runs) if max_samples is None else Budget(0, max_samples).limit(population)
     rows = torch.randperm(population, generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
     halves = rows.tensor_split(2) if FEWEST_HALVED <= n < population else ()
