@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from helper.collector import imports_are_done
 from helper.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
@@ -19,6 +20,8 @@ from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
 from optim.main import RunConfig
+
+imports_are_done()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 import os
 import sys
 
+from helper.collector import imports_are_done
 from helper.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
@@ -16,6 +17,8 @@ from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
 from helper.utils import log_to_stderr, one_line_errors
 from optim.main import RunConfig, train_run
+
+imports_are_done()
 
 RETIRED = {
     "ree": "resuming is automatic; run the same command again",

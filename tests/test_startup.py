@@ -57,6 +57,15 @@ def test_commands_that_draw_nothing_import_nothing_to_draw_with(words):
     )
 
 
+@pytest.mark.parametrize("name", ["run", "experiment"])
+def test_garbage_is_searched_for_again_after_the_imports_but_neither_among_nor_during_them(name):
+    before = "import gc; gc.collect(); searches = gc.get_stats()[2]['collections']"
+    told = "print(gc.isenabled(), gc.get_freeze_count() > 100_000, gc.get_stats()[2]['collections'] - searches)"
+    command = [sys.executable, "-c", f"{before}; import {name}; {told}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "0"]
+
+
 # ------------------------------------------------------------------------------------ what stands in for the slow imports
 
 
