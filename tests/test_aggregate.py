@@ -401,3 +401,12 @@ def test_gaps_are_finetuned_minus_scratch_and_test_images_those_of_the_test_set(
     assert row["test_gap"].interval.mean == pytest.approx(0.03)
     assert row["test_gap"].images == pytest.approx((1.95996 + 0.84162) * math.sqrt((0.91 * 0.09 + 0.88 * 0.12) / 200), rel=1e-5)
     assert math.isnan(row["train_gap"].images)
+
+
+def test_as_long_in_total_counts_the_epochs_of_the_dense_parent_and_not_those_of_finetuning_twice(folders):
+    shared = {"prune_ratio": 0.5, "random_state": 1, "n_epochs_pretrain": 10, "lr_milestones_pretrain": "5"}
+    lengths = [("sparse-finetune", 30), ("sparse-scratch", 40), ("sparse-scratch", 60)]
+    dense = {"mode": "dense", "random_state": 1, "n_epochs": 10, "lr_milestones": "5"}
+    _, found = folders(dense, *({"mode": mode, "n_epochs": n, **shared} for mode, n in lengths))
+    pairs, _ = pair_runs(found.records)
+    assert [(pair.scratch.flags["n_epochs"], pair.budget) for pair in pairs] == [(40, AS_LONG_IN_TOTAL)]
