@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "status": Command(
         "study.status", "StatusConfig", "status", "RESULTS_ROOT",
-        "Says which runs of a results root are queued, running, finished, failed; changes nothing.", "results",
+        "Says which runs of a results root are queued, running, finished, failed, damaged; changes nothing.", "results",
     ),
     "measure": Command(
         "study.measure", "MeasureConfig", "measure", "RUN...",

@@ -25,7 +25,7 @@ from helper.config import (
     unflatten,
     value_type,
 )
-from helper.untrusted import one_line, read_yaml, write_yaml
+from helper.untrusted import one_line, read_yaml, reason_of, write_yaml
 
 MOST_BYTES = 1 << 24  # of a file of flags
 INDENT = 26  # of the help texts
@@ -118,11 +118,11 @@ def read_flags(path: Path, cls: type[Config] | None = None) -> dict[str, Any]:
             raise FlagError(f"{path}: cannot be read as YAML: it is larger than {MOST_BYTES >> 20} MiB")
         values = read_yaml(content.decode(), words=True)
     except OSError as error:
-        raise FlagError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FlagError(f"{path}: cannot be read: {reason_of(error)}") from None
     except UnicodeDecodeError:
         raise FlagError(f"{path}: cannot be read as YAML: it is no UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise FlagError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
+        raise FlagError(f"{path}: cannot be read as YAML: {reason_of(error)}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise FlagError(f"{path}: expected a mapping of names to values, such as lr: 0.1")
     if cls is None:

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from helper.distributed import by_first, once
+from helper.untrusted import Unfit, reason_of
 from helper.utils import write_atomic
 
 
@@ -56,15 +58,17 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
     """
     try:
         if not path.is_file():
-            raise ValueError("no file")
+            raise Unfit("it is no file")
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-        if any(None in row or None in row.values() or int(row["epoch"]) < 0 for row in rows):
-            raise ValueError("a row has more or fewer cells than the heading")
+        for number, row in enumerate(rows, 2):
+            if None in row or None in row.values():
+                raise Unfit(f"line {number} has more or fewer cells than the heading")
+            if not re.fullmatch(r"\d{1,9}", row["epoch"], re.ASCII):
+                raise Unfit(f"line {number} has no epoch")
     except (ValueError, KeyError, csv.Error) as error:
         raise DamagedTable(
-            f"{path} is damaged ({type(error).__name__} {error}); put a copy of it back, or move the run's folder away "
-            "to repeat it"
+            f"{path} is damaged: {reason_of(error)}; put a copy of it back, or move the run's folder away to repeat it"
         ) from None
     return rows
 

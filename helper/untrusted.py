@@ -1,8 +1,11 @@
 """What others have written, read and shown so that it harms nobody: YAML, arrays, lines on a terminal, cells of tables."""
 
 import collections
+import csv
 import io
+import json
 import math
+import pickle
 import re
 import struct
 import tokenize
@@ -23,6 +26,13 @@ UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load rais
     ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
     SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
+LIBRARIES_WORDS = (  # kinds of exceptions whose texts are written for programmers, and what they mean of a file
+    (UnicodeDecodeError, "it is no UTF-8 text"),
+    (RecursionError, "it is nested too deeply"),
+    (MemoryError, "it asks for more memory than there is"),
+    (pickle.UnpicklingError, "it holds something else than tensors and plain values, or its end is missing"),
+    ((zipfile.BadZipFile, EOFError, struct.error, zlib.error), "its end is missing, or it is another kind of file"),
+)
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 CORE_SCHEMA = {  # of YAML 1.2.2, section 10.3.2: what a plain word is; all else is text, `010` is ten and `no` a word
     "null": r"(?:~|null|Null|NULL)?",
@@ -53,6 +63,34 @@ def core_value(text: str, kind: str | None = None) -> Any:
     if kind == "float":
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return {"null": None, "bool": text.lower() == "true"}.get(kind, text)
+
+
+class Unfit(ValueError):
+    """A file is not what it should be; the message is a clause that says why, such as `it is compressed`."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be read, as a clause for its user, of what reading it has raised.
+
+    Names of exceptions and a library's advice stay out: `torch.load` proposes to run whatever code a file holds.
+    """
+    if isinstance(error, Unfit | csv.Error):
+        return one_line(error, 300)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return one_line(f"line {error.problem_mark.line + 1}: {error.problem}", 300)
+    if isinstance(error, yaml.YAMLError):
+        return one_line(error, 300)
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno} is no JSON"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError) and error.args and str(error.args[0]).isidentifier():
+        return f"it lacks {error.args[0]}"
+    if "Object arrays cannot be loaded" in str(error):
+        return "Object arrays cannot be loaded: they may run code"
+    return next(
+        (words for kinds, words in LIBRARIES_WORDS if isinstance(error, kinds)), "it holds something else than it should"
+    )
 
 
 class Loader(YamlLoader):
@@ -181,11 +219,11 @@ def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise ValueError("it is compressed")
+                raise Unfit("it is compressed")
         with numpy.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except UNREADABLE as error:
-        raise RuntimeError(f"{path} is damaged ({type(error).__name__} {error}); remove it to have it made again") from None
+        raise RuntimeError(f"{path} is damaged: {reason_of(error)}; remove it to have it made again") from None
 
 
 def one_line(text: object, most: int = 1000) -> str:

@@ -127,11 +127,17 @@ def one_line_errors(prog: str) -> Callable[[type[BaseException], BaseException, 
     """An excepthook that shows cause and cure of what ends the process, without the traceback; the exit code is 1."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        name = "" if isinstance(error, RuntimeError) else f"{kind.__name__}: "
-        cure = CURES.get(error.errno, "") if isinstance(error, OSError) else ""
-        print(f"{prog}: error: {name}{one_line(error)}{cure}", file=sys.stderr)
+        print(f"{prog}: error: {one_line(cause(kind, error))}", file=sys.stderr)
 
     return hook
+
+
+def cause(kind: type[BaseException], error: BaseException) -> str:
+    """What has ended a process, with the cure; the kind of an exception that nobody has foreseen."""
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{where}{error.strerror}{CURES.get(error.errno, '')}"
+    return str(error) if isinstance(error, RuntimeError) else f"{kind.__name__}: {error}"
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def unpickle(path: Path) -> dict[str, Any]:
         pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
         MemoryError, RecursionError,
     ) as error:  # fmt: skip
-        reason = one_line(error, 200) or type(error).__name__
+        reason = one_line(error, 200) or "its end is missing"
         raise DataError(f"{path} is damaged or no data file ({reason}); delete it and download it again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary; delete it and download it again")

@@ -12,6 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from helper.untrusted import reason_of
 from loader import loader_cifar100
 from loader.archives import DataError, fingerprint, unpickle
 from loader.dataset import Source
@@ -81,8 +82,7 @@ def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
         pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, AttributeError,
         AssertionError, ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is damaged or no CIFAR-100N file ({reason}); get it again") from None
+        raise DataError(f"{path} is damaged or no CIFAR-100N file ({reason_of(error)}); get it again") from None
     if not torch.equal(clean, true_labels):
         raise DataError(
             f"{path}: its clean_label disagrees with the labels of cifar-100-python/train; "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from helper.untrusted import one_line
+from helper.untrusted import reason_of
 from helper.utils import stream
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
@@ -44,8 +44,8 @@ def read_mat(path: Path) -> tuple[Tensor, Tensor]:
         MatReadError, LookupError, ValueError, TypeError, OSError, EOFError, RuntimeError, AttributeError, ArithmeticError,
         MemoryError, SystemError, zlib.error, struct.error,
     ) as error:  # fmt: skip
-        reason = one_line(error, 200) or type(error).__name__
-        raise DataError(f"{path} is damaged or has not the toy set's layout ({reason}); move it away to generate one") from None
+        cause = reason_of(error)
+        raise DataError(f"{path} is damaged or has not the toy set's layout ({cause}); move it away to generate one") from None
     labels = labels.flatten()
     if (
         inputs.ndim != 2

@@ -160,7 +160,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     names = source.class_names[: config.limit_classes]
     if config.limit_classes:
         if config.limit_classes > len(names):
-            raise DataError(f"--limit_classes {config.limit_classes}: the data set has only {len(names)} classes")
+            raise DataError(f"--limit_classes {config.limit_classes}: the data set has only {len(names)} classes; give fewer")
         train, test = (split[split.labels < len(names)] for split in (train, test))
     train = _limit(train, config.limit_train, "train", config.split_seed)
     test = _limit(test, config.limit_test, "test", config.split_seed)
@@ -168,7 +168,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     val_rows, train_rows = balanced_rows(train.labels, round(config.val_size * len(train)), generator)
     val, train = train[val_rows], train[train_rows]
     if len(train) == 0 or (config.val_size and len(val) == 0):
-        raise DataError(f"--val_size {config.val_size} leaves {len(train)} training and {len(val)} validation examples")
+        counts = f"{len(train)} training and {len(val)} validation examples"
+        raise DataError(f"--val_size {config.val_size} leaves {counts}; change it, or raise --limit_train")
     if config.train_noisy:
         train, val = (_with_noise(s, source, config, name, len(names)) for s, name in ((train, "train"), (val, "val")))
     return Dataset(
@@ -212,7 +213,8 @@ def _limit(split: Split, limit: int | None, role: str, seed: int) -> Split:
     if limit is None:
         return split
     if limit > len(split):
-        raise DataError(f"--limit_{role} {limit}: the data set has only {len(split)} {role} examples")
+        cure = f"give at most {len(split)}, or leave it out for all"
+        raise DataError(f"--limit_{role} {limit}: the data set has only {len(split)} {role} examples; {cure}")
     return split[balanced_rows(split.labels, limit, stream(seed, "limit", role))[0]]
 
 

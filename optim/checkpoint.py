@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from helper.distributed import by_first
+from helper.untrusted import Unfit, reason_of
 from helper.utils import file_hash, write_atomic
 
 FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
@@ -77,13 +78,13 @@ def state_in(content: bytes, path: Path) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise ValueError("it is compressed, as torch.save never does")  # a small file may unpack to any size
+                raise Unfit("it is compressed, as torch.save never does")  # a small file may unpack to any size
             altered = archive.testzip()
         if altered is None:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         reason = "its checksums do not match"
     except NOT_LOADABLE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
     raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}; its run makes it again when it is removed")
 
 

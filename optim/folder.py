@@ -12,7 +12,7 @@ import numpy
 from helper.config import digest
 from helper.distributed import by_first
 from helper.tables import Table
-from helper.untrusted import read_arrays
+from helper.untrusted import Unfit, read_arrays, reason_of
 from helper.utils import file_hash, write_atomic
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
@@ -217,12 +217,12 @@ class RunFolder:
             summary = json.loads(self.summary.read_text())
             parts = [summary[name] for name in ("identity", "metrics", "files", "files_pending")]
             if not (isinstance(summary["epoch_selected"], int) and all(isinstance(part, dict) for part in parts)):
-                raise ValueError("it has not the layout of a summary")
+                raise Unfit("it has not the layout of a summary")
             if summary.pop("checksum") != digest(summary):
-                raise ValueError("it has been edited")
+                raise Unfit("it has been edited")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = f"{type(error).__name__} {error}"
-            raise RuntimeError(f"{self.summary} is damaged ({reason}); remove it and run the same command again") from None
+            cure = "remove it and run the same command again"
+            raise RuntimeError(f"{self.summary} is damaged: {reason_of(error)}; {cure}") from None
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from helper.progress import Task, tracked
 from helper.pruner import MODES, SPARSE, PruneConfig
 from helper.signals import Signals
 from helper.tables import DamagedTable
-from helper.untrusted import one_line, write_yaml
+from helper.untrusted import one_line, reason_of, write_yaml
 from helper.utils import RunLog, choose_device, exclusive, keep_freed_memory, write_atomic
 from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
@@ -30,7 +30,7 @@ from optim import callbacks as hooks
 from optim.checkpoint import FROM_THE_START, content_hash, load_latest
 from optim.folder import RunFolder, write_arrays
 from optim.identity import PATHS, check_stored, run_folder, stored_options
-from optim.measuring import measure_selected, measure_state
+from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import start
 from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
@@ -186,6 +186,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     keep_freed_memory()
     with interruptible(signals):
         dataset = ahead(load_dataset, config.data)
+    check_examples(config, dataset)
     folder = run_folder(config, dataset.fingerprint)
     if folder.finished and not config.overwrite:
         once(check_processes, folder, config, size())
@@ -240,7 +241,7 @@ def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
 def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
     """Train, measure, summarise and draw in a folder that this process holds."""
     write_labels(folder, dataset)
-    report_start(config, mask)
+    report_start(config, mask, dataset)
     weights = train(folder, config, network, mask, dataset, signals)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
@@ -327,8 +328,7 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if lost(error):
             raise
-        reason = f"{type(error).__name__} {error}"
-        raise RuntimeError(f"{folder.checkpoint} is no state of this run ({reason}); {FROM_THE_START}") from None
+        raise RuntimeError(f"{folder.checkpoint} is no state of this run: {reason_of(error)}; {FROM_THE_START}") from None
     if run != folder.path.name:
         raise RuntimeError(f"{folder.checkpoint} is of another run, {one_line(run, 200)}; {FROM_THE_START}")
     if n_processes != size() and not trainer.config.sync_batch_norm:
@@ -342,10 +342,15 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
         raise RuntimeError(f"{folder.path / name}.csv is not as this run left it: put a copy of it back, or {FROM_THE_START}")
 
 
-def report_start(config: RunConfig, mask: Mask) -> None:
+def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
     log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.loader_name, config.random_state)
     if config.train.select == "test":
         log.warning("--select test keeps the epoch with the best *test* accuracy, as the paper does: it is biased upwards")
+    n = len(dataset.train.labels.cpu().unique())
+    if n < dataset.n_classes:
+        log.warning(
+            "the %d training examples are of %d of %d classes: raise --limit_train", len(dataset.train), n, dataset.n_classes
+        )
     if mask:
         log.info("sparsity %.4f of the prunable weights (asked: %g)", mask.sparsity, config.prune.prune_ratio)
     for name in mask.empty_layers():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from helper.config import FlagError
 from helper.distributed import once
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate, stratified
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from optim.main import RunConfig
 
 log = logging.getLogger(__name__)
+LEAST_EXAMPLES = 2  # that have an error
 KEY = ("epoch", "metric", "split", "params", "settings", "checkpoint")
 
 
@@ -76,6 +78,16 @@ def measure_into(
             "epoch %s  %s %.5g ± %.2g (95 %% interval; %s; %.1f s)",
             epoch, name, total.value, total.half, total.estimator, total.seconds,
         )  # fmt: skip
+
+
+def check_examples(config: "RunConfig", dataset: Dataset) -> None:
+    """Raise FlagError where there are too few examples for the measurements that are asked for: an error needs two."""
+    metrics = config.metrics
+    wanted = [*metrics.wanted(), *(["spectrum"] if metrics.save_spectrum else [])]
+    n = len(getattr(dataset, metrics.metric_split))
+    if wanted and n < LEAST_EXAMPLES:
+        cure = f"raise --limit_{metrics.metric_split}, or give {' '.join(f'--save_{name} 0' for name in wanted)}"
+        raise FlagError(f"{n} {metrics.metric_split} example is too few for measurements, which need {LEAST_EXAMPLES}; {cure}")
 
 
 def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:

@@ -12,7 +12,7 @@ from helper.config import FlagError, replace, unflatten
 from helper.distributed import by_first
 from helper.mask import Mask
 from helper.pruner import prune
-from helper.untrusted import read_yaml
+from helper.untrusted import Unfit, one_line, read_yaml, reason_of
 from helper.utils import stream
 from loader.dataset import Dataset
 from loader.main import load_dataset
@@ -170,6 +170,12 @@ def stored_config(folder: RunFolder) -> "RunConfig":
     if not folder.config.is_file():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
     try:
-        return unflatten(RunConfig, read_yaml(folder.config.read_text(), words=True))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, FlagError) as error:
-        raise RuntimeError(f"{folder.config} is damaged: {error}") from None
+        flags = read_yaml(folder.config.read_text(), words=True)
+        if not (isinstance(flags, dict) and flags):
+            raise Unfit("it holds no flags")
+        return unflatten(RunConfig, flags)
+    except (yaml.YAMLError, UnicodeDecodeError, Unfit, TypeError, FlagError) as error:
+        cause = one_line(error) if isinstance(error, FlagError) else reason_of(error)
+        raise RuntimeError(
+            f"{folder.config} is damaged: {cause}; put a copy of it back, or move the run's folder away"
+        ) from None

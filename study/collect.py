@@ -15,6 +15,7 @@ import pandas
 from helper.config import digest, flatten
 from helper.progress import tracked
 from helper.tables import DamagedTable
+from helper.untrusted import Unfit, reason_of
 from optim.folder import HISTORY, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
@@ -136,7 +137,7 @@ def collect(root: Path) -> Collection:
             folder.check_files()
             key = (record.flags["loader_name"], record.study, digest(record.identity))
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            left_out.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            left_out.append((name, why_left_out(folder, error)))
             continue
         if key in seen:
             left_out.append((name, f"the same run as {seen[key]}"))
@@ -147,6 +148,14 @@ def collect(root: Path) -> Collection:
     return Collection(root, tuple(records), left_out)
 
 
+def why_left_out(folder: RunFolder, error: Exception) -> str:
+    """A sentence with file and cure."""
+    if isinstance(error, RuntimeError):
+        return " ".join(str(error).split())
+    path = getattr(error, "filename", None) or folder.summary
+    return f"{path} is damaged: {reason_of(error)}; remove it, and the run's command makes it again"
+
+
 def damaged_tables(path: Path) -> list[tuple[str, str]]:
     found = []
     for table, columns in TABLES.items():
@@ -154,7 +163,7 @@ def damaged_tables(path: Path) -> list[tuple[str, str]]:
             if (path / f"{table}.csv").is_file():
                 rows_of(path / f"{table}.csv", columns)
         except DamagedTable as error:
-            found.append((table, f"{error}; the run's other files are used"))
+            found.append((table, f"damaged: {error}; the run's other files are used, put a copy of it back"))
     return found
 
 
@@ -166,13 +175,13 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     counts = {**summary.get("seconds", {}), **summary.get("examples", {}), "n_classes": summary.get("n_classes", 0)}
     for name, value in {**{name: summary[name] for name in needed}, **given, **counts}.items():
         if not isinstance(value, float) and (type(value) is not int or abs(value) >= 2**63):
-            raise TypeError(f"summary.json: {name} is no number of a run")
+            raise Unfit(f"{name} is no number of a run")
     dict(summary["identity"])
     for found in summary["metrics"].values():
         float(found["value"]), float(found["standard_error"]), [found[how] + "" for how in ("estimator", "params", "split")]
         float(found.get("of_sample", 0))
     if summary["mode"] not in MODES:
-        raise ValueError(f"summary.json: mode {summary['mode']!r} is none of {', '.join(MODES)}")
+        raise Unfit(f"mode {summary['mode']!r} is none of {', '.join(MODES)}")
     return summary
 
 
@@ -188,7 +197,7 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:
-        raise DamagedTable(" ".join(str(error).split())) from None
+        raise DamagedTable(reason_of(error)) from None
     if (
         not set(columns) <= set(header)
         or len(set(header)) != len(header)
@@ -201,9 +210,9 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             for row in rows:
                 float(row[index] or 0)
         if any(int(row[header.index("epoch")]) < 0 for row in rows):
-            raise ValueError("a negative epoch")
+            raise Unfit("a negative epoch")
     except (ValueError, OverflowError) as error:
-        raise DamagedTable(str(error)) from None
+        raise DamagedTable(str(error) if isinstance(error, Unfit) else "a number is none") from None
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 

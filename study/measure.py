@@ -18,7 +18,7 @@ from loader.main import load_dataset
 from network.main import build_network
 from optim.folder import RunFolder
 from optim.main import RunConfig, refresh_summary, track
-from optim.measuring import add_snr, measure_selected, measure_state
+from optim.measuring import add_snr, check_examples, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
 from study.runs import check_data_files
 
@@ -122,6 +122,7 @@ def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     """Append what is asked for and not there, and bring the summary of a finished run up to it."""
     device = choose_device(options.device)
     dataset = load_dataset(options.data).to(device)
+    check_examples(options, dataset)
     if folder.finished:
         folder.check_files()
         check_data_files(folder, dataset, options.data.root)

@@ -19,7 +19,7 @@ from helper.distributed import check_signals, checked
 from helper.plotter import STYLE, save
 from helper.progress import Task, tracked
 from helper.signals import usual_signals
-from helper.untrusted import csv_text, one_line, shown
+from helper.untrusted import csv_text, one_line, reason_of, shown
 from helper.utils import available_cores, exclusive, write_atomic
 from study import figures
 from study.aggregate import gaps, measured_alike, over_seeds, studies
@@ -239,7 +239,7 @@ def comparison_sections(root: Path, collection: Collection) -> list[Section]:
             sheet = Sheet("", "", "", columns, tuple(tuple(row.get(c) for c in columns) for row in rows))
             sections.append(Section(result["title"], intro, tuple(pictures), (sheet,) if rows else ()))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"damaged ({type(error).__name__} {error})"
+            reason = f"damaged: {reason_of(error)}; remove its folder and make the comparison again"
             collection.left_out.append((file.relative_to(root).as_posix(), reason))
     return sections
 

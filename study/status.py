@@ -6,6 +6,7 @@ not show.
 
 import collections
 import contextlib
+import json
 import os
 import re
 import stat
@@ -21,9 +22,14 @@ from helper.utils import in_use
 from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 from study.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
 
+DAMAGED = "damaged"  # trained to its end, with a file that is not whole
 UNKNOWN = "unknown"  # in a job of a SLURM that cannot be asked from here
-ORDER = (RUNNING, QUEUED, FINISHED, FAILED, BLOCKED, INTERRUPTED, UNKNOWN)
+ORDER = (RUNNING, QUEUED, FINISHED, FAILED, DAMAGED, BLOCKED, INTERRUPTED, UNKNOWN)
 TAIL_BYTES = 4096
+TRACEBACK_BYTES = 1 << 16  # at most, at the end of a training.log
+RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} )", re.MULTILINE)  # where one begins in a training.log
+STOPPED = re.compile(r"(\w+\.)*(Interrupted|KeyboardInterrupt)\b")  # by someone: nothing wrong with the run
+END_OF_ZIP = b"PK\5\6"  # the last 22 bytes of what torch.save writes begin with it
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class RunStatus:
     state: str
     job: str | None
     log: Path | None
+    damage: str = ""
 
 
 def status(config: StatusConfig, root: str) -> None:
@@ -55,7 +62,7 @@ def status(config: StatusConfig, root: str) -> None:
     print(f"{len(runs)} runs under {shown(path)}: {', '.join(f'{count[state]} {state}' for state in ORDER if count[state])}")
     for remark in remarks:
         print(shown(remark))
-    chosen = [run for run in runs if config.all or run.state in (RUNNING, FAILED)]
+    chosen = [run for run in runs if config.all or run.state in (RUNNING, FAILED, DAMAGED)]
     lines = [line_of(path, run) for run in sorted(chosen, key=lambda run: (ORDER.index(run.state), run.name))]
     if lines:
         print()
@@ -65,17 +72,17 @@ def status(config: StatusConfig, root: str) -> None:
 
 
 def line_of(root: Path, run: RunStatus) -> tuple[str, ...]:
-    """(state, epoch, age of the last epoch, job, run, log)."""
+    """(state, epoch, age of the last epoch, job, run, damage or log)."""
     history = root / run.name / "history.csv"
     epoch = re.match(r"\d{1,9}(?=,)", last_line_of(history), re.ASCII)
     age = ""
     if epoch:
         with contextlib.suppress(OSError):
             age = f"{duration(max(0.0, time.time() - history.stat().st_mtime))} ago"
-    total = re.search(r"^n_epochs: (\d{1,9})$", start_of(root / run.name / "config.yaml"), re.ASCII | re.MULTILINE)
-    epochs = f"epoch {epoch.group()}" + (f"/{total.group(1)}" if total else "") if epoch else ""
+    total = epochs_of(root / run.name)
+    epochs = f"epoch {epoch.group()}" + (f"/{total}" if total else "") if epoch else ""
     job = f"job {run.job}" if run.job else ""
-    return tuple(shown(cell) for cell in (run.state, epochs, age, job, run.name, run.log or ""))
+    return tuple(shown(cell) for cell in (run.state, epochs, age, job, run.name, run.damage or run.log or ""))
 
 
 def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
@@ -97,9 +104,9 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
         found = (known or {}).get((task.record.key, task.index)) if task else None
         job = found.id if found else task.record.task_id(task.index) if task else None
         if name in finished and (found is None or found.state in ENDED):
-            state = FINISHED
-        else:
-            state = state_of(root / name, folders.get(name, frozenset()), logs_of_it, task, found, asked=known is not None)
+            damage = damage_of(root / name)
+            return RunStatus(name, DAMAGED if damage else FINISHED, job, logs_of_it or log_of_job(root, job), damage)
+        state = state_of(root / name, folders.get(name, frozenset()), logs_of_it, task, found, asked=known is not None)
         return RunStatus(name, state, job, logs_of_it or log_of_job(root, job))
 
     runs = {name: look(name) for name in [*folders, *(name for name in tasks if name not in folders)]}
@@ -133,7 +140,47 @@ def state_of(
         return FAILED
     if found and found.state in BROKEN and not (log and last_line_of(log).startswith("interrupted: ")):
         return FAILED
+    if not task and ended_in_error(folder / "training.log"):
+        return FAILED
     return UNKNOWN if task and not asked else INTERRUPTED
+
+
+def epochs_of(folder: Path) -> int | None:
+    """How many epochs a run is to have; None where its config.yaml does not say."""
+    total = re.search(r"^n_epochs: (\d{1,9})$", start_of(folder / "config.yaml"), re.ASCII | re.MULTILINE)
+    return int(total.group(1)) if total else None
+
+
+def damage_of(folder: Path) -> str:
+    """What is wrong with the files of a run that has left its summary, with the cure; nothing where they look whole.
+
+    Looks at ends, not at everything: a file that was altered in its middle is found by the command that reads it.
+    """
+    total = epochs_of(folder)
+    last = re.match(rb"\d{1,9}(?=,)", end_of(folder / "history.csv").rstrip(b"\n").rpartition(b"\n")[2])
+    checks = {
+        "config.yaml": total is not None,
+        "history.csv": total is not None and last is not None and int(last.group()) == total,
+        "summary.json": is_json_object(folder / "summary.json"),
+        "model.pt": end_of(folder / "model.pt")[-22:].startswith(END_OF_ZIP),
+    }
+    tables = {name: end_of(folder / name).endswith(b"\n") for name in ("history.csv", "snr.csv", "metrics.csv")}
+    checks |= {name: False for name, whole in tables.items() if not whole and (folder / name).exists()}
+    wrong = [name for name, whole in checks.items() if not whole]
+    return f"{wrong[0]} is not whole: put a copy of it back, or repeat the run with --overwrite 1" if wrong else ""
+
+
+def is_json_object(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return path.is_file() and isinstance(json.loads(path.read_bytes()), dict)
+    return False
+
+
+def ended_in_error(log: Path) -> bool:
+    """Whether the last thing that a training.log tells is the traceback of an error, and not of an interruption."""
+    *_, last = RECORD.split(end_of(log, TRACEBACK_BYTES).decode(errors="replace"))
+    lines = [line for line in last.splitlines() if line.strip()]
+    return len(lines) > 1 and " ERROR " in lines[0] and not STOPPED.match(lines[-1])
 
 
 def squeue_or_none(keys: set[str]) -> dict | None:
@@ -182,13 +229,18 @@ def says_failed(log: Path) -> bool:
 
 def last_line_of(path: Path) -> str:
     """The last line with anything in it, by the file's end alone; empty where there is none."""
+    lines = end_of(path).decode(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def end_of(path: Path, most: int = TAIL_BYTES) -> bytes:
+    """The last bytes of a file; none where it cannot be read."""
     with contextlib.suppress(OSError):
         if path.is_file():
             with open(path, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-                lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
-                return next((line for line in reversed(lines) if line.strip()), "")
-    return ""
+                file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+                return file.read(most)
+    return b""
 
 
 def start_of(path: Path) -> str:

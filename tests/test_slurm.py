@@ -443,7 +443,7 @@ def made_up_run(root, name: str, *files: str, epoch: int | None = None, log: str
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("lr: 0.1\nn_epochs: 30\n")
     for file in files:
-        (folder / file).write_text("{}")
+        (folder / file).write_bytes(b"PK\5\6" + bytes(18) if file == "model.pt" else b"{}")
     if epoch is not None:
         (folder / "history.csv").write_text("epoch,lr\n" + "".join(f"{i},0.1\n" for i in range(epoch + 1)))
     if log is not None:
