@@ -73,6 +73,17 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def number(path: Path, row: dict[str, str], column: str) -> float:
+    """A cell of a table's row as a number. Raises DamagedTable: it is none."""
+    try:
+        return float(row[column])
+    except ValueError:
+        where = f"{column} of epoch {row['epoch']}"
+        raise DamagedTable(
+            f"{path} is damaged: {where} is no number; put a copy of it back, or move the run's folder away to repeat it"
+        ) from None
+
+
 def last_row(path: Path) -> dict[str, str]:
     """The last row of a table that another process writes; empty where there is none."""
     try:

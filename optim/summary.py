@@ -7,6 +7,7 @@ from torch import nn
 from helper.macs import count_macs
 from helper.mask import Mask
 from helper.spectrum_file import read_spectrum
+from helper.tables import number
 from helper.utils import git_state, peak_memory_mb, versions
 from helper.xla import graph_counts
 from loader.dataset import Dataset
@@ -31,7 +32,7 @@ def summarise(
     return {
         "mode": config.mode,
         "epoch_selected": selected,
-        **{name: float(row[name]) for name in names if row.get(name)},
+        **{name: number(folder.history().path, row, name) for name in names if row.get(name)},
         "examples": examples_of(dataset),
         "n_classes": dataset.n_classes,
         "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
@@ -68,7 +69,9 @@ def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
     totals = [r for r in rows if r["layer"] == "all" and r["subset"] == "all" and r["epoch"] == str(epoch)]
     how = ("split", "params", "estimator", "settings")
     found = {
-        r["metric"]: {key: float(r[key]) for key in ("value", "standard_error")} | {key: r[key] for key in how} for r in totals
+        r["metric"]: {key: number(folder.metrics().path, r, key) for key in ("value", "standard_error")}
+        | {key: r[key] for key in how}
+        for r in totals
     }
     return found | largest_eigenvalue(folder)
 

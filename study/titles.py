@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helper.config import digest
+from helper.untrusted import Unfit, reason_of
 from helper.utils import write_atomic
 
 SWEEPS = "sweeps"  # folder under a results root, beside the data sets' folders
@@ -28,9 +29,9 @@ def read_titles(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]]
             content = json.loads(path.read_text())
             title, runs = content["title"], content["runs"]
             if not isinstance(title, str) or not isinstance(runs, list) or not all(isinstance(run, str) for run in runs):
-                raise ValueError("no title with the names of runs")
+                raise Unfit("it has no title with the names of runs")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            damaged.append((path.relative_to(root).as_posix(), f"damaged ({type(error).__name__} {error})"))
+            damaged.append((path.relative_to(root).as_posix(), f"damaged: {reason_of(error)}; remove it"))
             continue
         found.setdefault(title, []).extend(runs)
     return dict(sorted(found.items())), damaged
