@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
+from helper.interval import half_interval
 from helper.spectrum_file import MATRICES, read_spectrum
 from helper.untrusted import one_line
 
@@ -231,7 +232,9 @@ def metrics(table: Columns) -> Figure:
             for subset, (colour, line) in SUBSETS.items():
                 part = chosen(way, way["subset"] == subset)
                 label = how if subset == "all" else f"{how}, {subset}"
-                errors = 1.96 * numpy.nan_to_num(part["standard_error"])
+                degrees = part.get("degrees", numpy.full(len(part["epoch"]), numpy.inf))
+                pairs = zip(numpy.nan_to_num(part["standard_error"]), degrees, strict=True)
+                errors = [half_interval(error, of_freedom) for error, of_freedom in pairs]
                 if len(part["epoch"]):
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label

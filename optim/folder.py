@@ -27,8 +27,9 @@ FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training a
 SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")
 METRICS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
-    "settings", "checkpoint", "seconds",
+    "settings", "checkpoint", "seconds", "degrees", "skewness", "reliable",
 ]  # fmt: skip
+SHAPE = ("degrees", "skewness", "reliable")  # of METRICS, of totals only; older tables have none of them
 
 
 class AlteredFile(RuntimeError):

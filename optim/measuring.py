@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,33 @@ def measure_into(
             rows = {"all": (estimate.value, estimate.standard_error), **estimate.by_layer}
             how = {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": estimate.seconds}
             for layer, (value, error) in rows.items():
-                table.append(common | how | {"subset": subset, "layer": layer, "value": value, "standard_error": error})
+                cells = {"subset": subset, "layer": layer, "value": value, "standard_error": error}
+                table.append(common | how | cells | (shape_of(estimate) if layer == "all" else {}))
         table.write()
         total = found["all"]
         log.info(
             "epoch %s  %s %.5g ± %.2g (95 %% interval; %s; %.1f s)",
             epoch, name, total.value, total.half, total.estimator, total.seconds,
         )  # fmt: skip
+        if not all(estimate.reliable for estimate in found.values()):
+            log.warning(
+                "epoch %s  %s: a few large draws decide on it (skewness %.2g), so that its interval may miss the true value; "
+                "it is marked unreliable in metrics.csv. Measure more examples%s",
+                epoch, name, max(found.values(), key=lambda estimate: abs(estimate.skewness)).skewness, cure(name, config),
+            )  # fmt: skip
+
+
+def shape_of(estimate: Estimate) -> dict[str, float | int | None]:
+    """What tells whether the interval of an estimate can be believed, for metrics.csv."""
+    degrees = None if math.isinf(estimate.degrees) else round(estimate.degrees, 2)
+    return {"degrees": degrees, "skewness": round(estimate.skewness, 4), "reliable": int(estimate.reliable)}
+
+
+def cure(name: str, config: MetricConfig) -> str:
+    """What gives an unreliable measurement more draws, or an estimator whose draws are alike."""
+    if name == "fisher" and config.fisher_method != "spectral":
+        return " (-ms), or all labels: --fisher_method spectral"
+    return ": a larger -ms, or none, and --metric_rtol 0"
 
 
 def check_examples(config: "RunConfig", dataset: Dataset) -> None:

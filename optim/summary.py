@@ -11,7 +11,7 @@ from helper.tables import number
 from helper.utils import git_state, peak_memory_mb, versions
 from helper.xla import graph_counts
 from loader.dataset import Dataset
-from optim.folder import SPLIT_COLUMNS, RunFolder, spectrum_key
+from optim.folder import SHAPE, SPLIT_COLUMNS, RunFolder, spectrum_key
 from optim.identity import run_identity
 from optim.model import load_stored
 
@@ -64,15 +64,16 @@ def examples_of(dataset: Dataset) -> dict[str, int]:
 
 
 def metric_totals(folder: RunFolder, epoch: int) -> dict[str, dict[str, Any]]:
-    """{metric: value, standard error and how it was measured} of one epoch's totals, the newest where there are several."""
+    """{metric: value, error, how it was measured, whether to believe its interval} of one epoch's totals, the newest each."""
     rows = folder.metrics().rows
     totals = [r for r in rows if r["layer"] == "all" and r["subset"] == "all" and r["epoch"] == str(epoch)]
     how = ("split", "params", "estimator", "settings")
-    found = {
-        r["metric"]: {key: number(folder.metrics().path, r, key) for key in ("value", "standard_error")}
-        | {key: r[key] for key in how}
-        for r in totals
-    }
+    table = folder.metrics().path
+    found = {}
+    for r in totals:
+        known = [key for key in SHAPE if r[key]]  # empty: infinitely many degrees of freedom, or an older table
+        numbers = {key: number(table, r, key) for key in ("value", "standard_error", *known)}
+        found[r["metric"]] = numbers | {key: r[key] for key in how}
     return found | largest_eigenvalue(folder)
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import pandas
 
 from helper.config import digest, flatten
+from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.progress import tracked
 from helper.tables import DamagedTable
 from helper.untrusted import Unfit, reason_of
-from optim.folder import HISTORY, SNR, RunFolder
+from optim.folder import HISTORY, SHAPE, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
 
@@ -24,7 +25,11 @@ MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 BIASED = "†"  # beside what --select test chose by test accuracy
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
-TABLES = {"history": HISTORY, "snr": SNR, "metrics": METRICS_COLUMNS}  # and their columns
+TABLES = {
+    "history": HISTORY,
+    "snr": SNR,
+    "metrics": [name for name in METRICS_COLUMNS if name not in SHAPE],
+}  # and the columns that all have
 TEXTS = {
     "layer",
     "mode",
@@ -280,10 +285,14 @@ NUMBERS = (
 
 
 def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:
+    """Columns of a measurement. Its error is that of a normal distribution with the same 95 % interval, which is wider than
+    the standard error where that was estimated from few draws."""
     found = metrics.get(name, {})
     value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
+    error = half_interval(error, float(found.get("degrees", math.inf))) / NORMAL_QUANTILE
     how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
-    return {name: value, f"{name}_error": error, f"{name}_by": how}
+    reliable = float(found.get("reliable", math.nan))
+    return {name: value, f"{name}_error": error, f"{name}_by": how, f"{name}_reliable": reliable}
 
 
 def largest_eigenvalue(found: dict[str, Any]) -> dict[str, float]:

@@ -84,6 +84,7 @@ def test_measurements_are_drawn_in_order_of_epochs_with_95_percent_intervals_of_
         "subset": numpy.repeat(["all", "clean", "mislabelled"], 2), "value": column(0, n), "standard_error": column(1, n) / 10,
         "estimator": numpy.array(["spectral; every example"] * n), "params": numpy.array(["layers"] * n),
         "split": numpy.array(["train"] * n), "settings": numpy.array(["{}"] * n),
+        "degrees": numpy.array([numpy.nan, 9.0] * 3),
     }  # fmt: skip
     layers = {name: values.copy() for name, values in table.items()} | {"layer": numpy.array(["a"] * n), "value": column(2, n)}
     (axis,) = metrics({name: numpy.concatenate([layers[name], table[name]]) for name in table}).axes
@@ -94,7 +95,7 @@ def test_measurements_are_drawn_in_order_of_epochs_with_95_percent_intervals_of_
         assert container.get_label() == name
         assert [line.get_xdata().tolist(), line.get_ydata().tolist()] == drawn(table["value"][rows], numpy.array([0.0, 3.0]))
         lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
-        assert lengths == pytest.approx(2 * 1.96 * table["standard_error"][rows])
+        assert lengths == pytest.approx(numpy.array([2 * 2.262157, 2 * 1.959964]) * table["standard_error"][rows], rel=1e-4)
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
 """How draws become estimates: errors, plans, strata; and what measuring leaves behind (nothing)."""
 
 import copy
+import math
 
 import pytest
 import torch
+from scipy import stats
 
-from helper.metrics.estimate import Estimate, estimate_of, stratified, two_stage_mean, weighted_mean, with_total
+from helper.interval import half_interval
+from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, stratified, two_stage_mean, weighted_mean, with_total
 from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.sampling import Budget, importance_mean, planned, planned_draws, sample_groups, sample_mean
+from helper.metrics.scores import LayerInputs, outlying
+from helper.metrics.softmax import total_variance
 from helper.metrics.spectrum import spectrum
 from helper.metrics.subject import Subject, signs
 from helper.utils import stream
@@ -19,9 +24,9 @@ from tests.exact import batch, tiny
 
 def test_two_stage_error_is_only_probe_noise_when_everything_is_measured():
     values = torch.randn(10, 4, 1, generator=stream(0, "v"), dtype=torch.float64) + torch.arange(10)[:, None, None] * 100
-    _, error = two_stage_mean(values, torch.ones(10), 10)
+    _, error, *_ = two_stage_mean(values, torch.ones(10), 10)
     assert error.item() == pytest.approx((values.var(1).mean() / 40).sqrt().item())
-    _, of_a_sample = two_stage_mean(values, torch.ones(10), 10_000)
+    _, of_a_sample, *_ = two_stage_mean(values, torch.ones(10), 10_000)
     assert of_a_sample.item() > 50
 
 
@@ -30,26 +35,28 @@ def test_two_stage_error_counts_the_groups_that_were_not_measured_without_the_pr
     values = torch.tensor([[1.0, 3.0], [6.0, 4.0], [9.0, 8.0]], dtype=torch.float64)[..., None]
     means, within = [2.0, 5.0, 8.5], (2.0 + 2.0 + 0.5) / 3
     between = sum((mean - 31 / 6) ** 2 for mean in means) / 2
-    mean, error = two_stage_mean(values, torch.full((3,), 5.0), 60)
+    mean, error, *_ = two_stage_mean(values, torch.full((3,), 5.0), 60)
     assert mean.item() == pytest.approx(31 / 6)
     assert error.item() ** 2 == pytest.approx(between / 3 - (between - within / 2) / 12)
 
 
 def test_an_estimate_gives_every_layer_its_own_value_and_error():
     means, errors = torch.tensor([7.0, 1.0, 6.0]), torch.tensor([0.5, 0.1, 0.4])
-    found = estimate_of(means, errors, 30, ["a", "b"], "made up", 1.25)
+    sampled = Sampled(Mean(means, errors, 9.0, 0.1), 30, "by hand")
+    found = estimate_of(sampled, ["a", "b"], "made up", 1.25)
+    assert (found.estimator, found.degrees, found.skewness) == ("made up; by hand", 9.0, 0.1)
     assert (found.value, found.standard_error, found.n_samples, found.seconds) == (7.0, 0.5, 30, 1.25)
     assert found.by_layer == {"a": pytest.approx((1.0, 0.1)), "b": pytest.approx((6.0, 0.4))}
     assert torch.equal(with_total(means[1:]), means)
 
 
 def test_two_stage_error_is_unknown_with_one_probe():
-    _, error = two_stage_mean(torch.randn(10, 1, 1), torch.ones(10), 100)
+    _, error, *_ = two_stage_mean(torch.randn(10, 1, 1), torch.ones(10), 100)
     assert error.isnan().all()
 
 
 def test_groups_weigh_by_their_examples():
-    mean, _ = two_stage_mean(torch.tensor([[[1.0], [1.0]], [[4.0], [4.0]]]), torch.tensor([2.0, 1.0]), 3)
+    mean, *_ = two_stage_mean(torch.tensor([[[1.0], [1.0]], [[4.0], [4.0]]]), torch.tensor([2.0, 1.0]), 3)
     assert mean.item() == pytest.approx(2.0)
 
 
@@ -64,10 +71,10 @@ def test_weighted_draws_have_the_error_of_their_spread():
     """With a census scored the error is std / sqrt(n); with a sample scored the values' own variance comes on top."""
     g = stream(0, "weights")
     values, weights = torch.rand(1000, 1, generator=g, dtype=torch.float64), torch.ones(1000, dtype=torch.float64)
-    mean, error = weighted_mean(values, weights, 5000, 5000)
+    mean, error, *_ = weighted_mean(values, weights, 5000, 5000)
     assert mean.item() == pytest.approx(values.mean().item())
     assert error.item() == pytest.approx((values.var() / 1000).sqrt().item())
-    _, double = weighted_mean(values, weights, 500, 5000)
+    _, double, *_ = weighted_mean(values, weights, 500, 5000)
     assert double.item() ** 2 - error.item() ** 2 == pytest.approx((1 / 500 - 1 / 5000) * values.var(correction=0).item())
 
 
@@ -116,7 +123,7 @@ def test_a_simple_random_sample_is_as_large_as_its_pilot_asks_with_a_margin():
     found = sample_mean(lambda rows, k: values[rows][:, None, None], 100_000, Budget(0.01), stream(0, "sample"), exact=True)
     needed = values.var() / (0.01 * values.mean()) ** 2
     assert found.n_samples == pytest.approx(1.25 * needed.item(), rel=0.12)  # 256 draws tell the variance to 6 %
-    assert abs(found.means[0] - values.mean()) < 4 * found.errors[0]
+    assert abs(found.mean.means[0] - values.mean()) < 4 * found.mean.errors[0]
 
 
 def test_an_importance_sample_never_scores_more_than_it_needs():
@@ -125,14 +132,14 @@ def test_an_importance_sample_never_scores_more_than_it_needs():
     def score(rows):
         nonlocal scored
         scored += len(rows)
-        return torch.ones(len(rows))
+        return torch.ones(len(rows), 2)
 
     def draw(rows, k):
         return torch.rand(len(rows), k, 1, generator=g, dtype=torch.float64) + 1
 
     g = stream(0, "draws")
     found = importance_mean(draw, score, 10**6, Budget(0.01), g)
-    assert found.errors[0] < 0.012 * 1.5
+    assert found.mean.errors[0] < 0.012 * 1.5
     assert scored < 50_000
     assert int(found.scheme.split()[-1]) <= scored
 
@@ -147,10 +154,16 @@ def test_weighted_draws_of_a_scored_part_are_about_the_whole_population_and_are_
         return torch.ones(len(rows), k, 2, dtype=torch.float64)
 
     budget = Budget(0, 2000, n_probes)
-    found = importance_mean(draw, lambda rows: 1 + (rows % 7).double(), 50_000, budget, stream(0, "scored"))
-    assert found.means[0].item() == pytest.approx(2, rel=0.1)  # one for each of two layers
-    assert abs(found.means[0] - 2) < 4 * found.errors[0]
-    assert found.means[1:].sum().item() == pytest.approx(found.means[0].item())
+
+    def score(rows):
+        guess = 1 + (rows % 7).double()
+        return torch.stack([guess / 7, guess, guess], 1)
+
+    found = importance_mean(draw, score, 50_000, budget, stream(0, "scored"))
+    means, errors, *_ = found.mean
+    assert means[0].item() == pytest.approx(2, rel=0.1)  # one for each of two layers
+    assert abs(means[0] - 2) < 4 * errors[0]
+    assert means[1:].sum().item() == pytest.approx(means[0].item())
     assert (found.n_samples, drawn) == (2000, 2000 * (n_probes or 1))
     assert found.scheme == "importance sampling from 8000"
 
@@ -174,10 +187,10 @@ def test_values_that_are_all_zero_are_measured_as_zero():
         return torch.zeros(len(rows), k, 2)
 
     for found in (
-        importance_mean(draw, lambda rows: torch.zeros(len(rows)), 5000, Budget(), stream(0, "z")),
+        importance_mean(draw, lambda rows: torch.zeros(len(rows), 3), 5000, Budget(), stream(0, "z")),
         sample_mean(draw, 5000, Budget(), stream(0, "z")),
     ):
-        assert found.means.tolist() == found.errors.tolist() == [0, 0, 0]
+        assert found.mean.means.tolist() == found.mean.errors.tolist() == [0, 0, 0]
 
 
 def test_signs_are_fair_and_independent(generator):
@@ -194,6 +207,139 @@ def test_the_memory_bound_sets_the_chunk():
     assert sizes == sorted(sizes)
     assert sizes[-1] == 64
     assert Subject(tiny("conv"), batch()[0], batch_size=5).chunk_size(2.0) == 5
+
+
+# ---------------------------------------------------------------------------------- draws that a few large ones decide on
+
+
+def test_intervals_are_student_t():
+    for degrees in (1, 2.5, 5.99, 6, 7.3, 9, 63, 999, 1e6):
+        assert half_interval(1.0, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
+    assert half_interval(2.0) == pytest.approx(3.919928)
+    assert Estimate(1.0, 2.0, 10, "m; s", degrees=4).half == pytest.approx(2 * 2.776445)
+
+
+def test_degrees_of_freedom_and_skewness_of_a_sample():
+    """Of n of infinitely many examples: n - 1 and the sample's skewness over sqrt(n); of every one, the probes' own."""
+    values = stream_of(torch.empty(200, dtype=torch.float64).exponential_, 3)
+    of_sample = two_stage_mean(values[:, None, None].expand(-1, 2, -1), torch.ones(200), 10**9)
+    assert of_sample.degrees == pytest.approx(199, rel=1e-4)
+    assert of_sample.skewness == pytest.approx(stats.skew(values.numpy()) / 200**0.5, rel=0.02)
+    noise = stream_of(torch.empty(50, 5, 1, dtype=torch.float64).exponential_, 4)
+    of_all = two_stage_mean(noise + 100 * torch.arange(50)[:, None, None], torch.ones(50), 50)
+    assert of_all.degrees == pytest.approx(200)
+    assert of_all.skewness == pytest.approx(2 / 250**0.5, rel=0.5)
+    draws = weighted_mean(values[:, None], torch.ones(200, dtype=torch.float64), 1000, 1000)
+    assert (draws.degrees, draws.skewness) == (199, pytest.approx(of_sample.skewness, rel=0.02))
+
+
+def stream_of(fill, seed):
+    return fill(generator=torch.Generator().manual_seed(seed))
+
+
+def test_strata_combine_degrees_and_skewness():
+    """Of two equal errors: twice the degrees, and the skewness over sqrt(2)."""
+    both = stratified([Estimate(1.0, 0.1, 10, "m; s", degrees=9, skewness=0.3)] * 2, [5, 5])
+    assert (both.degrees, both.skewness) == (pytest.approx(18), pytest.approx(0.3 / 2**0.5))
+    one = stratified([Estimate(1.0, 0.1, 10, "m; s", degrees=9, skewness=0.3), Estimate(1.0, 0.0, 10, "m; s")], [5, 5])
+    assert (one.degrees, one.skewness) == (pytest.approx(9), pytest.approx(0.3))
+    assert not one.reliable
+    assert not Estimate(1.0, 0.1, 10, "m; s", degrees=999, skewness=0.2).reliable
+
+
+def table_of(values, spread):
+    """(draw, score) for examples with known values and noise, the score being right about them."""
+
+    def draw(rows, k):
+        noise = 1 + spread * signs((len(rows), k, 1), stream(len(rows), "noise"))
+        return (values[rows, None, None] * noise).double()
+
+    def score(rows):
+        return torch.stack([values[rows] / values.max(), values[rows]], 1)
+
+    return draw, score
+
+
+@pytest.mark.parametrize("n_rare", [10, 3, 40])
+def test_rare_examples_that_hold_half_of_a_mean_are_found_by_their_scores(n_rare):
+    values = torch.ones(50_000)
+    values[torch.randperm(50_000, generator=stream(0, "rare"))[:n_rare]] = 50_000 / n_rare
+    exact = values.double().mean().item()
+    draw, score = table_of(values, 0.3)
+    missed = 0
+    for seed in range(20):
+        for budget in (Budget(0.05), Budget(0, 200)):
+            found = importance_mean(draw, score, 50_000, budget, stream(seed, "scores")).mean
+            missed += abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees)
+    assert missed <= 5  # of 40; binomial at 5 %: 0.986
+
+
+@pytest.mark.parametrize("relative_variance", [55, 270])
+def test_a_heavy_tail_that_is_drawn_by_chance_is_covered_or_marked(relative_variance):
+    sigma = math.log(1 + relative_variance) ** 0.5
+    values = (sigma * torch.randn(50_000, generator=stream(0, "tail"))).exp()
+    exact = values.double().mean().item()
+    draw, _ = table_of(values, 0.3)
+    missed = marked = 0
+    for seed in range(100):
+        found = sample_mean(draw, 50_000, Budget(0, 1000, 2), stream(seed, "uniform")).mean
+        if abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees):
+            missed += 1
+            marked += not found.reliable
+    assert missed > 5
+    assert marked >= 0.95 * missed
+
+
+def test_ordinary_draws_are_not_marked():
+    values = torch.rand(5000, generator=stream(0, "v")) + 0.5
+    draw, score = table_of(values, 0.5)
+    for seed in range(50):
+        by_chance = sample_mean(draw, 5000, Budget(0.05), stream(seed, "uniform")).mean
+        by_score = importance_mean(draw, score, 5000, Budget(0.05), stream(seed, "score")).mean
+        assert by_chance.reliable
+        assert by_score.reliable
+
+
+def test_a_mean_near_zero_is_given_an_absolute_precision():
+    """No number of draws has a small error relative to nothing: a few thousand, and the estimate says so."""
+    drawn = 0
+
+    def draw(rows, k):
+        nonlocal drawn
+        drawn += len(rows) * k
+        return torch.randn(len(rows), k, 1, generator=g, dtype=torch.float64)
+
+    g = stream(0, "zero")
+    found = sample_mean(draw, 50_000, Budget(0.05), g)
+    assert "near zero" in found.scheme
+    assert drawn < 100_000
+    assert found.mean.errors[0] < 0.01
+
+
+@pytest.mark.parametrize("n_wide", [1, 5, 20])
+def test_examples_that_are_unlike_the_others_are_scored_for_sure(n_wide):
+    inputs = torch.randn(2000, 8, generator=stream(0, "inputs"))
+    rows = torch.randperm(2000, generator=stream(0, "rows"))[:n_wide]
+    inputs[rows, 3] = -99.0
+    network = torch.nn.Sequential(torch.nn.Linear(8, 3))
+    assert outlying(Subject(network, inputs)).tolist() == rows.sort().values.tolist()
+    assert len(outlying(Subject(network, inputs[[r for r in range(2000) if r not in rows.tolist()]]))) == 0
+
+
+def test_scores_are_the_traces_of_a_linear_layer():
+    """Tr S times the squared norm of the inputs that meet active weights is the Fisher trace of its weights."""
+    network = torch.nn.Sequential(torch.nn.Linear(25, 2, bias=False)).double()
+    inputs = batch(2)[0].flatten(1)
+    mask = {"0.weight": torch.rand(2, 25, generator=stream(0, "mask")) < 0.5}
+    mask["0.weight"][1] = mask["0.weight"][0]
+    network[0].weight.data *= mask["0.weight"]
+    subject = Subject(network, inputs, mask)
+    with LayerInputs(subject) as seen, torch.no_grad():
+        scores = seen.scores(total_variance(network(inputs)))
+    for row in range(4):
+        pair = inputs[[row, row]]
+        exact = fisher_trace(network, pair, mask, method="exact", rtol=0, generator=stream(0, "f")).value
+        assert scores[row, 1].item() == pytest.approx(2 * exact)  # the mask's columns count both outputs
 
 
 def every_measurement(network, inputs, labels):

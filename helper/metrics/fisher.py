@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper.distributed import checked, joined
-from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
+from helper.metrics.estimate import Estimate, Sampled, estimate_of, two_stage_mean, with_total
 from helper.metrics.parameters import active, default_dtype, module_of, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, choose_engine, supported, vmap_engine
-from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, Sampled, finite, importance_mean, sample_groups, sample_mean
+from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, finite, importance_mean, sample_groups, sample_mean
+from helper.metrics.scores import LayerInputs, outlying
 from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
 from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 from helper.progress import tracked
@@ -87,10 +88,7 @@ def fisher_trace(
             sampled = label_mean(subject, method, metric, labels, Budget(0, max_samples, n_probes), generator)
     name = method if method in PROBING and metric == "fim" else f"{method}:{metric}"
     seconds = time.perf_counter() - started
-    found = estimate_of(
-        sampled.means, sampled.errors, sampled.n_samples, list(subject.layers), f"{name}; {sampled.scheme}", seconds
-    )
-    return replace(found, left_out=subject.left_out)
+    return replace(estimate_of(sampled, list(subject.layers), name, seconds), left_out=subject.left_out)
 
 
 def usual_metric(method: str, metric: str | None) -> str:
@@ -198,9 +196,10 @@ def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) 
         return draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
 
     def score(rows: Tensor) -> Tensor:
-        return subject.map_logits(rows, total_variance, size)
+        with LayerInputs(subject) as inputs:
+            return subject.map_logits(rows, lambda logits: inputs.scores(total_variance(logits)), size)
 
-    return importance_mean(draw, score, len(subject.inputs), budget, generator)
+    return importance_mean(draw, score, len(subject.inputs), budget, generator, partial(outlying, subject))
 
 
 def label_mean(
@@ -262,9 +261,9 @@ def nngeometry_mean(
     values = with_total(finite(torch.stack(rows)))
     exact = metric != "fim_monte_carlo"
     sizes = torch.tensor([len(group) for group in groups])
-    means, errors = two_stage_mean(values.expand(-1, 2, -1) if exact else values, sizes, population)
+    mean = two_stage_mean(values.expand(-1, 2, -1) if exact else values, sizes, population)
     scheme = "every example" if sizes.sum() == population else "random batches"
-    return Sampled(means, errors, int(sizes.sum()), scheme if exact else f"{scheme}, {draws} probes")
+    return Sampled(mean, int(sizes.sum()), scheme if exact else f"{scheme}, {draws} probes")
 
 
 def refuse_for_nngeometry(subject: Subject) -> None:

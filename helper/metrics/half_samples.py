@@ -47,5 +47,5 @@ def errors_of(forms: Tensor, sizes: Tensor, bias: Tensor, population: int) -> Te
     Args:
         forms: (G, k) mean of v^T H_i v over each of G groups of the sample; sizes: (G,).
     """
-    _, linear = two_stage_mean(forms[:, None].expand(-1, 2, -1), sizes, population)  # two equal draws: each form is exact
+    linear = two_stage_mean(forms[:, None].expand(-1, 2, -1), sizes, population).errors  # two equal draws: each form is exact
     return (linear.square() + (bias / 2).square()).sqrt()

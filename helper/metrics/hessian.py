@@ -1,5 +1,6 @@
 """Trace of the Hessian of the mean cross-entropy over the active parameters."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from helper.distributed import checked, joined
-from helper.metrics.estimate import Estimate, estimate_of, two_stage_mean, with_total
+from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, one_of
 from helper.metrics.products import choose_products
-from helper.metrics.sampling import Budget, Sampled, finite, sample_groups, sample_mean
+from helper.metrics.sampling import Budget, finite, sample_groups, sample_mean
 from helper.metrics.softmax import cross_entropy
 from helper.metrics.subject import Examples, Subject, own_generator, signs
 from helper.progress import tracked
@@ -76,7 +77,7 @@ def hessian_trace(
     with subject.measuring():
         if chosen == "zero":
             nothing = torch.zeros(1 + len(layers), dtype=torch.float64)
-            sampled = Sampled(nothing, nothing, len(inputs), "no draw needed")
+            sampled = Sampled(Mean(nothing, nothing, math.inf, 0.0), len(inputs), "no draw needed")
         elif chosen == "gauss_newton":
             sampled = spectral_mean(subject, Budget(rtol, max_samples, n_probes), generator)
         elif chosen == "hutchinson":
@@ -86,8 +87,7 @@ def hessian_trace(
             budget = Budget(0, max_samples, n_probes)
             sampled = library_mean(subject, labels, chosen, budget, generator)
             layers = layers if chosen == "pyhessian" else []
-    name = f"{chosen}{why}; {sampled.scheme}"
-    found = estimate_of(sampled.means, sampled.errors, sampled.n_samples, layers, name, time.perf_counter() - started)
+    found = estimate_of(sampled, layers, f"{chosen}{why}", time.perf_counter() - started)
     return replace(found, left_out=subject.left_out)
 
 
@@ -164,9 +164,8 @@ def library_mean(subject: Subject, labels: Tensor, library: str, budget: Budget,
         rows.append(LIBRARIES[library](subject, subject.rows(group), y, n_products, generator))
     values = finite(torch.stack(rows))
     sizes = torch.tensor([len(group) for group in groups])
-    means, errors = two_stage_mean(values, sizes, population)
     scheme = "every example" if limit == population else "random batches"
-    return Sampled(means, errors, limit, f"{scheme}, {n_products} products")
+    return Sampled(two_stage_mean(values, sizes, population), limit, f"{scheme}, {n_products} products")
 
 
 def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, generator: torch.Generator) -> Tensor:

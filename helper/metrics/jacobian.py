@@ -100,7 +100,7 @@ def jacobian_norm(
         sampled = sample_mean(draw, len(inputs), budget, generator, exact=method == "exact")
     name = f"{method}:{output}" if norm == "frobenius" else f"{method}:{output}:sigma_max"
     seconds = time.perf_counter() - started
-    return estimate_of(sampled.means[:1], sampled.errors[:1], sampled.n_samples, [], f"{name}; {sampled.scheme}", seconds)
+    return estimate_of(sampled, [], name, seconds)
 
 
 def vector_products(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor, cotangents: Tensor):
