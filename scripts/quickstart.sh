@@ -8,7 +8,7 @@ install_environment requirements.txt
 
 results=${RESULTS_ROOT:-results/quickstart}
 for mode in dense sparse-finetune sparse-scratch; do
-    python run.py --mode "$mode" --prune_ratio 0.9 --save_hessian 1 --save_jacobian 1 \
+    python run.py --mode "$mode" --save_hessian 1 --save_jacobian 1 \
         --results_root "$results" 2>&1 |
         grep -v -E '^epoch [0-9]+/' || exit 1
 done

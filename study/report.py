@@ -51,7 +51,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 BANDS = (
     "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "
-    "seed, Tr F, Tr H and Jacobian have 1.96 standard errors of their measurement, and other quantities nothing."
+    "seed, Tr F, Tr H and Jacobian have the interval of their measurement, and other quantities nothing."
 )
 GEOMETRIC = (
     "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "

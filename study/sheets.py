@@ -16,15 +16,15 @@ SHOWN = {
 }  # fmt: skip
 GAPS = {"train_gap": "training gap", "test_gap": "test gap"}
 NOTE = (
-    "± is half of a 95 % interval: over seeds by Student's t; of a measurement on a single seed, 1.96 of its standard errors, "
-    "which says nothing of other seeds."
+    "± is half of a 95 % interval by Student's t: over seeds, or of the measurement on a single seed, which says nothing of "
+    "other seeds."
 )
 BRACKETS = "Brackets hold an interval that is not the same on both sides, as where a quantity can be no larger."
 PAGE_NOTE = (
     "± is half of a 95 % interval, brackets hold one that is not the same on both sides: Student's t over independent runs, "
     "as many as the column of seeds says. Runs that share a seed or a dense parent are one independent unit, the mean of "
     "which counts. No interval reaches beyond what a quantity can be, and seeds whose accuracies differ by less are taken to "
-    "differ by one example. Of a single seed ± is 1.96 standard errors of the measurement, which says nothing of other seeds."
+    "differ by one example. Of a single seed ± is that of the measurement, which says nothing of other seeds."
 )
 BIAS_NOTE = (
     f"{BIASED} The epoch was chosen by the accuracy on the test examples (--select test, as in the paper), which biases that "

@@ -136,13 +136,13 @@ def interval(
     least: float = math.nan,
     within: tuple[float, float] = ANYWHERE,
 ) -> Interval:
-    """Mean over independent units with Student's t interval; of a single one, 1.96 standard errors of the measurement.
+    """Mean over independent units with Student's t interval; of a single one, that of the measurement.
 
     Over several units the measurements' own errors are in their spread already; where values are all equal, their errors, or
     else `least`, stand for it, and without either there is no interval. Runs without a finite value do not count.
 
     Args:
-        errors: standard error of each value's measurement.
+        errors: of each value's measurement, half of its 95 % interval over the normal quantile 1.96.
         units: of each value, see `independent`; default: every value is one.
         least: smallest standard deviation of a unit to believe, see `spread_of`.
         within: where the quantity can lie at all; the interval is cut to it, by which it loses no coverage.
