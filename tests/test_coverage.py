@@ -21,7 +21,7 @@ from tests.exact import batch, exact_empirical, exact_fisher, exact_hessian, fit
 REPETITIONS, FEWER = 1000, 400
 LONG = ("eigenthings (Hutch++), subset", "nngeometry, subset")
 MARKED = ("label", "Jacobian", "hutchinson")  # of a memorised network: what may miss where it says so
-SLOW = ("memorised", "nngeometry", "pyhessian", "ours", "hutchinson")
+SLOW = ("memorised", "label sampling", "nngeometry", "pyhessian", "ours", "hutchinson")
 LABELS = {"method": "vmap", "n_probes": 2}
 NNGEOMETRY = {"method": "nngeometry", "n_probes": 2}
 FISHER = {
@@ -34,6 +34,7 @@ FISHER = {
     "empirical, subset": (200, {"metric": "empirical", "max_samples": 100}),
     "vmap, every example": (60, {**LABELS, "n_probes": 4}),
     "vmap, subset": (200, {**LABELS, "max_samples": 100}),
+    "label sampling, 1,000 examples, 5 draws": (2000, {"method": "vmap", "max_samples": 1000, "n_probes": 5}),
     "ours, every example": (40, {"method": "ours", "n_probes": 6}),
     "ours, subset": (200, {"method": "ours", "n_probes": 2, "max_samples": 80}),
     "nngeometry, every example": (32, {**NNGEOMETRY, "batch_size": 4, "n_probes": 4}),
@@ -153,7 +154,8 @@ def test_intervals_cover_the_exact_value(name):
         assert found.hits >= 0.9 or found.marked_misses >= 0.95
     else:
         assert 0.925 <= found.hits <= 0.975
-        assert found.marked < (0.05 if "asked for" in name else 0.1) or "spectral" not in name  # 100 draws, the others fewer
+    if "asked for" in name or "1,000" in name:  # of 100 draws and fewer the skewness is large, whatever they are of
+        assert found.marked < 0.05
 
 
 if __name__ == "__main__":
