@@ -15,13 +15,13 @@ import pandas
 from helper.config import digest, flatten
 from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.progress import tracked
+from helper.pruner import MODES
 from helper.tables import DamagedTable
 from helper.untrusted import Unfit, reason_of
 from optim.folder import HISTORY, SHAPE, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
 
-MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 BIASED = "†"  # beside what --select test chose by test accuracy
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
