@@ -7,19 +7,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helper.collector import imports_are_done
-from helper.threads import brief_spins
+from helper.system.collector import imports_are_done
+from helper.system.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line import Usage, page_width, parse, section
-from helper.config import Config, FlagError, near_match
 from helper.distributed import interruptible
 from helper.metrics.main import MetricConfig
-from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
+from helper.schema.config import Config, FlagError
+from helper.schema.values import near_match
+from helper.system.errors import one_line_errors
+from helper.system.logs import log_to_stderr
+from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
-from helper.utils import log_to_stderr, one_line_errors
-from optim.main import RunConfig
+from optim.config import RunConfig
 
 imports_are_done()
 
@@ -52,13 +54,13 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "sweep": Command(
-        "study.sweep", "SweepConfig", "sweep", "FILE...",
+        "study.sweeping.sweep", "SweepConfig", "sweep", "FILE...",
         "Runs whatever YAML files of flags and grids describe, each run once, here or in SLURM; or says what it takes.",
         "scripts/paper/small/figure1.yaml --jobs 2 --dry_run", lists=RunConfig,
         about_lists="Flags of run.py: each takes one value or several with commas between, and the place of the files' values.",
     ),
     "status": Command(
-        "study.status", "StatusConfig", "status", "RESULTS_ROOT",
+        "study.sweeping.status", "StatusConfig", "status", "RESULTS_ROOT",
         "Says which runs of a results root are queued, running, finished, failed, damaged; changes nothing.", "results",
     ),
     "measure": Command(
@@ -68,17 +70,17 @@ COMMANDS: dict[str, Command] = {
         about_lists="How it is measured; what is not given here is as in the run's own settings.",
     ),
     "interpolate": Command(
-        "study.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE",
+        "study.comparing.interpolation", "InterpolateConfig", "interpolate", "RUN_SCRATCH RUN_FINETUNE",
         "Follows loss and accuracy on the line between two solutions: barrier, cosines of examples (figures 6-8).",
         "results/digits/mlp-128-64/sparse-scratch/RUN results/digits/mlp-128-64/sparse-finetune/RUN",
     ),
     "disagree": Command(
-        "study.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B",
+        "study.comparing.disagreement", "DisagreeConfig", "disagree", "RUN_A RUN_B",
         "Shows where the predictions of two runs differ, by class and by image (figures 9, 10).",
         "results/digits/mlp-128-64/dense/RUN results/digits/mlp-128-64/sparse-finetune/RUN",
     ),
     "report": Command(
-        "study.report", "ReportConfig", "report", "RESULTS_ROOT",
+        "study.reporting.report", "ReportConfig", "report", "RESULTS_ROOT",
         "Makes tables with intervals, the paper's figures and one HTML page of all runs of a results root.", "results",
     ),
 }  # fmt: skip

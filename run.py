@@ -4,19 +4,21 @@
 import os
 import sys
 
-from helper.collector import imports_are_done
-from helper.threads import brief_spins
+from helper.system.collector import imports_are_done
+from helper.system.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line import Usage, parse, without_effect
-from helper.config import FlagError
 from helper.distributed import first_speaks, once, processes, rank
 from helper.progress import lines_above_bars
-from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
+from helper.schema.config import FlagError
+from helper.system.errors import one_line_errors
+from helper.system.logs import log_to_stderr
+from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
-from helper.utils import log_to_stderr, one_line_errors
-from optim.main import RunConfig, train_run
+from optim.config import RunConfig
+from optim.main import train_run
 
 imports_are_done()
 

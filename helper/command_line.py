@@ -12,19 +12,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from helper.config import (
-    Config,
-    Flag,
-    FlagError,
-    all_flags,
-    checked,
-    flag_fields,
-    flatten,
-    near_match,
-    parts,
-    unflatten,
-    value_type,
-)
+from helper.schema.config import Config, Flag, FlagError, all_flags, checked, flag_fields, flatten, parts, unflatten, value_type
+from helper.schema.values import near_match
 from helper.untrusted import one_line, read_yaml, reason_of, write_yaml
 
 MOST_BYTES = 1 << 24  # of a file of flags

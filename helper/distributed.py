@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from helper.signals import Signals
-from helper.utils import choose_device
+from helper.system.devices import choose_device
+from helper.system.signals import Signals
 
 NOTE = "asked to end"
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died

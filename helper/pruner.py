@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from helper.config import Config, flag
 from helper.mask import Mask
+from helper.schema.config import Config, flag
 
 MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
 SPARSE = {"mode": MODES[1:]}

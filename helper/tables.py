@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helper.distributed import by_first, once
+from helper.system.files import write_atomic
 from helper.untrusted import Unfit, reason_of
-from helper.utils import write_atomic
 
 
 class DamagedTable(RuntimeError):

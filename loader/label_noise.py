@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helper.registry import reads
+from helper.schema.registry import reads
 from loader.archives import DataError
 
 

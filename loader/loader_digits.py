@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
-from helper.utils import stream
+from helper.system.seeds import stream
 from loader.dataset import Source
 from loader.splits import balanced_rows
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from helper.system.seeds import stream
 from helper.untrusted import reason_of
-from helper.utils import stream
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
 from loader.splits import balanced_rows

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from helper.config import Config, FlagError, flag, flag_fields
 from helper.progress import Task
-from helper.registry import Readers
-from helper.utils import stream
+from helper.schema.config import Config, FlagError, flag, flag_fields
+from helper.schema.registry import Readers
+from helper.system.seeds import stream
 from loader import (
     loader_cifar10,
     loader_cifar100,
@@ -41,7 +41,7 @@ class Loader:
 
     load: Callable[["DataConfig"], Source]
     published: Published | None = None  # default: a dry run loads the data
-    reads: tuple[str, ...] | None = None  # see helper.registry.reads
+    reads: tuple[str, ...] | None = None  # see helper.schema.registry.reads
     augmented: bool = False  # whether --augment auto crops and flips
     load_noisy: Callable[["DataConfig"], Source] | None = None  # with what label noise has to know beyond the clean files
     leaves: Callable[[str, int], bool] | None = None  # whether a noise method may give labels beyond the first so many classes

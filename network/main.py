@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helper.config import Config, FlagError, dashed, dashed_values, flag, flatten, identity
-from helper.registry import Readers
-from helper.utils import global_seed
+from helper.schema.config import Config, FlagError, flag, flatten, identity
+from helper.schema.registry import Readers
+from helper.schema.values import dashed, dashed_values
+from helper.system.seeds import global_seed
 from network.init import INITIALISERS
 from network.mlp import ACTIVATIONS, MLP
 from network.mnist_lenet import LeNet
@@ -21,7 +22,7 @@ class Architecture:
     """An entry of NETWORKS, where a builder alone does not say enough."""
 
     build: Callable[["NetworkConfig", tuple[int, ...], int], nn.Module]
-    reads: tuple[str, ...] | None = None  # see helper.registry.reads
+    reads: tuple[str, ...] | None = None  # see helper.schema.registry.reads
     label: str | None = None  # with flags in braces, as run folders are named; default: the name, and flags that are changed
     revision: int = 1  # raised when the name comes to mean another network: runs of the former one are then other runs
 

@@ -15,8 +15,9 @@ from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.progress import Task, spoken, tracked
-from helper.signals import Signals
-from helper.utils import file_hash, peak_memory_mb, write_atomic
+from helper.system.files import file_hash, write_atomic
+from helper.system.memory import peak_memory_mb
+from helper.system.signals import Signals
 from optim.checkpoint import FROM_THE_START, save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into

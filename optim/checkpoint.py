@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from helper.distributed import by_first
+from helper.system.files import file_hash, write_atomic
 from helper.untrusted import Unfit, reason_of
-from helper.utils import file_hash, write_atomic
 
 FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
 log = logging.getLogger(__name__)

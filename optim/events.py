@@ -19,8 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
+from helper.system.files import write_atomic
 from helper.untrusted import read_yaml
-from helper.utils import write_atomic
 from optim.folder import RunFolder
 
 FILES = "*tfevents*"  # what TensorBoard takes for an event file

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy
 
-from helper.config import digest
 from helper.distributed import by_first
+from helper.schema.config import digest
+from helper.system.files import file_hash, write_atomic
 from helper.tables import Table
 from helper.untrusted import Unfit, read_arrays, reason_of
-from helper.utils import file_hash, write_atomic
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
 HISTORY = [

@@ -1,22 +1,20 @@
 """Which run a configuration is: a readable name, and a hash over what decides its weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helper.config import FlagError, digest, flatten, identity, replace
-from helper.registry import Readers
+from helper.schema.config import FlagError, digest, flatten, identity, replace
+from helper.schema.registry import Readers
 from loader.label_noise import METHODS
 from optim.checkpoint import content_hash
+from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import load_stored, lottery_file, stored_config, weights_file
-
-if TYPE_CHECKING:
-    from optim.main import RunConfig
 
 PATHS = ("pretrain_model_path", "lottery_model_path")  # what is at them counts, not where it lies
 
 
-def run_identity(config: "RunConfig", fingerprint: str | None) -> dict[str, Any]:
+def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
     """Everything that decides the trained weights, and on which examples accuracies are measured, as a JSON-able mapping.
 
     Args:
@@ -42,7 +40,7 @@ def weights_hash(path: Path) -> str:
     return content_hash(load_stored(path).weights)
 
 
-def run_folder(config: "RunConfig", fingerprint: str | None) -> RunFolder:
+def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
     """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
     words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
     if config.data.train_noisy:
@@ -53,13 +51,13 @@ def run_folder(config: "RunConfig", fingerprint: str | None) -> RunFolder:
     return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
 
 
-def stored_options(config: "RunConfig") -> dict[str, Any]:
+def stored_options(config: RunConfig) -> dict[str, Any]:
     """config.yaml: every flag but the ones that say how to treat an existing run."""
     flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True}
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def check_stored(folder: RunFolder, config: "RunConfig", fingerprint: str | None) -> None:
+def check_stored(folder: RunFolder, config: RunConfig, fingerprint: str | None) -> None:
     """Raise RuntimeError when the run in a folder is not the one that the folder's name says."""
     try:
         stored = stored_config(folder)

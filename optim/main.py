@@ -1,166 +1,42 @@
 """`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
 
 import contextlib
-import functools
 import logging
-import secrets
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from helper.config import Config, FlagError, flag, flatten, increasing, replace
 from helper.distributed import ahead, by_first, interruptible, lost, once, size
 from helper.mask import Mask
-from helper.metrics.main import MetricConfig
 from helper.progress import Task, tracked
-from helper.pruner import MODES, SPARSE, PruneConfig
-from helper.signals import Signals
+from helper.schema.config import FlagError
+from helper.system.devices import choose_device
+from helper.system.files import write_atomic
+from helper.system.locks import exclusive
+from helper.system.logs import RunLog
+from helper.system.memory import keep_freed_memory
+from helper.system.signals import Signals
+from helper.system.xla import forget_graph_counts, graph_counts
 from helper.tables import DamagedTable
 from helper.untrusted import one_line, reason_of, write_yaml
-from helper.utils import RunLog, choose_device, exclusive, keep_freed_memory, write_atomic
-from helper.xla import forget_graph_counts, graph_counts
 from loader.dataset import Dataset
-from loader.main import DataConfig, load_dataset
-from network.main import NetworkConfig, build_network
+from loader.main import load_dataset
+from network.main import build_network
 from optim import callbacks as hooks
 from optim.checkpoint import FROM_THE_START, content_hash, load_latest
+from optim.config import RunConfig
 from optim.folder import RunFolder, write_arrays
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import start
-from optim.schedule import SCHEDULES
 from optim.summary import metric_totals, summarise
 from optim.tracker import TRACKERS
-from optim.trainer import TrainConfig, Trainer
+from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
-PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
-
-
-def usual_measurements(device: str) -> dict[str, bool]:
-    """What is measured by default: on a TPU nothing, which the host would have to do while the TPU waits."""
-    return {"save_snr": device != "tpu", "save_fisher": device != "tpu"}
-
-
-def drawn_seed() -> int:
-    return secrets.randbelow(2**31 - 1) + 1
-
-
-OWN_PARENT = SPARSE | {"pretrain_model_path": (None,)}  # a dense parent that is found by its settings
-
-
-@dataclass(frozen=True)
-class ParentConfig(Config):
-    """Dense parent of a sparse run: where it differs from the run's own settings."""
-
-    lr_pretrain: float | None = flag(
-        None, "its learning rate; default: the run's own", short="-lrp", low=0, when=OWN_PARENT, identity=False
-    )
-    lr_schedule_pretrain: str | None = flag(
-        None, "its schedule; default: the run's own", short="-lsp", choices=SCHEDULES, when=OWN_PARENT, identity=False
-    )
-    lr_milestones_pretrain: str | None = flag(
-        None, "its milestones; default: the run's own", short="-lmp", convert=increasing, when=OWN_PARENT, identity=False
-    )
-    lr_gamma_pretrain: float | None = flag(
-        None, "its lr_gamma; default: the run's own", short="-lgp", low=0, high=1, when=OWN_PARENT, identity=False
-    )
-    n_epochs_pretrain: int | None = flag(
-        None, "its epochs; default: the run's own", short="-nep", low=1, when=OWN_PARENT, identity=False
-    )
-    batch_size_pretrain: int | None = flag(
-        None, "its batch size; default: the run's own", short="-bsp", low=1, when=OWN_PARENT, identity=False
-    )
-    random_state_pretrain: int | None = flag(
-        None, "its seed, 0: draw one; default: the run's own", low=0, when=OWN_PARENT, identity=False
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.random_state_pretrain == 0:
-            self._set("random_state_pretrain", drawn_seed())
-
-
-@dataclass(frozen=True)
-class RunConfig(Config):
-    """Run: what is trained from where, with which seed, and where the results go."""
-
-    mode: str = flag("dense", "how the network starts", short="-m", choices=MODES)
-    random_state: int = flag(42, "seed of everything but splits and label noise; 0: draw one", short="-rs", low=0)
-    results_root: str = flag("results", "folder of all run folders", short="-rr", identity=False)
-    device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda", "tpu"), identity=False)
-    load_pretrain: bool = flag(
-        True,
-        "use the finished dense parent under --results_root; 0: train it again",
-        short="-lp",
-        when=OWN_PARENT,
-        identity=False,
-    )
-    pretrain_model_path: str | None = flag(
-        None, "run folder or weights of the dense parent; default: found by its settings, trained if it is not there",
-        short="-pp", when=SPARSE, identity=False,
-    )  # fmt: skip
-    lottery_model_path: str | None = flag(
-        None,
-        "run folder or weights of the dense initialisation; default: the dense parent's",
-        short="-tp",
-        when={"mode": ("lottery",)},
-        identity=False,
-    )
-    figures: bool = flag(True, "draw figures at the end", identity=False)
-    tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, identity=False)
-    overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
-    debug: bool = flag(False, "show tracebacks", identity=False)
-    data: DataConfig = field(default_factory=DataConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    parent: ParentConfig = field(default_factory=ParentConfig)
-    metrics: MetricConfig = field(default_factory=MetricConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.random_state == 0:
-            self._set("random_state", drawn_seed())
-        left_open = {n: v for n, v in usual_measurements(self.device).items() if getattr(self.metrics, n) is None}
-        if left_open:
-            self._set("metrics", replace(self.metrics, **left_open))
-        if self.train.compile and self.device == "tpu":
-            raise FlagError("--compile 1 --device tpu: every step is compiled there anyway; leave --compile out")
-        if self.train.select == "val" and self.data.val_size == 0:
-            raise FlagError("--select val needs --val_size above 0")
-        if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
-            raise FlagError(
-                "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
-            )
-        if self.metrics.metric_every and not self.metrics.anything():
-            raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
-        if self.mode != "dense":
-            self.check_parent()
-
-    def check_parent(self) -> None:
-        """Refuse before anything is trained what would be refused only after the dense parent."""
-        try:
-            self.dense_parent()
-        except FlagError as error:
-            raise FlagError(f"{error} (of the dense parent, as its *_pretrain flags describe it)") from None
-
-    def dense_parent(self) -> "RunConfig":
-        return self._dense_parent
-
-    @functools.cached_property
-    def _dense_parent(self) -> "RunConfig":
-        """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
-        changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        inherited = dict.fromkeys(flatten(self.parent))
-        if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
-            changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
-        return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)
 
 
 def train_run(config: RunConfig, signals: Signals | None = None) -> Path:

@@ -4,12 +4,10 @@ import copy
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from helper.config import FlagError
 from helper.distributed import once
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate, stratified
@@ -18,15 +16,14 @@ from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum
 from helper.metrics.snr import GradientMoments
 from helper.metrics.spectrum import Spectrum
 from helper.progress import tracked
+from helper.schema.config import FlagError
+from helper.system.seeds import stream
 from helper.tables import Table
-from helper.utils import stream
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
+from optim.config import RunConfig
 from optim.folder import RunFolder, spectrum_key, write_arrays
 from optim.model import restore
-
-if TYPE_CHECKING:
-    from optim.main import RunConfig
 
 log = logging.getLogger(__name__)
 LEAST_EXAMPLES = 2  # that have an error
@@ -101,7 +98,7 @@ def cure(name: str, config: MetricConfig) -> str:
     return ": a larger -ms, or none, and --metric_rtol 0"
 
 
-def check_examples(config: "RunConfig", dataset: Dataset) -> None:
+def check_examples(config: RunConfig, dataset: Dataset) -> None:
     """Raise FlagError where there are too few examples for the measurements that are asked for: an error needs two."""
     metrics = config.metrics
     wanted = [*metrics.wanted(), *(["spectrum"] if metrics.save_spectrum else [])]
@@ -205,7 +202,7 @@ def copy_measured(folder: RunFolder, path: Path, key: dict[str, str]) -> bool:
 
 
 def measure_state(
-    folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset, epoch: int, *, curvature: bool = True
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, epoch: int, *, curvature: bool = True
 ) -> None:
     """Measure a kept state, where the tables do not have it yet; `network` is left with its weights.
 
@@ -220,7 +217,7 @@ def measure_state(
         measure_spectrum_into(folder, network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
 
 
-def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module, dataset: Dataset) -> None:
+def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
     """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
     stored = restore(network, folder.model)
     network.to(dataset.train.inputs.device)
@@ -228,7 +225,7 @@ def measure_selected(folder: RunFolder, config: "RunConfig", network: nn.Module,
     measure_spectrum_into(folder, network, stored.mask, dataset, config.metrics, epoch=None, seed=config.random_state)
 
 
-def add_snr(folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
+def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
     """Append one state's gradient SNR to snr.csv, if it is asked for and not there."""
     table = folder.snr()
     metrics = config.metrics

@@ -2,26 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from helper.config import FlagError, replace, unflatten
 from helper.distributed import by_first
 from helper.mask import Mask
 from helper.pruner import prune
+from helper.schema.config import FlagError, replace, unflatten
+from helper.system.seeds import stream
 from helper.untrusted import Unfit, one_line, read_yaml, reason_of
-from helper.utils import stream
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network
 from optim.checkpoint import read_file, state_in
+from optim.config import RunConfig
 from optim.folder import RunFolder
-
-if TYPE_CHECKING:
-    from optim.main import RunConfig
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def restore(network: nn.Module, origin: Path) -> Stored:
 
 
 @by_first
-def start(config: "RunConfig", dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
+def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
     """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
 
     dense: Init-D, nothing masked. The sparse modes prune the dense solution Sol-D: finetune keeps its surviving weights and
@@ -128,7 +126,7 @@ def weights_file(path: Path) -> Path:
     return RunFolder(path).model if path.is_dir() else path
 
 
-def lottery_file(config: "RunConfig", parent: Path) -> Path:
+def lottery_file(config: RunConfig, parent: Path) -> Path:
     """Where Init-D is: --lottery_model_path, or the parent run's state before its first epoch. Raises RuntimeError: none."""
     if config.lottery_model_path:
         path = Path(config.lottery_model_path)
@@ -139,7 +137,7 @@ def lottery_file(config: "RunConfig", parent: Path) -> Path:
     return path
 
 
-def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> "tuple[nn.Module, Mask, RunConfig]":
+def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> tuple[nn.Module, Mask, RunConfig]:
     """(network with the selected weights, on the CPU and in eval mode; mask; configuration) of a finished run.
 
     Args:
@@ -159,14 +157,12 @@ def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> "tuple[
     return network.eval(), stored.mask, config
 
 
-def stored_config(folder: RunFolder) -> "RunConfig":
+def stored_config(folder: RunFolder) -> RunConfig:
     """The configuration in a run folder.
 
     Raises:
         RuntimeError: there is none, or it is damaged.
     """
-    from optim.main import RunConfig
-
     if not folder.config.is_file():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
     try:

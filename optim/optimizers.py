@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from helper.registry import reads
+from helper.schema.registry import reads
 
 if TYPE_CHECKING:
-    from optim.trainer import TrainConfig
+    from optim.config import TrainConfig
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from helper.registry import reads
+from helper.schema.registry import reads
 
 
 @reads("reg_weight")

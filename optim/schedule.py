@@ -3,11 +3,11 @@
 import math
 from typing import TYPE_CHECKING
 
-from helper.config import dashed_values
-from helper.registry import reads
+from helper.schema.registry import reads
+from helper.schema.values import dashed_values
 
 if TYPE_CHECKING:
-    from optim.trainer import TrainConfig
+    from optim.config import TrainConfig
 
 
 @reads("lr_milestones", "lr_gamma")

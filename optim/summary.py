@@ -1,26 +1,25 @@
 """summary.json: what a finished run comes to."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from helper.macs import count_macs
 from helper.mask import Mask
 from helper.spectrum_file import read_spectrum
+from helper.system.memory import peak_memory_mb
+from helper.system.versions import git_state, versions
+from helper.system.xla import graph_counts
 from helper.tables import number
-from helper.utils import git_state, peak_memory_mb, versions
-from helper.xla import graph_counts
 from loader.dataset import Dataset
+from optim.config import RunConfig
 from optim.folder import SHAPE, SPLIT_COLUMNS, RunFolder, spectrum_key
 from optim.identity import run_identity
 from optim.model import load_stored
 
-if TYPE_CHECKING:
-    from optim.main import RunConfig
-
 
 def summarise(
-    folder: RunFolder, config: "RunConfig", network: nn.Module, mask: Mask, dataset: Dataset, measuring: float, processes: int
+    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, measuring: float, processes: int
 ) -> dict[str, Any]:
     """The content of summary.json; `network` has the selected weights."""
     selected = load_stored(folder.model).epoch

@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.config import unflatten
 from helper.metrics.alignment import descent_cosines
 from helper.metrics.line import between, reestimate_batch_norm
 from helper.metrics.parameters import counted_parameters
-from helper.utils import keep_freed_memory
-from optim.main import RunConfig, train_run
+from helper.schema.config import unflatten
+from helper.system.memory import keep_freed_memory
+from optim.config import RunConfig
+from optim.main import train_run
 from scripts.benchmark_metrics import TRAINING, seconds
-from study.interpolation import check_pair, endpoints
+from study.comparing.interpolation import check_pair, endpoints
 from study.runs import open_run
 
 

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.config import unflatten
 from helper.metrics.estimate import Estimate
 from helper.metrics.evaluation import evaluate
 from helper.metrics.fisher import fisher_trace
@@ -37,9 +36,12 @@ from helper.metrics.hessian import hessian_trace
 from helper.metrics.per_example import choose_engine
 from helper.metrics.softmax import residuals, total_variance
 from helper.metrics.subject import Subject
-from helper.utils import keep_freed_memory, stream
+from helper.schema.config import unflatten
+from helper.system.memory import keep_freed_memory
+from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
-from optim.main import RunConfig, train_run
+from optim.config import RunConfig
+from optim.main import train_run
 from optim.model import load_run
 from scripts import peers
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from helper.system.versions import ROOT
 from helper.tables import Table
-from helper.utils import ROOT
 from optim.folder import RunFolder
 from optim.model import load_stored
 

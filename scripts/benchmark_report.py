@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.config import unflatten
-from helper.utils import ROOT, available_cores
-from optim.main import RunConfig
+from helper.schema.config import unflatten
+from helper.system.devices import available_cores
+from helper.system.versions import ROOT
+from optim.config import RunConfig
 from scripts.made_up_runs import write_run
 
 SETTINGS = (

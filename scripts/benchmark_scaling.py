@@ -19,23 +19,24 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.config import unflatten
 from helper.metrics.fisher import every_label, fisher_trace, spectral_cotangents
 from helper.metrics.snr import GradientMoments
 from helper.metrics.subject import Subject, signs
 from helper.pruner import prune
-from helper.utils import peak_memory_mb, stream
+from helper.schema.config import unflatten
+from helper.system.memory import peak_memory_mb
+from helper.system.seeds import stream
 from loader.sizes import Sizes, published_sizes
 from network.main import build_network
 from network.resnet import Bottleneck
 from optim.checkpoint import save_state
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from optim.model import model_state
-from study.cost import data_of, time_steps
-from study.executor import Job, LocalPool
-from study.sweep import Lines
-from study.work import FLOAT, TENSOR, shape_for
+from study.sweeping.cost import data_of, time_steps
+from study.sweeping.executor import Job, LocalPool
+from study.sweeping.sweep import Lines
+from study.sweeping.work import FLOAT, TENSOR, shape_for
 
 IMAGENET = 1_281_167  # training images
 NETWORKS = (

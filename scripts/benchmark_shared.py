@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Training speed on a quiet machine and on one that others use, by how long PyTorch's threads spin (helper/threads.py).
+"""Training speed on a quiet machine and on one that others use, by how long PyTorch's threads spin (helper/system/threads.py).
 
     python scripts/benchmark_shared.py              # about 8 minutes on 2 cores; --rounds 1 --seconds 1 tries it out
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.threads import CHOSEN, brief_spins
+from helper.system.threads import CHOSEN, brief_spins
 
 OWN = "libgomp's own"
 WAYS = {OWN: {}, "run.py": brief_spins({}), "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
@@ -116,10 +116,12 @@ def images_per_second(name: str, seconds: float) -> float:
 
 def trainer_of(name: str):
     """A `Trainer` of the network on data that need no file."""
-    from helper.utils import keep_freed_memory, stream
+    from helper.system.memory import keep_freed_memory
+    from helper.system.seeds import stream
     from loader.main import DataConfig, load_dataset
     from network.main import NetworkConfig, build_network
-    from optim.trainer import TrainConfig, Trainer
+    from optim.config import TrainConfig
+    from optim.trainer import Trainer
 
     keep_freed_memory()
     digits = load_dataset(DataConfig())

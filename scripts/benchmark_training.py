@@ -6,7 +6,7 @@
 ResNet-20 of width 1 with 90 % of its weights pruned, batch size 128, 5,120 training and 1,024 test images. One process, the
 ways in turn within every round; medians over the rounds, and ratios taken within rounds, with their smallest and largest.
 The ordinary way runs with the thresholds at which glibc's allocator settles by itself, ours with
-helper.utils.keep_freed_memory, as run.py does.
+helper.system.memory.keep_freed_memory, as run.py does.
 """
 
 import argparse
@@ -27,11 +27,14 @@ from helper.mask import Mask
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.pruner import PruneConfig, prune
-from helper.utils import ROOT, keep_freed_memory, stream, usual_freed_memory
+from helper.system.memory import keep_freed_memory, set_thresholds
+from helper.system.seeds import stream
+from helper.system.versions import ROOT
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks import KeepPruned
-from optim.trainer import TrainConfig, Trainer
+from optim.config import TrainConfig
+from optim.trainer import Trainer
 from scripts import ordinary
 
 BATCH, RATIO = 128, 0.9
@@ -50,7 +53,7 @@ def ordinary_way(dataset, n_workers: int) -> Callable[[], Times]:
     shuffled, train, test = ordinary.loaders(dataset, BATCH, n_workers)
 
     def epoch() -> Times:
-        usual_freed_memory()
+        set_thresholds(mmap_threshold=32 << 20, trim_threshold=64 << 20)  # where its own dynamic rule settles
         start = time.perf_counter()
         ordinary.train_epoch(network, shuffled, optimizer)
         trained = time.perf_counter()

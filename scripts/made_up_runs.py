@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy
 
+from helper.system.files import write_atomic
 from helper.untrusted import write_yaml
-from helper.utils import write_atomic
+from optim.config import RunConfig
 from optim.folder import HISTORY, METRICS, NOISY_HISTORY, SNR, RunFolder
 from optim.identity import run_folder, run_identity, stored_options
-from optim.main import RunConfig
 
 LAYERS = tuple(f"layers.{i}" for i in range(6))
 HOW = {

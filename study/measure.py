@@ -9,15 +9,19 @@ from pathlib import Path
 import torch
 
 from helper.command_line import without_effect_in
-from helper.config import Config, FlagError, flag, near_match, replace
 from helper.metrics.main import METRICS
 from helper.progress import tracked
+from helper.schema.config import Config, FlagError, flag, replace
+from helper.schema.values import near_match
+from helper.system.devices import choose_device
+from helper.system.locks import exclusive
+from helper.system.logs import RunLog
 from helper.untrusted import shown
-from helper.utils import RunLog, choose_device, exclusive
 from loader.main import load_dataset
 from network.main import build_network
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig, refresh_summary, track
+from optim.main import refresh_summary, track
 from optim.measuring import add_snr, check_examples, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
 from study.runs import check_data_files

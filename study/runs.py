@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from helper.config import flatten
 from helper.mask import Mask
+from helper.schema.config import flatten
+from helper.system.devices import choose_device
 from helper.untrusted import shown
-from helper.utils import choose_device
 from loader.dataset import Dataset
 from loader.main import load_dataset
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from optim.model import load_run
 
 COMPARISONS = "comparisons"  # folder under a results root, beside the data sets' folders

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from helper.config import digest
+from helper.schema.config import digest
+from helper.system.files import write_atomic
 from helper.untrusted import Unfit, reason_of
-from helper.utils import write_atomic
 
 SWEEPS = "sweeps"  # folder under a results root, beside the data sets' folders
 

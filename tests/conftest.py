@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import run as command_line
-from helper.utils import ROOT, stream
+from helper.system.seeds import stream
+from helper.system.versions import ROOT
 from tests import made_up
 from tests.slurm.cluster import missing_programs
 

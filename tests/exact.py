@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.metrics.parameters import counted_parameters
-from helper.utils import stream
+from helper.system.seeds import stream
 from network.mlp import MLP
 from tests.conftest import tiny_conv
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy
 
-from study.page import Picture, Report, RunEntry, Section, Sheet
+from study.reporting.page import Picture, Report, RunEntry, Section, Sheet
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"
 HOSTILE_NAMES = (

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from helper import distributed
-from helper.signals import Signals
+from helper.system.signals import Signals
 
 
 class StopsInSecondEpoch(Signals):

@@ -8,16 +8,16 @@ import pandas
 import pytest
 from scipy import stats
 
-from helper.config import unflatten
+from helper.schema.config import unflatten
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from scripts.made_up_runs import accuracy, write_run
-from study.aggregate import COUNTED, curves, finest, judged, measured_alike, over_seeds, range_of
-from study.aggregate import gaps as gaps_of
-from study.collect import collect, tidy
-from study.pairs import AS_LONG_IN_TOTAL, pair_runs
-from study.sheets import not_paired, table1, table2
-from study.statistics import Interval, independent, interval, ratio_interval
+from study.reporting.aggregate import COUNTED, curves, finest, judged, measured_alike, over_seeds, range_of
+from study.reporting.aggregate import gaps as gaps_of
+from study.reporting.collect import collect, tidy
+from study.reporting.pairs import AS_LONG_IN_TOTAL, pair_runs
+from study.reporting.sheets import not_paired, table1, table2
+from study.reporting.statistics import Interval, independent, interval, ratio_interval
 from tests.edited import edit_summary, vouch
 
 

@@ -14,7 +14,7 @@ from helper.metrics.alignment import descent_cosines, scaled_residuals, upper_cl
 from helper.metrics.parameters import PARAMS
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
 from helper.metrics.subject import Subject
-from helper.utils import stream
+from helper.system.seeds import stream
 from network.mlp import MLP
 from tests.exact import NETWORKS, N, batch, flat, keep_of, pruned, random_mask, tiny
 from tests.test_fisher import LAYERS, NOT_FOR_HOOKS, prepared

@@ -14,7 +14,7 @@ import yaml
 import experiment
 import optim.main
 import run as command_line
-from helper.config import digest
+from helper.schema.config import digest
 from optim import callbacks
 from optim.checkpoint import load_state, save_state
 from optim.folder import AlteredFile, RunFolder

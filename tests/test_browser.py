@@ -16,11 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from study.page import Report, Section, cell, render, setting
-from study.pairs import AS_LONG
-from study.regimes import Gap
-from study.sheets import gap_tests, sharpness, table1
-from study.statistics import Interval
+from study.reporting.page import Report, Section, cell, render, setting
+from study.reporting.pairs import AS_LONG
+from study.reporting.regimes import Gap
+from study.reporting.sheets import gap_tests, sharpness, table1
+from study.reporting.statistics import Interval
 from tests.conftest import BROWSER, DRIVER
 from tests.made_up_report import FOLDER, HOSTILE_NAMES, PICTURE_WIDTH, made_up_report
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from helper.utils import ROOT
+from helper.system.versions import ROOT
 from tests import chaos
 
 KILLS = os.environ.get("CHAOS_KILLS", "30")

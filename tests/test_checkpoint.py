@@ -3,7 +3,8 @@ import os
 import pytest
 import torch
 
-from helper.utils import exclusive, write_atomic
+from helper.system.files import write_atomic
+from helper.system.locks import exclusive
 from optim.checkpoint import DamagedFile, content_hash, load_latest, load_state, previous, save_state
 
 STATE = {"epoch": 3, "sums": None, "network": {"w": torch.arange(2000.0)}, "optimizer": {"state": {0: {"m": torch.ones(3)}}}}

@@ -3,11 +3,11 @@
 import pandas
 import pytest
 
-from helper.config import unflatten
+from helper.schema.config import unflatten
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from scripts.made_up_runs import write_run
-from study.collect import NUMBERS, collect, tidy
+from study.reporting.collect import NUMBERS, collect, tidy
 from tests.edited import edit_summary, vouch
 
 

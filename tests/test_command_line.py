@@ -8,12 +8,12 @@ import pytest
 import experiment
 import run as command_line
 from helper.command_line import parse, without_effect, without_effect_in
-from helper.config import all_flags, checked, flag_fields, flatten, parts, replace, unflatten, value_type
 from helper.metrics.main import settings
-from helper.utils import ROOT
+from helper.schema.config import all_flags, checked, flag_fields, flatten, parts, replace, unflatten, value_type
+from helper.system.versions import ROOT
+from optim.config import RunConfig
 from optim.identity import run_identity
-from optim.main import RunConfig
-from study.plan import flags_named, read_sweep
+from study.sweeping.plan import flags_named, read_sweep
 from tests.outcome import outcome
 
 COMMANDS = {"run.py": (command_line.main, (), RunConfig, command_line.USAGE)} | {

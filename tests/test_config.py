@@ -2,26 +2,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from helper.config import (
-    Config,
-    FlagError,
-    checked,
-    dashed,
-    flag,
-    flag_fields,
-    flatten,
-    identity,
-    parts,
-    replace,
-    unflatten,
-)
 from helper.metrics.main import MetricConfig
 from helper.pruner import PruneConfig
+from helper.schema.config import Config, FlagError, checked, flag, flag_fields, flatten, identity, parts, replace, unflatten
+from helper.schema.values import dashed
 from loader.main import DataConfig
 from network.main import NetworkConfig
+from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder, run_identity
-from optim.main import RunConfig
-from optim.trainer import TrainConfig
 
 
 def sparse(**flags) -> RunConfig:
@@ -72,7 +60,7 @@ def test_flatten_and_unflatten_are_inverse():
 
 
 def test_every_flag_has_one_name_and_one_short_name():
-    from helper.config import all_flags
+    from helper.schema.config import all_flags
 
     shorts = [field.metadata["flag"].short for field in all_flags(RunConfig).values()]
     shorts = [short for short in shorts if short]
@@ -92,7 +80,7 @@ ORIGINAL_FLAGS = """
 
 
 def test_the_published_codes_flags_keep_their_spelling():
-    from helper.config import all_flags
+    from helper.schema.config import all_flags
 
     shorts = {name: field.metadata["flag"].short for name, field in all_flags(RunConfig).items()}
     words = ORIGINAL_FLAGS.split()

@@ -7,20 +7,20 @@ import torch
 from sklearn.datasets import load_digits
 
 import experiment
-from helper.config import FlagError, unflatten
 from helper.macs import count_macs
+from helper.schema.config import FlagError, unflatten
 from loader import loader_digits
 from loader.main import DATASETS, DataConfig, load_dataset
 from loader.sizes import Sizes, published_sizes
 from network.main import build_network
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from optim.model import stored_config
-from study import cost
-from study.cost import STEP, Cost, Reference, Speeds, choose_reference, makespan
-from study.plan import Planned, plan
-from study.sweep import SweepConfig, prices
-from study.work import FORWARD, Work, disk_of, measured_epochs, state_images, work_of
+from study.sweeping import cost
+from study.sweeping.cost import STEP, Cost, Reference, Speeds, choose_reference, makespan
+from study.sweeping.plan import Planned, plan
+from study.sweeping.sweep import SweepConfig, prices
+from study.sweeping.work import FORWARD, Work, disk_of, measured_epochs, state_images, work_of
 
 TRAIN, TEST = 1438, 359  # digits
 

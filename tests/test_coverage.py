@@ -14,7 +14,7 @@ from helper.metrics.estimate import Estimate
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
-from helper.utils import stream
+from helper.system.seeds import stream
 from network.mlp import MLP
 from tests.exact import batch, exact_empirical, exact_fisher, exact_hessian, fitted, input_jacobians, tiny
 

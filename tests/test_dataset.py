@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helper.utils import stream
+from helper.system.seeds import stream
 from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
 from loader.splits import balanced_rows
 from scripts.ordinary import import_transforms

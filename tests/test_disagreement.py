@@ -10,13 +10,14 @@ import pandas
 import pytest
 import torch
 
-from helper.config import unflatten
-from helper.utils import stream
+from helper.schema.config import unflatten
+from helper.system.seeds import stream
 from loader.dataset import Dataset, Split
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig, train_run
-from study import disagreement
-from study.disagreement import (
+from optim.main import train_run
+from study.comparing import disagreement
+from study.comparing.disagreement import (
     DisagreeConfig,
     by_class,
     compare_logits,
@@ -30,7 +31,7 @@ from study.disagreement import (
     shown,
     tables,
 )
-from study.figures_disagreement import draw_classes, files_of
+from study.comparing.figures_disagreement import draw_classes, files_of
 from tests.conftest import tiny_conv
 from tests.edited import edit_summary, vouch
 

@@ -14,15 +14,18 @@ import torch
 from torch import nn
 
 from helper import distributed
-from helper.utils import ROOT, exclusive, stream
+from helper.system.locks import exclusive
+from helper.system.seeds import stream
+from helper.system.versions import ROOT
 from loader.archives import DataError
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.checkpoint import load_state
+from optim.config import TrainConfig
 from optim.folder import TIMING
 from optim.model import load_stored
 from optim.parallel import GlobalBatchNorm
-from optim.trainer import TrainConfig, Trainer
+from optim.trainer import Trainer
 from tests.conftest import tiny_conv
 from tests.several import printed, start_runs, together
 

@@ -17,7 +17,8 @@ import torch
 import experiment
 import optim.main
 import run as command_line
-from helper.utils import ROOT, exclusive
+from helper.system.locks import exclusive
+from helper.system.versions import ROOT
 from optim import callbacks
 from optim.checkpoint import load_state
 from optim.folder import RunFolder

@@ -6,14 +6,14 @@ import pandas
 import pytest
 from matplotlib.axes import Axes
 
-from helper.config import unflatten
-from optim.main import RunConfig
+from helper.schema.config import unflatten
+from optim.config import RunConfig
 from scripts.made_up_runs import write_run
-from study import figures
-from study.aggregate import gaps, over_seeds
-from study.collect import Record, collect, tidy
-from study.figures_layers import figure11
-from study.pairs import pair_runs
+from study.reporting import figures
+from study.reporting.aggregate import gaps, over_seeds
+from study.reporting.collect import Record, collect, tidy
+from study.reporting.figures_layers import figure11
+from study.reporting.pairs import pair_runs
 
 SEEDS, RATIOS = (1, 2, 3), (0.5, 0.9)
 

@@ -10,7 +10,7 @@ from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, 
 from helper.metrics.parameters import counted_parameters
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
 from helper.metrics.subject import Subject, signs
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.exact import NETWORKS, N, batch, exact_empirical, exact_fisher, pruned, random_mask, tiny
 from tests.test_operations import CURVED, STRAIGHT
 

@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 
 import experiment
 import run as command_line
-import study.sweep
-from helper.config import all_flags, unflatten
+import study.sweeping.sweep
+from helper.schema.config import all_flags, unflatten
 from helper.untrusted import read_yaml
 from loader.main import load_dataset
+from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_folder, stored_options
-from optim.main import RunConfig
-from study.cost import Cost
-from study.work import Work
+from study.sweeping.cost import Cost
+from study.sweeping.work import Work
 from tests.edited import edit_summary, vouch
 from tests.outcome import Outcome, outcome
 
@@ -108,7 +108,7 @@ def stand_in(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
         patch.setattr(command_line, "train_run", train_run)
-        patch.setattr(study.sweep, "cost_of", lambda run: Cost(Work(), 1.0))
+        patch.setattr(study.sweeping.sweep, "cost_of", lambda run: Cost(Work(), 1.0))
         yield
 
 

@@ -9,8 +9,8 @@ from torch.func import functional_call, hessian, vmap
 from helper.metrics.half_samples import bias_of, errors_of, same_ranks
 from helper.metrics.main import MetricConfig
 from helper.metrics.spectrum import AFFORDABLE, FEWEST, GROUPS, affordable, full_products, half_steps, spectrum
-from helper.utils import stream
-from study.work import spectrum_products
+from helper.system.seeds import stream
+from study.sweeping.work import spectrum_products
 
 N = 1200
 

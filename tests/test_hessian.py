@@ -8,7 +8,7 @@ from torch import nn
 
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.spectrum import spectrum
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.exact import (
     NETWORKS,
     batch,

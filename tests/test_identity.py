@@ -13,12 +13,12 @@ from scipy.io import savemat
 
 import loader.main
 import run as command_line
-from helper.config import unflatten
+from helper.schema.config import unflatten
 from loader import loader_cifar100, loader_digits
 from loader.main import DataConfig, fingerprint_of, load_dataset
 from optim.checkpoint import load_state, save_state
+from optim.config import RunConfig
 from optim.identity import run_folder, run_identity
-from optim.main import RunConfig
 from optim.model import load_stored
 from tests import made_up
 from tests.edited import vouch

@@ -15,7 +15,7 @@ from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.spectrum import spectrum
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.conftest import tiny_conv
 from tests.exact import batch, exact_fisher, exact_hessian, hessian_matrix, input_jacobians, jacobians, tiny
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from helper.config import FlagError
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import barrier, between, pooled, reestimate_batch_norm
-from helper.utils import stream
+from helper.schema.config import FlagError
+from helper.system.seeds import stream
 from loader.main import load_dataset
 from optim.checkpoint import load_state, save_state
 from optim.model import load_run, load_stored
-from study.interpolation import InterpolateConfig, Tables, interpolate, numbers
+from study.comparing.interpolation import InterpolateConfig, Tables, interpolate, numbers
 from tests.conftest import tiny_conv
 from tests.edited import vouch
 from tests.test_alignment import brute_force

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from helper.metrics.jacobian import jacobian_norm
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.exact import NETWORKS, batch, input_jacobians, pruned, tiny
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helper.utils import stream
+from helper.system.seeds import stream
 from loader.archives import DataError
 from loader.label_noise import corrupt
 from loader.loader_cifar10 import CONFUSED

@@ -11,7 +11,7 @@ import tarfile
 import pytest
 import torch
 
-from helper.config import FlagError
+from helper.schema.config import FlagError
 from loader import loader_cifar100
 from loader.archives import DataError, unpickle
 from loader.dataset import Split

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 import experiment
-from helper.config import replace
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.main import METRICS, MetricConfig
-from helper.signals import Interrupted
-from helper.utils import stream
+from helper.schema.config import replace
+from helper.system.seeds import stream
+from helper.system.signals import Interrupted
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.folder import RunFolder

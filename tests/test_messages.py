@@ -13,7 +13,7 @@ import torch
 
 import experiment
 import run as command_line
-from helper.utils import one_line_errors
+from helper.system.errors import one_line_errors
 from optim.checkpoint import DamagedFile, load_state, save_state
 from tests.edited import edit_summary, vouch
 from tests.outcome import Outcome, outcome

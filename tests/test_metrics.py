@@ -11,7 +11,7 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import full_precision
 from helper.metrics.snr import GradientMoments
-from helper.utils import stream
+from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.measuring import evaluate_training

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from helper.config import FlagError
-from helper.utils import stream
+from helper.schema.config import FlagError
+from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy
 import pytest
 
-from study.page import Report, RunEntry, Sheet, cell, image, link, render
+from study.reporting.page import Report, RunEntry, Sheet, cell, image, link, render
 from tests.made_up_report import FOLDER, HOSTILE, HOSTILE_NAMES, PICTURE_WIDTH, made_up_report, run_entries, write_picture
 
 EMPTY = Report("Report", "results", "2026-01-02T03:04:05", "", (), ("data", "network"), ())

@@ -6,13 +6,14 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 
-from helper.config import unflatten
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.spectrum import spectrum
-from helper.utils import global_seed, stream
+from helper.schema.config import unflatten
+from helper.system.seeds import global_seed, stream
 from loader.main import load_dataset
-from optim.main import RunConfig, train_run
+from optim.config import RunConfig
+from optim.main import train_run
 from optim.model import load_run
 from scripts import peers
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from helper.config import FlagError, all_flags, unflatten
-from helper.utils import ROOT
-from optim.main import RunConfig
-from study.executor import Job
-from study.plan import Planned, expand, plan, read_sweep
+from helper.schema.config import FlagError, all_flags, unflatten
+from helper.system.versions import ROOT
+from optim.config import RunConfig
+from study.sweeping.executor import Job
+from study.sweeping.plan import Planned, expand, plan, read_sweep
 
 SWEEPS = sorted((ROOT / "scripts/paper").glob("**/*.yaml"))
 

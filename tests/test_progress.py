@@ -9,15 +9,16 @@ import pytest
 
 from helper import progress
 from helper.progress import EVERY, Task, spoken, tracked
-from helper.utils import ROOT, RunLog
+from helper.system.logs import RunLog
+from helper.system.versions import ROOT
 from optim.callbacks import Diverged
-from optim.main import RunConfig
-from study.disagreement import DisagreeConfig, disagree
-from study.interpolation import InterpolateConfig, interpolate
+from optim.config import RunConfig
+from study.comparing.disagreement import DisagreeConfig, disagree
+from study.comparing.interpolation import InterpolateConfig, interpolate
 from study.measure import MeasureConfig, measure
-from study.plan import plan
-from study.report import ReportConfig, report
-from study.waiting import Lines
+from study.reporting.report import ReportConfig, report
+from study.sweeping.plan import plan
+from study.sweeping.waiting import Lines
 
 
 class Clock:

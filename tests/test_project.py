@@ -10,9 +10,9 @@ from packaging.requirements import Requirement
 
 import experiment
 from experiment import COMMANDS
-from helper.config import all_flags, unflatten
-from helper.utils import ROOT
-from optim.main import RunConfig
+from helper.schema.config import all_flags, unflatten
+from helper.system.versions import ROOT
+from optim.config import RunConfig
 
 
 def asked_for(file: str) -> list[Requirement]:

@@ -8,7 +8,7 @@ from torch.nn.utils import prune as torch_prune
 from helper.macs import count_macs
 from helper.mask import Mask
 from helper.pruner import PruneConfig, global_mask, prunable_weights, prune
-from helper.utils import stream
+from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network
 from scripts.ordinary import prunable_modules
 

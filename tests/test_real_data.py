@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helper.utils import ROOT
+from helper.system.versions import ROOT
 from loader.loader_toy import read_mat
 from loader.main import DataConfig, load_dataset
 from tests.conftest import shell

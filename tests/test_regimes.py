@@ -6,7 +6,7 @@ import numpy
 import pytest
 from scipy import integrate, stats
 
-from study.regimes import (
+from study.reporting.regimes import (
     ALPHA,
     MARGIN,
     detectable,
@@ -18,7 +18,7 @@ from study.regimes import (
     regime,
     resolved,
 )
-from study.statistics import Spread, interval, spread_of
+from study.reporting.statistics import Spread, interval, spread_of
 
 
 def spread(mean: float, half: float, n: int = 3) -> Spread:

@@ -13,22 +13,21 @@ from torch import nn
 import experiment
 import optim.main
 import run as command_line
-from helper.config import Config, all_flags, unflatten
-from helper.registry import Readers, reads
-from helper.utils import stream
+from helper.schema.config import Config, all_flags, unflatten
+from helper.schema.registry import Readers, reads
+from helper.system.seeds import stream
 from loader.dataset import Source
 from loader.label_noise import METHODS, Noise
 from loader.main import DATASETS, DataConfig, Loader, Published, load_dataset
 from loader.sizes import Sizes, published_sizes
 from loader.splits import balanced_rows
 from network.main import NETWORKS, NetworkConfig
+from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
-from optim.main import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
-from optim.trainer import TrainConfig
-from study.cost import data_of
+from study.sweeping.cost import data_of
 from tests.outcome import Outcome, outcome
 
 QUICK = ("--figures", 0, "--save_fisher", 0, "--save_snr", 0, "--n_epochs", 1, "--batch_size", 20)

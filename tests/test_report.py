@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import experiment
-from helper.config import unflatten
-from optim.main import RunConfig
+from helper.schema.config import unflatten
+from optim.config import RunConfig
 from scripts.made_up_runs import write_run
-from study import figures
-from study.collect import collect
-from study.figures_layers import figure11
+from study.reporting import figures
+from study.reporting.collect import collect
+from study.reporting.figures_layers import figure11
 from tests.edited import edit_summary, vouch
 
 

@@ -9,16 +9,16 @@ import pandas
 import pytest
 from matplotlib.figure import Figure
 
-from helper.config import unflatten
 from helper.plotter import STYLE, gradients, performance, read_columns, snr
-from optim.main import RunConfig
+from helper.schema.config import unflatten
+from optim.config import RunConfig
 from scripts.made_up_runs import write_run
-from study.aggregate import curves, gaps, over_seeds, range_of
-from study.collect import collect, tidy
-from study.figures import cost_figure, figure1, figure3, figure4, figure5
-from study.figures_interpolation import draw_classes, draw_lines_and_cosines
-from study.figures_layers import figure11
-from study.pairs import pair_runs
+from study.comparing.figures_interpolation import draw_classes, draw_lines_and_cosines
+from study.reporting.aggregate import curves, gaps, over_seeds, range_of
+from study.reporting.collect import collect, tidy
+from study.reporting.figures import cost_figure, figure1, figure3, figure4, figure5
+from study.reporting.figures_layers import figure11
+from study.reporting.pairs import pair_runs
 
 
 @pytest.fixture(autouse=True)

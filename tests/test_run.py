@@ -18,13 +18,14 @@ import torch
 import yaml
 
 import run as command_line
-from helper.config import all_flags
 from helper.metrics.evaluation import evaluate
-from helper.utils import ROOT, exclusive
+from helper.schema.config import all_flags
+from helper.system.locks import exclusive
+from helper.system.versions import ROOT
 from loader.main import load_dataset
 from optim import callbacks, main, trainer
+from optim.config import ParentConfig, RunConfig
 from optim.folder import HISTORY, TIMING
-from optim.main import ParentConfig, RunConfig
 from optim.model import load_run, load_stored
 from tests.conftest import shell
 
@@ -175,7 +176,7 @@ def test_peak_memory_is_in_mebibytes():
     """In a process of its own: in this one, other tests may have left a peak and freed memory that is used again."""
     script = """
 import torch
-from helper.utils import peak_memory_mb
+from helper.system.memory import peak_memory_mb
 before = peak_memory_mb(torch.device("cpu"))
 held = b"1" * 2**28
 print(peak_memory_mb(torch.device("cpu")) - before)

@@ -17,7 +17,7 @@ from helper.metrics.scores import LayerInputs, outlying
 from helper.metrics.softmax import total_variance
 from helper.metrics.spectrum import spectrum
 from helper.metrics.subject import Subject, signs
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.conftest import tiny_conv
 from tests.exact import batch, tiny
 

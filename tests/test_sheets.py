@@ -5,11 +5,11 @@ import math
 import pandas
 import pytest
 
-from study.aggregate import compared
-from study.pairs import AS_LONG
-from study.regimes import Gap
-from study.sheets import gap_rows, gap_tests, sharpness, table1, table2
-from study.statistics import Interval
+from study.reporting.aggregate import compared
+from study.reporting.pairs import AS_LONG
+from study.reporting.regimes import Gap
+from study.reporting.sheets import gap_rows, gap_tests, sharpness, table1, table2
+from study.reporting.statistics import Interval
 
 
 def gap(mean: float) -> Gap:

@@ -17,7 +17,7 @@ import experiment
 import run
 from helper import distributed
 from helper.distributed import check_signals, checked, interruptible, waiting_for_a_network
-from helper.signals import Interrupted, Signals
+from helper.system.signals import Interrupted, Signals
 from loader import archives
 from network.mlp import MLP
 from optim.folder import TIMING, RunFolder
@@ -247,7 +247,7 @@ def test_commands_are_interrupted_with_one_line_and_nothing_half_written(tmp_pat
 
 
 def test_a_report_is_interrupted_between_figures_and_made_by_the_same_command(tmp_path, pair, monkeypatch):
-    from study import report
+    from study.reporting import report
 
     root = tmp_path / "results"
     shutil.copytree(pair[0].parents[3], root)

@@ -12,15 +12,15 @@ import time
 import pytest
 
 import experiment
-from helper.config import FlagError
-from helper.utils import IN_USE, exclusive
+from helper.schema.config import FlagError
+from helper.system.locks import IN_USE, exclusive
 from optim.folder import RunFolder
-from study import slurm, slurm_task
-from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before
-from study.slurm import SlurmQueue, arrays, launch_line
-from study.slurm_jobs import Known, Record, cancel_line, latest_tasks, read_records, record_folder, tasks_in
-from study.slurm_options import SlurmConfig, minutes_of, options_of
-from study.slurm_task import RunTask, threads
+from study.sweeping import slurm, slurm_task
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before
+from study.sweeping.slurm import SlurmQueue, arrays, launch_line
+from study.sweeping.slurm_jobs import Known, Record, cancel_line, latest_tasks, read_records, record_folder, tasks_in
+from study.sweeping.slurm_options import SlurmConfig, minutes_of, options_of
+from study.sweeping.slurm_task import RunTask, threads
 
 # ---------------------------------------------------------------------------------------------------------- flags
 

@@ -11,7 +11,7 @@ from helper.metrics.fisher import every_label, fisher_trace, sampled_labels, spe
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.softmax import cross_entropies, probabilities, residuals, total_variance
-from helper.utils import stream
+from helper.system.seeds import stream
 from tests.exact import batch, tiny
 
 DOUBLE = [(margin, torch.float64) for margin in (0, 1, 17, 36, 37, 52, 100, 700)]

@@ -12,9 +12,10 @@ from torch import nn
 
 from helper import plotter
 from helper.metrics.per_example import pull_back
-from helper.utils import ROOT, stream
+from helper.system.seeds import stream
+from helper.system.versions import ROOT
+from optim.config import TrainConfig
 from optim.optimizers import OPTIMIZERS
-from optim.trainer import TrainConfig
 
 COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "triton")
 STATISTICS = ("pandas", "scipy", "sklearn")

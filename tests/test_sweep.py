@@ -12,17 +12,18 @@ import pytest
 import torch
 
 import experiment
-from helper.config import unflatten
 from helper.progress import duration
+from helper.schema.config import unflatten
+from helper.system.locks import exclusive, in_use
+from helper.system.versions import ROOT
 from helper.tables import last_row
-from helper.utils import ROOT, exclusive, in_use
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
-from study import cost, executor
-from study.cost import makespan
-from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
+from study.sweeping import cost, executor
+from study.sweeping.cost import makespan
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
+from study.sweeping.waiting import LiveTable
 from study.titles import read_titles, title_of, write_title
-from study.waiting import LiveTable
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
 
@@ -339,7 +340,7 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
 def test_the_live_table_shows_epochs_and_accuracies_of_running_runs(tmp_path, train):
     from rich.console import Console
 
-    from study.plan import plan
+    from study.sweeping.plan import plan
 
     (run,) = plan([RunConfig(results_root=str(tmp_path))])
     folder = run.folder.path

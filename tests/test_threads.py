@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from helper.threads import CHOSEN, SPINS, brief_spins
-from helper.utils import ROOT
+from helper.system.threads import CHOSEN, SPINS, brief_spins
+from helper.system.versions import ROOT
 
 # prints, at the first look for torch, what is in the environment and whether an OpenMP runtime has been loaded already
 WATCH = """

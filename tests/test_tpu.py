@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import experiment
-from helper.config import replace
-from helper.signals import Interrupted
-from helper.utils import ROOT, stream
+from helper.schema.config import replace
+from helper.system.seeds import stream
+from helper.system.signals import Interrupted
+from helper.system.versions import ROOT
 from network.main import NetworkConfig, build_network
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
@@ -38,7 +39,7 @@ RESNET = {"net_name": "resnet", "depth": 8, "widen_factor": 1}
 GRADIENT = """
 import sys
 import torch
-from helper.xla import xla_device
+from helper.system.xla import xla_device
 from network.main import NetworkConfig, build_network
 
 given, device = torch.load(sys.argv[1], weights_only=True), xla_device()

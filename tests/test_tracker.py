@@ -20,11 +20,12 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups, metadata
 from tensorboard.plugins.hparams.backend_context import Context
 
 import optim.events
-from helper.config import unflatten
-from helper.utils import ROOT
+from helper.schema.config import unflatten
+from helper.system.versions import ROOT
+from optim.config import RunConfig
 from optim.events import SNR_QUANTITIES, append_epoch, write_events
 from optim.folder import RunFolder
-from optim.main import RunConfig, train_run
+from optim.main import train_run
 from tests.conftest import shell
 from tests.test_run import interrupt, rows
 

@@ -13,14 +13,15 @@ import optim.trainer as trainer_module
 from helper.mask import Mask
 from helper.metrics.evaluation import means_of
 from helper.pruner import PruneConfig, prune
-from helper.utils import stream
+from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks import Callback, KeepPruned
+from optim.config import TrainConfig
 from optim.regularizer import jacobian_penalty
 from optim.schedule import learning_rate
-from optim.trainer import TrainConfig, Trainer
+from optim.trainer import Trainer
 
 
 class CheckZeros(Callback):

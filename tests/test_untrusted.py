@@ -19,15 +19,15 @@ from PIL import Image
 
 import experiment
 import run as command_line
-from helper.config import unflatten
+from helper.schema.config import unflatten
 from helper.untrusted import csv_text, one_line, read_arrays, read_yaml
 from loader import archives
 from loader.archives import DataError, unpack, unpickle
 from loader.loader_mnist import read_idx
 from loader.main import DataConfig, load_dataset
 from optim.checkpoint import DamagedFile, load_state, save_state
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from scripts.made_up_runs import write_run
 from tests.edited import edit_summary, vouch
 from tests.outcome import Outcome, outcome

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import experiment
 import run as command_line
-from helper.config import all_flags, flatten, unflatten
+from helper.schema.config import all_flags, flatten, unflatten
 from helper.untrusted import core_value, read_yaml, write_yaml
+from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import RunConfig
 from optim.model import stored_config
-from study.plan import read_sweep
+from study.sweeping.plan import read_sweep
 from tests.outcome import outcome
 
 CORE = {  # YAML 1.2.2, sections 10.2 and 10.3.2; most of them are something else in version 1.1

@@ -10,7 +10,7 @@ from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
 from helper.metrics.softmax import cross_entropies, log_probabilities
-from helper.xla import end_of_graph
+from helper.system.xla import end_of_graph
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -19,7 +19,7 @@ from helper.metrics.scores import LayerInputs, outlying
 from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
 from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 from helper.progress import tracked
-from helper.utils import global_seed
+from helper.system.seeds import global_seed
 
 FISHER_METHODS = ("spectral", "exact", "vmap", "ours", "nngeometry")
 FISHER_METRICS = ("fim", "fim_monte_carlo", "empirical")

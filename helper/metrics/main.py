@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from helper.config import Config, FlagError, flag
 from helper.metrics.estimate import Estimate
 from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, usual_metric
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
@@ -15,6 +14,7 @@ from helper.metrics.jacobian import JACOBIAN_METHODS, JACOBIAN_OUTPUTS, jacobian
 from helper.metrics.parameters import PARAMS
 from helper.metrics.spectrum import MATRICES, Spectrum, spectrum
 from helper.metrics.subject import Examples
+from helper.schema.config import Config, FlagError, flag
 
 SNR_MODES = ("fixed", "online")
 PUBLISHED_SAMPLES = 1000  # examples of the estimators that no precision stops, where --monte_carlo_samples does not say

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
-from helper.config import near_match
+from helper.schema.values import near_match
 
 PARAMS = ("layers", "weights", "all")
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # BatchNorm's and InstanceNorm's base

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helper.utils import ROOT
+from helper.system.versions import ROOT
 from tests.slurm.cluster import cluster, missing_programs, shell
 
 MAX_WAIT = 480  # seconds until something that has to happen counts as missing

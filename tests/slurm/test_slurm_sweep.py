@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 import experiment
-from helper.utils import ROOT
+from helper.system.versions import ROOT
 from optim.folder import TIMING, RunFolder
-from study.slurm_options import minutes_of
+from study.sweeping.slurm_options import minutes_of
 from tests.slurm.conftest import MAX_WAIT, eventually
 
 pytestmark = pytest.mark.slurm

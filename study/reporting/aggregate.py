@@ -7,10 +7,10 @@ from typing import Any
 import numpy
 import pandas
 
-from study.collect import METRICS
-from study.pairs import Pair
-from study.regimes import MARGIN, judge, regime, resolved
-from study.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
+from study.reporting.collect import METRICS
+from study.reporting.pairs import Pair
+from study.reporting.regimes import MARGIN, judge, regime, resolved
+from study.reporting.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
 
 QUANTITIES = (
     "acc_train", "acc_test", "loss_train", "loss_test", "entropy_train", "acc_clean", "acc_generalized", "acc_memorized",

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from helper.command_line import without_effect_in
-from helper.config import Config, FlagError, flag, flatten, replace
 from helper.distributed import check_signals, interruptible
 from helper.progress import Task, duration, tracked
-from helper.signals import EXIT_INTERRUPTED, Interrupted, Signals
+from helper.schema.config import Config, FlagError, flag, flatten, replace
+from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted import one_line
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
-from optim.main import RunConfig
-from study.cost import Cost, Reference, choose_reference, cost_of, makespan, threads
-from study.executor import (
+from optim.config import RunConfig
+from study.sweeping.cost import Cost, Reference, choose_reference, cost_of, makespan, threads
+from study.sweeping.executor import (
     BLOCKED,
     FAILED,
     INTERRUPTED,
@@ -33,11 +33,11 @@ from study.executor import (
     failed_before,
     threads_of,
 )
-from study.plan import Planned, flags_named, plan, read_sweep, title_in
-from study.slurm_options import SlurmConfig
+from study.sweeping.plan import Planned, flags_named, plan, read_sweep, title_in
+from study.sweeping.slurm_options import SlurmConfig
+from study.sweeping.waiting import display_of
+from study.sweeping.work import Work
 from study.titles import write_title
-from study.waiting import display_of
-from study.work import Work
 
 SHOWN_LINES = 8  # of a failed run's log
 EXECUTORS = ("local", "slurm")
@@ -137,7 +137,7 @@ def executor_of(config: SweepConfig, runs: Sequence[Planned], root: Path) -> Exe
     if "cuda" in devices and not config.slurm.asks_for_gpus:
         raise FlagError("--device cuda needs --slurm_gpus 1, or GPUs named in --slurm_options")
     try:
-        from study.slurm import SlurmQueue
+        from study.sweeping.slurm import SlurmQueue
     except ModuleNotFoundError as error:
         raise RuntimeError(f"--executor slurm: {error.name} is not installed; pip install -r requirements.txt") from None
     return SlurmQueue(config.slurm, root)

@@ -1,6 +1,6 @@
 """Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes.
 
-`study/slurm.py` has the one that hands them over to SLURM.
+`study/sweeping/slurm.py` has the one that hands them over to SLURM.
 """
 
 import contextlib
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from helper.signals import EXIT_INTERRUPTED
-from helper.utils import IN_USE, ROOT, available_cores, in_use
+from helper.system.devices import available_cores
+from helper.system.locks import IN_USE, in_use
+from helper.system.signals import EXIT_INTERRUPTED
+from helper.system.versions import ROOT
 from optim.folder import RunFolder
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"

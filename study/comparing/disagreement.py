@@ -16,14 +16,15 @@ from scipy.special import rel_entr
 from scipy.stats import binomtest, false_discovery_control, fisher_exact, hypergeom
 from torch import Tensor, nn
 
-from helper.config import Config, flag, flatten
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.progress import Task, tracked
+from helper.schema.config import Config, flag, flatten
+from helper.system.files import write_atomic
+from helper.system.locks import exclusive
 from helper.untrusted import csv_text
-from helper.utils import exclusive, write_atomic
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
-from study.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of
+from study.comparing.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of
 from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 SHEETS = {"test": "most_disagreed", "train": "most_disagreed_train"}

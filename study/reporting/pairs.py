@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helper.config import digest
-from study.collect import Record, grouped
+from helper.schema.config import digest
+from study.reporting.collect import Record, grouped
 
 SIDES = {"sparse-finetune": "sparse-scratch", "sparse-scratch": "sparse-finetune"}
 SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from helper.progress import EVERY, duration
 from helper.tables import last_row
-from study.executor import FINISHED, RUNNING, Executor
-from study.plan import Planned
+from study.sweeping.executor import FINISHED, RUNNING, Executor
+from study.sweeping.plan import Planned
 
 
 @dataclass

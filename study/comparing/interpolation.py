@@ -21,7 +21,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helper.config import Config, flag, number
 from helper.distributed import checked
 from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
@@ -29,12 +28,17 @@ from helper.metrics.line import State, barrier, between, reestimate_batch_norm
 from helper.metrics.parameters import PARAMS
 from helper.plotter import STYLE, literal
 from helper.progress import Task, tracked
+from helper.schema.config import Config, flag
+from helper.schema.values import number
+from helper.system.files import write_atomic
+from helper.system.locks import exclusive
+from helper.system.memory import keep_freed_memory
+from helper.system.seeds import stream
 from helper.untrusted import csv_text, read_arrays
-from helper.utils import exclusive, keep_freed_memory, stream, write_atomic
 from optim.checkpoint import content_hash
 from optim.folder import write_arrays
 from optim.model import restore
-from study.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
+from study.comparing.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
 from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 log = logging.getLogger(__name__)

@@ -14,22 +14,23 @@ import matplotlib.pyplot as plt
 import pandas
 from matplotlib.figure import Figure
 
-from helper.config import Config, flag
 from helper.distributed import check_signals, checked
 from helper.plotter import STYLE, save
 from helper.progress import Task, tracked
-from helper.signals import usual_signals
+from helper.schema.config import Config, flag
+from helper.system.devices import available_cores
+from helper.system.files import write_atomic
+from helper.system.locks import exclusive
+from helper.system.signals import usual_signals
 from helper.untrusted import csv_text, one_line, reason_of, shown
-from helper.utils import available_cores, exclusive, write_atomic
-from study import figures
-from study.aggregate import gaps, measured_alike, over_seeds, studies
-from study.collect import BIASED, Collection, Record, collect, tidy
-from study.figures_layers import figure11
-from study.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
-from study.pairs import pair_runs
-from study.regimes import MARGIN, rule
-from study.runs import COMPARISONS
-from study.sheets import (
+from study.reporting import figures
+from study.reporting.aggregate import gaps, measured_alike, over_seeds, studies
+from study.reporting.collect import BIASED, Collection, Record, collect, tidy
+from study.reporting.figures_layers import figure11
+from study.reporting.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
+from study.reporting.pairs import pair_runs
+from study.reporting.regimes import MARGIN, rule
+from study.reporting.sheets import (
     BIAS_NOTE,
     BRACKETS,
     NOTE,
@@ -43,6 +44,7 @@ from study.sheets import (
     table2,
     wide_table,
 )
+from study.runs import COMPARISONS
 from study.titles import read_titles, title_of
 
 RUN_COLUMNS = (

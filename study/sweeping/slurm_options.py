@@ -4,8 +4,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from helper.config import Config, FlagError, flag
-from helper.utils import ROOT
+from helper.schema.config import Config, FlagError, flag
+from helper.system.versions import ROOT
 
 OURS = (
     "array", "begin", "chdir", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "nodes",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from helper.utils import write_atomic
+from helper.system.files import write_atomic
 
 JOB_PREFIX = "sweep-"  # of a job's name in SLURM; its record's key follows
 ACTIVE = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pandas
 
-from study.collect import BIASED
-from study.page import Sheet
-from study.pairs import AS_LONG, AS_LONG_IN_TOTAL
-from study.regimes import Gap, rule
-from study.statistics import Interval, place, rounded
+from study.reporting.collect import BIASED
+from study.reporting.page import Sheet
+from study.reporting.pairs import AS_LONG, AS_LONG_IN_TOTAL
+from study.reporting.regimes import Gap, rule
+from study.reporting.statistics import Interval, place, rounded
 
 SHOWN = {
     "acc_train": "train acc", "acc_test": "test acc", "fisher": "Tr F", "hessian": "Tr H", "jacobian": "Jacobian",

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas
 
-from helper.config import digest, flatten
 from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.progress import tracked
 from helper.pruner import MODES
+from helper.schema.config import digest, flatten
 from helper.tables import DamagedTable
 from helper.untrusted import Unfit, reason_of
 from optim.folder import HISTORY, SHAPE, SNR, RunFolder

@@ -6,21 +6,19 @@ subset that decides which weights come out of a run.
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
-import itertools
 import json
 import math
-import numbers
 import operator
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helper.registry import Readers
-from helper.untrusted import core_kind, core_value, one_line
+from helper.schema.registry import Readers
+from helper.schema.values import integer, near_match, number, switch
+from helper.untrusted import core_kind, one_line
 
 
 class FlagError(ValueError):
@@ -93,72 +91,6 @@ class Config:
 
 
 # ---------------------------------------------------------------------------------------------------- value checks
-
-
-def near_match(word: str, words: typing.Iterable[str]) -> str:
-    """`; did you mean ...?` for the closest of `words`, or nothing."""
-    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def switch(value: Any) -> bool:
-    """0/1 and true/false, as numbers or words."""
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if str(value).lower() not in words:
-        raise ValueError("expected 1 or 0")
-    return words[str(value).lower()]
-
-
-def number(value: Any) -> int | float:
-    """A number, or a text that is one in YAML 1.2: 010 is ten, 0o10 eight, 1e3 a thousand; 1_000 and 1:30 are none."""
-    found = core_value(value.strip()) if isinstance(value, str) else value
-    if isinstance(found, bool) or not isinstance(found, numbers.Real):
-        raise ValueError("expected a number")
-    return found
-
-
-def integer(value: Any) -> int:
-    """An int, or a float or text that is one; 5.5 and True are not."""
-    try:
-        found = number(value)
-    except ValueError:
-        raise ValueError("expected an integer") from None
-    if found != found // 1 or (isinstance(found, float) and abs(found) > 2**53):  # from there on it may be a rounded one
-        raise ValueError("expected an integer")
-    return int(found)
-
-
-def dashed(value: Any) -> str:
-    """Canonical text of a dash-separated list of positive integers, `128-64`; empty for none.
-
-    Raises:
-        ValueError: anything else.
-    """
-    widths = list(value) if isinstance(value, (list, tuple)) else [n for n in str(value).split("-") if str(value)]
-    try:
-        return "-".join(str(positive(n)) for n in widths)
-    except ValueError:
-        raise ValueError("expected positive integers joined by dashes, such as 128-64") from None
-
-
-def positive(value: Any) -> int:
-    found = integer(value)
-    if found < 1:
-        raise ValueError("expected a positive integer")
-    return found
-
-
-def increasing(value: Any) -> str:
-    """`dashed`, strictly increasing: epochs at which something happens."""
-    text = dashed(value)
-    if any(a >= b for a, b in itertools.pairwise(dashed_values(text))):
-        raise ValueError("epochs must increase from left to right")
-    return text
-
-
-def dashed_values(text: str) -> list[int]:
-    """The integers of a canonical `dashed` text."""
-    return [int(number) for number in text.split("-") if number]
 
 
 WORDS = {bool: "1 or 0", int: "an integer", float: "a number", str: "a word"}

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helper.config import FlagError, near_match
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
-from helper.utils import choose_device, stream
-from helper.xla import end_of_graph
+from helper.schema.config import FlagError
+from helper.schema.values import near_match
+from helper.system.devices import choose_device
+from helper.system.seeds import stream
+from helper.system.xla import end_of_graph
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from loader.sizes import Sizes, published_sizes
 from network.main import build_network
-from optim.main import RunConfig
+from optim.config import RunConfig
 from optim.trainer import Trainer
-from study.plan import Planned
-from study.work import Work, shape_for, work_of
+from study.sweeping.plan import Planned
+from study.sweeping.work import Work, shape_for, work_of
 
 ENOUGH = 0.3  # seconds of a step from which a larger one would take as much for each example, and of repetitions of one
 FEWEST, MOST = 3, 200  # repetitions of a step

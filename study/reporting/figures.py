@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from helper.plotter import BESIDE, GREEN, MODES, PURPLE, QUANTITIES, plain_log
-from study.aggregate import COUNTED, curves, range_of
-from study.collect import Record, grouped, number
-from study.statistics import independent
+from study.reporting.aggregate import COUNTED, curves, range_of
+from study.reporting.collect import Record, grouped, number
+from study.reporting.statistics import independent
 
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
 

@@ -29,8 +29,8 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from helper.distributed import check_signals
-from helper.utils import IN_USE, exclusive
-from study.executor import (
+from helper.system.locks import IN_USE, exclusive
+from study.sweeping.executor import (
     BLOCKED,
     FAILED,
     FINISHED,
@@ -42,7 +42,7 @@ from study.executor import (
     first_line,
     last_line,
 )
-from study.slurm_jobs import (
+from study.sweeping.slurm_jobs import (
     ACTIVE,
     BROKEN,
     ENDED,
@@ -57,8 +57,8 @@ from study.slurm_jobs import (
     slurm_folder,
     squeue,
 )
-from study.slurm_options import SlurmConfig
-from study.slurm_task import INTERRUPTED_LINE, RunTask
+from study.sweeping.slurm_options import SlurmConfig
+from study.sweeping.slurm_task import INTERRUPTED_LINE, RunTask
 
 log = logging.getLogger(__name__)
 

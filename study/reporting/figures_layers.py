@@ -7,7 +7,7 @@ import numpy
 from matplotlib.figure import Figure
 
 from helper.plotter import by_layer, plain_log
-from study.collect import Record
+from study.reporting.collect import Record
 
 
 def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:

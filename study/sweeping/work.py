@@ -16,9 +16,9 @@ from helper.metrics.spectrum import affordable, full_products, half_steps
 from helper.pruner import prunable_weights
 from loader.sizes import Sizes
 from network.main import NetworkConfig, build_network
-from optim.main import RunConfig
+from optim.config import RunConfig
 from optim.optimizers import tensors_kept
-from study.plan import Planned
+from study.sweeping.plan import Planned
 
 FORWARD = 1 / 3  # of a training step: one of its three products of every layer
 NOISE = 1.0  # variance of a weighted draw relative to the squared trace: 0.2 of networks that have memorised, 2 early on

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy
 from scipy import optimize, stats
 
-from study.statistics import Interval, Spread, counted, cut
+from study.reporting.statistics import Interval, Spread, counted, cut
 
 ALPHA = 0.05
 POWER = 0.8

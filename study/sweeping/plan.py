@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from helper.command_line import read_flags
-from helper.config import FlagError, all_flags, flatten, near_match, replace, unflatten
+from helper.schema.config import FlagError, all_flags, flatten, replace, unflatten
+from helper.schema.values import near_match
 from helper.untrusted import core_value, one_line
 from loader.main import DataConfig, fingerprint_of
+from optim.config import RunConfig, usual_measurements
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
-from optim.main import RunConfig, usual_measurements
 from optim.measuring import missing_metrics
 
 KEYS = ("title", "config", "flags", "grid")

@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helper.config import Config, flag
 from helper.progress import duration
+from helper.schema.config import Config, flag
+from helper.system.locks import in_use
 from helper.untrusted import shown
-from helper.utils import in_use
-from study.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
-from study.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
+from study.sweeping.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
 
 DAMAGED = "damaged"  # trained to its end, with a file that is not whole
 UNKNOWN = "unknown"  # in a job of a SLURM that cannot be asked from here

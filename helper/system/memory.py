@@ -1,0 +1,37 @@
+"""Memory of this process: what it keeps, and its peak."""
+
+import ctypes
+import platform
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed blocks instead of returning large ones to the kernel; True where that took effect.
+
+    Activations of many MB are allocated and freed at every layer of every step; what goes back to the kernel has to be
+    cleared, page by page, when it is asked for again.
+    """
+    return set_thresholds(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
+
+
+def set_thresholds(mmap_threshold: int, trim_threshold: int) -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc, m_trim_threshold, m_mmap_threshold = ctypes.CDLL(None), -1, -3
+    return bool(libc.mallopt(m_mmap_threshold, mmap_threshold) and libc.mallopt(m_trim_threshold, trim_threshold))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: of the CUDA allocator there, of the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would include the parent process, from which this one was forked
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1)) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

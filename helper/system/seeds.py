@@ -1,0 +1,21 @@
+"""Random streams that do not disturb each other."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+
+def stream(seed: int, *name: str | int) -> torch.Generator:
+    """A CPU generator of its own for each (seed, name): using one stream never shifts another."""
+    key = hashlib.sha256(repr((seed, *name)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
+@contextlib.contextmanager
+def global_seed(generator: torch.Generator) -> Iterator[None]:
+    """The global generators follow `generator` inside and are as before afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(torch.randint(2**62, (), generator=generator).item())
+        yield

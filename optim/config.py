@@ -1,0 +1,217 @@
+"""What a run is: the options of its training and of its dense parent, and `RunConfig` with all of its parts.
+
+It lies below all that reads it: nothing here trains, measures or touches a file.
+"""
+
+import functools
+import secrets
+from dataclasses import dataclass, field
+
+from helper.metrics.main import MetricConfig
+from helper.pruner import MODES, SPARSE, PruneConfig
+from helper.schema.config import Config, FlagError, flag, flatten, replace
+from helper.schema.registry import Readers
+from helper.schema.values import increasing, integer
+from loader.main import DataConfig
+from network.main import NetworkConfig
+from optim.optimizers import OPTIMIZERS
+from optim.regularizer import REGULARIZERS
+from optim.schedule import SCHEDULES
+from optim.tracker import TRACKERS
+
+PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
+OWN_PARENT = SPARSE | {"pretrain_model_path": (None,)}  # a dense parent that is found by its settings
+
+
+def usual_measurements(device: str) -> dict[str, bool]:
+    """What is measured by default: on a TPU nothing, which the host would have to do while the TPU waits."""
+    return {"save_snr": device != "tpu", "save_fisher": device != "tpu"}
+
+
+def drawn_seed() -> int:
+    return secrets.randbelow(2**31 - 1) + 1
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Training: optimiser, schedule, precision, and which epoch's weights are kept."""
+
+    n_epochs: int = flag(30, "epochs", short="-ne", low=1)
+    batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
+    optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=OPTIMIZERS)
+    lr: float = flag(0.1, "learning rate", short="-lr", low=0)
+    momentum: float = flag(
+        0.9, "momentum of SGD", short="-mm", low=0, below=1, when={"optimizer_name": Readers("momentum", OPTIMIZERS)}
+    )
+    nesterov: bool = flag(False, "Nesterov momentum", when={"optimizer_name": Readers("nesterov", OPTIMIZERS)})
+    weight_decay: float = flag(2e-4, "L2 penalty on every parameter, as in torch.optim", short="-wt", low=0)
+    lr_schedule: str = flag("stepwise", "how the learning rate falls", short="-ls", choices=SCHEDULES)
+    lr_milestones: str = flag(
+        "15-25", "epochs at which the rate falls", short="-lm", convert=increasing,
+        when={"lr_schedule": Readers("lr_milestones", SCHEDULES)},
+    )  # fmt: skip
+    lr_gamma: float = flag(
+        0.1, "factor at milestones, or at every epoch", short="-lg", low=0, high=1,
+        when={"lr_schedule": Readers("lr_gamma", SCHEDULES)},
+    )  # fmt: skip
+    warmup_epochs: int = flag(0, "epochs of linear warm-up", low=0)
+    reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
+    reg_weight: float = flag(
+        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0,
+        when={"reg_type": Readers("reg_weight", REGULARIZERS)},
+    )  # fmt: skip
+    precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
+    sync_batch_norm: bool = flag(
+        True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share"
+    )
+    compile: bool = flag(False, "torch.compile the training step's network", identity=False)
+    train_eval: str = flag(
+        "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
+        choices=("pass", "running"), identity=False,
+    )  # fmt: skip
+    select: str = flag(
+        "last", "weights kept: of the last epoch, or of the best on val or test", choices=("last", "val", "test")
+    )
+    save_best: bool = flag(False, "1 means --select test", short="-sb", identity=False)
+    save_epochs: str = flag("auto", "states kept: auto (about ten), all, none, or epochs such as 0-10-30", identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.save_best and self.select == "val":
+            raise FlagError("--save_best 1 means --select test and contradicts --select val")
+        if self.save_best:
+            self._set("select", "test")
+            self._set("save_best", False)
+        if self.warmup_epochs >= self.n_epochs:
+            raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
+        if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
+            raise FlagError("--nesterov 1 needs --momentum above 0")
+        if self.compile and self.reg_type == "jacobian":
+            raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
+        self.saved_epochs()
+
+    def saved_epochs(self) -> set[int]:
+        """Epochs whose states are kept; the initialisation and the last one always are, but for `none`."""
+        if self.save_epochs == "none":
+            return {0}  # lottery tickets start from it
+        if self.save_epochs == "all":
+            return set(range(self.n_epochs + 1))
+        if self.save_epochs == "auto":
+            return {round(self.n_epochs * i / 10) for i in range(11)}
+        try:
+            epochs = {integer(epoch) for epoch in self.save_epochs.split("-")}
+        except ValueError:
+            raise FlagError(f"--save_epochs {self.save_epochs}: expected auto, all, none, or epochs such as 0-10-30") from None
+        if max(epochs) > self.n_epochs:
+            raise FlagError(f"--save_epochs {self.save_epochs}: the run has only --n_epochs {self.n_epochs}")
+        return epochs | {0, self.n_epochs}
+
+
+@dataclass(frozen=True)
+class ParentConfig(Config):
+    """Dense parent of a sparse run: where it differs from the run's own settings."""
+
+    lr_pretrain: float | None = flag(
+        None, "its learning rate; default: the run's own", short="-lrp", low=0, when=OWN_PARENT, identity=False
+    )
+    lr_schedule_pretrain: str | None = flag(
+        None, "its schedule; default: the run's own", short="-lsp", choices=SCHEDULES, when=OWN_PARENT, identity=False
+    )
+    lr_milestones_pretrain: str | None = flag(
+        None, "its milestones; default: the run's own", short="-lmp", convert=increasing, when=OWN_PARENT, identity=False
+    )
+    lr_gamma_pretrain: float | None = flag(
+        None, "its lr_gamma; default: the run's own", short="-lgp", low=0, high=1, when=OWN_PARENT, identity=False
+    )
+    n_epochs_pretrain: int | None = flag(
+        None, "its epochs; default: the run's own", short="-nep", low=1, when=OWN_PARENT, identity=False
+    )
+    batch_size_pretrain: int | None = flag(
+        None, "its batch size; default: the run's own", short="-bsp", low=1, when=OWN_PARENT, identity=False
+    )
+    random_state_pretrain: int | None = flag(
+        None, "its seed, 0: draw one; default: the run's own", low=0, when=OWN_PARENT, identity=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_state_pretrain == 0:
+            self._set("random_state_pretrain", drawn_seed())
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Run: what is trained from where, with which seed, and where the results go."""
+
+    mode: str = flag("dense", "how the network starts", short="-m", choices=MODES)
+    random_state: int = flag(42, "seed of everything but splits and label noise; 0: draw one", short="-rs", low=0)
+    results_root: str = flag("results", "folder of all run folders", short="-rr", identity=False)
+    device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda", "tpu"), identity=False)
+    load_pretrain: bool = flag(
+        True,
+        "use the finished dense parent under --results_root; 0: train it again",
+        short="-lp",
+        when=OWN_PARENT,
+        identity=False,
+    )
+    pretrain_model_path: str | None = flag(
+        None, "run folder or weights of the dense parent; default: found by its settings, trained if it is not there",
+        short="-pp", when=SPARSE, identity=False,
+    )  # fmt: skip
+    lottery_model_path: str | None = flag(
+        None,
+        "run folder or weights of the dense initialisation; default: the dense parent's",
+        short="-tp",
+        when={"mode": ("lottery",)},
+        identity=False,
+    )
+    figures: bool = flag(True, "draw figures at the end", identity=False)
+    tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, identity=False)
+    overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
+    debug: bool = flag(False, "show tracebacks", identity=False)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    parent: ParentConfig = field(default_factory=ParentConfig)
+    metrics: MetricConfig = field(default_factory=MetricConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_state == 0:
+            self._set("random_state", drawn_seed())
+        left_open = {n: v for n, v in usual_measurements(self.device).items() if getattr(self.metrics, n) is None}
+        if left_open:
+            self._set("metrics", replace(self.metrics, **left_open))
+        if self.train.compile and self.device == "tpu":
+            raise FlagError("--compile 1 --device tpu: every step is compiled there anyway; leave --compile out")
+        if self.train.select == "val" and self.data.val_size == 0:
+            raise FlagError("--select val needs --val_size above 0")
+        if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
+            raise FlagError(
+                "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
+            )
+        if self.metrics.metric_every and not self.metrics.anything():
+            raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
+        if self.mode != "dense":
+            self.check_parent()
+
+    def check_parent(self) -> None:
+        """Refuse before anything is trained what would be refused only after the dense parent."""
+        try:
+            self.dense_parent()
+        except FlagError as error:
+            raise FlagError(f"{error} (of the dense parent, as its *_pretrain flags describe it)") from None
+
+    def dense_parent(self) -> "RunConfig":
+        return self._dense_parent
+
+    @functools.cached_property
+    def _dense_parent(self) -> "RunConfig":
+        """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
+        changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        inherited = dict.fromkeys(flatten(self.parent))
+        if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
+            changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
+        return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)
