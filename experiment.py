@@ -12,15 +12,16 @@ from helper.system.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from helper.command_line import Usage, page_width, parse, section
-from helper.distributed import interruptible
+from helper.command_line.help import Usage, page_width, section
+from helper.command_line.parsing import parse
 from helper.metrics.main import MetricConfig
+from helper.processes.interruption import interruptible
 from helper.schema.config import Config, FlagError
 from helper.schema.values import near_match
 from helper.system.errors import one_line_errors
 from helper.system.logs import log_to_stderr
 from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
-from helper.untrusted import one_line
+from helper.untrusted.texts import one_line
 from optim.config import RunConfig
 
 imports_are_done()
@@ -28,7 +29,7 @@ imports_are_done()
 
 @dataclass(frozen=True)
 class Command:
-    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.command_line.parse`.
+    """What a word of the command line does: `action(config, *words, **lists)`, see `helper.command_line.parsing`.
 
     Module and names are texts because a module is imported when its command is given: figures take a second to load.
     """

@@ -9,14 +9,17 @@ from helper.system.threads import brief_spins
 
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from helper.command_line import Usage, parse, without_effect
-from helper.distributed import first_speaks, once, processes, rank
+from helper.command_line.effects import without_effect
+from helper.command_line.help import Usage
+from helper.command_line.parsing import parse
+from helper.processes.first import broadcast_from_first
+from helper.processes.group import join_processes, only_first_prints, rank
 from helper.progress import lines_above_bars
 from helper.schema.config import FlagError
 from helper.system.errors import one_line_errors
 from helper.system.logs import log_to_stderr
 from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
-from helper.untrusted import one_line
+from helper.untrusted.texts import one_line
 from optim.config import RunConfig
 from optim.main import train_run
 
@@ -36,7 +39,7 @@ EXIT_WRONG_FLAGS = 2
 
 
 def main(argv: list[str] | None = None) -> None:
-    with first_speaks():
+    with only_first_prints():
         line = parse(RunConfig, USAGE, argv)
         config = line.config
         for words in without_effect(config, line.given):
@@ -45,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     if not config.debug:
         sys.excepthook = one_line_errors("run.py")
     try:
-        with Signals() as signals, lines_above_bars(), processes(config.device):
-            folder = train_run(once(lambda: config), signals)  # one seed where each process has drawn its own
+        with Signals() as signals, lines_above_bars(), join_processes(config.device):
+            folder = train_run(broadcast_from_first(lambda: config), signals)  # one seed where each process has drawn its own
             speaks = rank() == 0
     except FlagError as error:
         print(f"run.py: error: {one_line(error)}", file=sys.stderr)

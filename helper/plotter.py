@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from helper.interval import half_interval
 from helper.spectrum_file import MATRICES, read_spectrum
-from helper.untrusted import one_line
+from helper.untrusted.texts import one_line
 
 # Okabe & Ito 2008: distinguishable with every common form of colour blindness
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from helper.distributed import check_signals, rank
+from helper.processes.group import rank
+from helper.processes.interruption import check_signals
 
 log = logging.getLogger(__name__)
 EVERY = 30.0  # seconds of silence until a line says how far the work is
@@ -58,7 +59,7 @@ class Task:
             _silence.leave(self)
 
     def advance(self, parts: int = 1) -> None:
-        """Further parts are done. Raises Interrupted: an end was asked for, see `helper.distributed.interruptible`."""
+        """Further parts are done. Raises Interrupted: an end was asked for, see `helper.processes.interruption`."""
         self.done += parts
         if self.bar is not None:
             self.bar.update(parts)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy
 
-from helper.untrusted import read_arrays
+from helper.untrusted.arrays import read_arrays
 
 MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 OF_EIGENVALUES = ("eigenvalues", "residuals", "corrected", "bias", "standard_errors")

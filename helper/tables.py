@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helper.distributed import by_first, once
 from helper.system.files import write_atomic
-from helper.untrusted import Unfit, reason_of
+from helper.untrusted.reasons import Unfit, reason_of
 
 
 class DamagedTable(RuntimeError):
@@ -25,7 +24,7 @@ class Table:
 
     def __init__(self, path: Path, columns: list[str], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
         self.path, self.columns, self.replace = path, columns, replace
-        self.rows: list[dict[str, str]] = once(read, path, columns)
+        self.rows: list[dict[str, str]] = read(path, columns)
 
     def keep_until(self, epoch: int) -> None:
         """Forget the rows of later epochs: an interrupted run writes them again."""
@@ -34,7 +33,6 @@ class Table:
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append({column: text(row.get(column)) for column in self.columns})
 
-    @by_first
     def write(self) -> None:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")

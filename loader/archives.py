@@ -15,8 +15,8 @@ from typing import Any
 import numpy
 import torch
 
-from helper.distributed import checked, waiting_for_a_network
-from helper.untrusted import one_line
+from helper.processes.interruption import checking_signals, waiting_for_a_network
+from helper.untrusted.texts import one_line
 
 PART = 1 << 20  # bytes read at once
 MOST_BYTES, MOST_MEMBERS = 1 << 30, 1000  # of an unpacked file and of an archive; published: 185 MB and 8
@@ -29,7 +29,7 @@ class DataError(RuntimeError):
 def md5(path: Path) -> str:
     found = hashlib.md5()
     with open(path, "rb") as file:
-        for part in checked(iter(lambda: file.read(PART), b"")):
+        for part in checking_signals(iter(lambda: file.read(PART), b"")):
             found.update(part)
     return found.hexdigest()
 
@@ -107,7 +107,7 @@ def extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with tar.extractfile(member) as source, open(partial, "wb") as file:
-            for part in checked(iter(lambda: source.read(PART), b"")):
+            for part in checking_signals(iter(lambda: source.read(PART), b"")):
                 file.write(part)
         os.replace(partial, path)
     finally:

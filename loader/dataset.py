@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helper.distributed import rank, size
+from helper.processes.group import rank, world_size
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Dataset:
             own: of several processes each gets every K-th batch.
         """
         order = torch.arange(len(split)) if order is None else order
-        first, every = (rank(), size()) if own else (0, 1)
+        first, every = (rank(), world_size()) if own else (0, 1)
         return Batches(self, split, order.split(batch_size)[first::every])
 
 

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from helper.untrusted import reason_of
+from helper.untrusted.reasons import reason_of
 from loader import loader_cifar100
 from loader.archives import DataError, fingerprint, unpickle
 from loader.dataset import Source

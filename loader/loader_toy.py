@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helper.system.seeds import stream
-from helper.untrusted import reason_of
+from helper.untrusted.reasons import reason_of
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
 from loader.splits import balanced_rows

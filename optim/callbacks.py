@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from helper.distributed import Agreement, anyone, by_first, once
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate, means_of
 from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
+from helper.processes.first import broadcast_from_first
+from helper.processes.sharing import Agreement, any_process
 from helper.progress import Task, spoken, tracked
 from helper.system.files import file_hash, write_atomic
 from helper.system.memory import peak_memory_mb
@@ -89,7 +90,7 @@ class StopIfGone(Callback):
         self.folder = folder
 
     def on_epoch(self, trainer: Trainer) -> None:
-        self.folder.check_there()
+        broadcast_from_first(self.folder.check_there)
 
 
 class StopIfDiverged(Callback):
@@ -102,7 +103,7 @@ class StopIfDiverged(Callback):
 def check_finite(trainer: Trainer) -> None:
     checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
     checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums[1])]
-    if anyone(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
+    if any_process(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
         raise Diverged(
             f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
             f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
@@ -116,7 +117,7 @@ class Evaluate(Callback):
         self.folder, self.mask, self.metrics = folder, mask, metrics
 
     def on_start(self, trainer: Trainer) -> None:
-        self.snr = self.folder.snr()
+        self.snr = broadcast_from_first(self.folder.snr)
         self.snr.keep_until(trainer.recorded)
         self.pass_snr = self.metrics.save_snr and self.metrics.snr_mode == "fixed"
         if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
@@ -140,7 +141,7 @@ class Evaluate(Callback):
                 means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"))
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.pass_snr and self.snr.rows:
-            self.snr.write()
+            broadcast_from_first(self.snr.write)
 
 
 class OnlineSNR(Callback):
@@ -154,7 +155,7 @@ class OnlineSNR(Callback):
         self.resumed: dict[str, Any] = {}
 
     def on_start(self, trainer: Trainer) -> None:
-        self.table = self.folder.snr()
+        self.table = broadcast_from_first(self.folder.snr)
         self.table.keep_until(trainer.recorded)
         self.moments = GradientMoments(trainer.network, self.mask)
         if self.resumed:
@@ -171,7 +172,7 @@ class OnlineSNR(Callback):
         for row in self.moments.table():
             extra = {"epoch": trainer.epoch, "batch_size": trainer.config.batch_size, "mode": "online"}
             self.table.append(row | extra)
-        self.table.write()
+        broadcast_from_first(self.table.write)
         self.finished, self.moments = self.moments, GradientMoments(trainer.network, self.mask)
 
     def on_interruption(self, trainer: Trainer) -> None:
@@ -191,18 +192,16 @@ class Measure(Callback):
         self.folder, self.mask, self.metrics, self.seed = folder, mask, metrics, seed
 
     def on_start(self, trainer: Trainer) -> None:
-        table = self.folder.metrics()
+        table = broadcast_from_first(self.folder.metrics)
         before = len(table.rows)
         table.keep_until(trainer.recorded)
         if len(table.rows) < before:
-            table.write()
+            broadcast_from_first(table.write)
 
     def on_epoch(self, trainer: Trainer) -> None:
         if self.metrics.due(trainer.epoch):
-            measure_into(
-                self.folder.metrics(), trainer.network, self.mask, trainer.dataset, self.metrics,
-                epoch=trainer.epoch, seed=self.seed,
-            )  # fmt: skip
+            table = broadcast_from_first(self.folder.metrics)
+            measure_into(table, trainer.network, self.mask, trainer.dataset, self.metrics, epoch=trainer.epoch, seed=self.seed)
             measure_spectrum_into(
                 self.folder, trainer.network, self.mask, trainer.dataset, self.metrics, epoch=trainer.epoch, seed=self.seed
             )
@@ -220,14 +219,13 @@ class SelectBest(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self.column = f"acc_{trainer.config.select}"
-        rows = self.folder.history().rows if trainer.resumed else []
+        rows = broadcast_from_first(self.folder.history).rows if trainer.resumed else []
         scores = {int(row["epoch"]): float(row[self.column]) for row in rows if row.get(self.column)}
         scores = {epoch: score for epoch, score in scores.items() if 0 < epoch <= trainer.epoch}
         self.best = max(scores.values(), default=-1.0)
         if scores and trainer.config.select != "last":
-            self.bring_back(max(scores, key=scores.get))  # the first of the best
+            broadcast_from_first(self.bring_back, max(scores, key=scores.get))  # the first of the best
 
-    @by_first
     def bring_back(self, epoch: int) -> None:
         """Write model.pt again from the kept state of its epoch, if it is gone or another.
 
@@ -253,13 +251,12 @@ class SelectBest(Callback):
     def on_end(self, trainer: Trainer) -> None:
         if trainer.config.select == "last":
             self.save(trainer)
-        self.check()
+        broadcast_from_first(self.check)
 
     def save(self, trainer: Trainer) -> None:
         state = model_state(trainer.network, self.mask, trainer.epoch)
-        self.written["model.pt"] = save_state(self.folder.model, state)
+        self.written["model.pt"] = broadcast_from_first(save_state, self.folder.model, state)
 
-    @by_first
     def check(self) -> None:
         """Raise RuntimeError when model.pt is another's."""
         if not self.as_written(self.folder.model):
@@ -276,8 +273,10 @@ class KeepStates(Callback):
     def __init__(self, folder: RunFolder, mask: Mask, written: dict[str, str]) -> None:
         self.folder, self.mask, self.written = folder, mask, written
 
-    @by_first
     def on_start(self, trainer: Trainer) -> None:
+        broadcast_from_first(self.remove_unknown)
+
+    def remove_unknown(self) -> None:
         """Remove states that the checkpoint does not know: of an epoch that is to come again, or nobody's."""
         for path in map(self.folder.epoch_state, self.folder.kept_epochs()):
             if self.folder.name_of(path) not in self.written:
@@ -286,7 +285,8 @@ class KeepStates(Callback):
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.epoch in trainer.config.saved_epochs():
             path = self.folder.epoch_state(trainer.epoch)
-            self.written[self.folder.name_of(path)] = save_state(path, model_state(trainer.network, self.mask, trainer.epoch))
+            state = model_state(trainer.network, self.mask, trainer.epoch)
+            self.written[self.folder.name_of(path)] = broadcast_from_first(save_state, path, state)
 
 
 class WriteHistory(Callback):
@@ -296,7 +296,7 @@ class WriteHistory(Callback):
         self.folder = folder
 
     def on_start(self, trainer: Trainer) -> None:
-        self.table = self.folder.history(noisy=trainer.dataset.noisy)
+        self.table = broadcast_from_first(self.folder.history, noisy=trainer.dataset.noisy)
         self.table.keep_until(trainer.recorded)
         self.started = time.perf_counter()
 
@@ -312,7 +312,7 @@ class WriteHistory(Callback):
             trainer.row["images_per_second"] = round(trainer.images_timed / trainer.train_seconds, 1)
         self.started = now
         self.table.append(trainer.row)
-        self.table.write()
+        broadcast_from_first(self.table.write)
 
 
 class Track(Callback):
@@ -322,7 +322,7 @@ class Track(Callback):
         self.tracker = tracker
 
     def on_epoch(self, trainer: Trainer) -> None:
-        once(self.tracker.epoch, trainer.epoch)
+        broadcast_from_first(self.tracker.epoch, trainer.epoch)
 
 
 class WriteCheckpoint(Callback):
@@ -336,11 +336,11 @@ class WriteCheckpoint(Callback):
         self.agreement = Agreement()
 
     def before_epoch(self, trainer: Trainer) -> None:
-        if anyone(bool(self.signals.received)):
+        if any_process(bool(self.signals.received)):
             self.stop(trainer)
 
     def on_step(self, trainer: Trainer) -> None:
-        if self.agreement.any(bool(self.signals.received)):
+        if self.agreement.any_process(bool(self.signals.received)):
             self.on_interruption(trainer)
             self.stop(trainer)
 
@@ -352,10 +352,11 @@ class WriteCheckpoint(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        self.folder.check_there()
-        files = {"run": self.folder.path.name, "tables": self.folder.written(trainer.epoch), "weights": self.written}
+        broadcast_from_first(self.folder.check_there)
+        tables = broadcast_from_first(self.folder.written, trainer.epoch)
+        files = {"run": self.folder.path.name, "tables": tables, "weights": self.written}
         state = trainer.state() | {"mask": dict(self.mask), **files}
-        save_state(self.folder.checkpoint, state, keep_previous=True)
+        broadcast_from_first(save_state, self.folder.checkpoint, state, keep_previous=True)
 
     def stop(self, trainer: Trainer) -> None:
         raise self.signals.interruption(f" after {trainer.epoch} epochs and {trainer.step} steps")

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from helper.distributed import by_first
 from helper.system.files import file_hash, write_atomic
-from helper.untrusted import Unfit, reason_of
+from helper.untrusted.reasons import Unfit, reason_of
 
 FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
 log = logging.getLogger(__name__)
@@ -35,7 +34,6 @@ class DamagedFile(RuntimeError):
     """A state file that is truncated, altered, or none."""
 
 
-@by_first
 def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> str:
     """Write a state of tensors and plain containers; its tensors are stored as CPU tensors and load anywhere.
 
@@ -88,7 +86,6 @@ def state_in(content: bytes, path: Path) -> Any:
     raise DamagedFile(f"{path} is damaged or no checkpoint: {reason}; its run makes it again when it is removed")
 
 
-@by_first
 def load_latest(path: Path) -> dict[str, Any] | None:
     """The newest sound state of `path` and the previous one beside it; None where there is neither."""
     for candidate in (path, previous(path)):

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from helper.system.files import write_atomic
-from helper.untrusted import read_yaml
+from helper.untrusted.yaml_text import read_yaml
 from optim.folder import RunFolder
 
 FILES = "*tfevents*"  # what TensorBoard takes for an event file

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy
 
-from helper.distributed import by_first
 from helper.schema.config import digest
 from helper.system.files import file_hash, write_atomic
 from helper.tables import Table
-from helper.untrusted import Unfit, read_arrays, reason_of
+from helper.untrusted.arrays import read_arrays
+from helper.untrusted.reasons import Unfit, reason_of
 
 SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
 HISTORY = [
@@ -95,12 +95,10 @@ class RunFolder:
         return Table(self.path / "metrics.csv", METRICS, self.replace)
 
     @property
-    @by_first
     def finished(self) -> bool:
         """The summary is written last."""
         return self.summary.exists() and self.model.exists()
 
-    @by_first
     def check_there(self) -> None:
         """Raise RuntimeError when someone has removed the folder: what is written from now on would be half a run."""
         if not self.config.exists():
@@ -108,7 +106,6 @@ class RunFolder:
                 f"{self.path} has gone while the run was under way; the same command runs it again once it can be made"
             )
 
-    @by_first
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""
         numbers = (path.stem.removeprefix("epoch_") for path in self.states.glob("epoch_*.pt"))
@@ -119,7 +116,6 @@ class RunFolder:
         spectra = {path.name: spectrum_key(path) for path in (self.spectrum(), *self.path.glob("spectra/*.npz"))}
         return digest({"snr": len(self.snr().rows), "metrics": len(self.metrics().rows), "spectra": spectra})
 
-    @by_first
     def written(self, epoch: int) -> dict[str, Any]:
         """What a checkpoint remembers of the tables up to an epoch: a hash of the history, the others' numbers of rows."""
         rows = {name: [r for r in table.rows if int(r["epoch"]) <= epoch] for name, table in self.tables().items()}
@@ -230,7 +226,6 @@ class RunFolder:
         write_atomic(self.summary, json.dumps(summary | {"checksum": digest(summary)}, indent=2) + "\n")
 
 
-@by_first
 def spectrum_key(path: Path) -> dict[str, str] | None:
     """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
     try:
@@ -240,7 +235,6 @@ def spectrum_key(path: Path) -> dict[str, str] | None:
         return None
 
 
-@by_first
 def write_arrays(path: Path, arrays: dict[str, Any], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
     """An .npz file. `replace` gives a file a new content."""
     buffer = io.BytesIO()

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from helper.distributed import ahead, by_first, interruptible, lost, once, size
 from helper.mask import Mask
+from helper.processes.first import broadcast_from_first, call_in_first_then_others
+from helper.processes.group import connection_lost, world_size
+from helper.processes.interruption import interruptible
 from helper.progress import Task, tracked
 from helper.schema.config import FlagError
 from helper.system.devices import choose_device
@@ -21,7 +23,9 @@ from helper.system.memory import keep_freed_memory
 from helper.system.signals import Signals
 from helper.system.xla import forget_graph_counts, graph_counts
 from helper.tables import DamagedTable
-from helper.untrusted import one_line, reason_of, write_yaml
+from helper.untrusted.reasons import reason_of
+from helper.untrusted.texts import one_line
+from helper.untrusted.yaml_text import write_yaml
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network
@@ -61,15 +65,16 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     TRACKERS[config.tracker].check()
     keep_freed_memory()
     with interruptible(signals):
-        dataset = ahead(load_dataset, config.data)
+        dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
-    folder = run_folder(config, dataset.fingerprint)
-    if folder.finished and not config.overwrite:
-        once(check_processes, folder, config, size())
+    folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
+    if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
+        broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
-    network, mask = start(config, dataset, dense_parent(config, dataset, signals))  # refuses before the folder exists
+    parent = dense_parent(config, dataset, signals)
+    network, mask = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists
     with contextlib.ExitStack() as stack:
-        ready = once(take, folder, config, dataset.fingerprint, stack)
+        ready = broadcast_from_first(take, folder, config, dataset.fingerprint, stack)
         if ready:
             train_in(folder, config, network, mask, dataset.to(device), signals)
     return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
@@ -110,13 +115,14 @@ def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
     if config.pretrain_model_path:
         return Path(config.pretrain_model_path)
     parent = config.dense_parent()
-    folder = run_folder(parent, dataset.fingerprint)
-    return folder.path if folder.finished and config.load_pretrain else train_run(parent, signals)
+    folder = broadcast_from_first(run_folder, parent, dataset.fingerprint)
+    finished = broadcast_from_first(lambda: folder.finished)
+    return folder.path if finished and config.load_pretrain else train_run(parent, signals)
 
 
 def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
     """Train, measure, summarise and draw in a folder that this process holds."""
-    write_labels(folder, dataset)
+    broadcast_from_first(write_labels, folder, dataset)
     report_start(config, mask, dataset)
     weights = train(folder, config, network, mask, dataset, signals)
     if config.device == "tpu":
@@ -125,10 +131,11 @@ def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mas
     with interruptible(signals):
         measure_selected(folder, config, network, dataset)
         measuring = time.perf_counter() - started
-        conclude(folder, config, network, mask, dataset, weights, measuring=measuring, processes=size())
+        broadcast_from_first(
+            conclude, folder, config, network, mask, dataset, weights, measuring=measuring, processes=world_size()
+        )
 
 
-@by_first
 def conclude(
     folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, weights: dict[str, str],
     *, measuring: float, processes: int,
@@ -175,7 +182,7 @@ def train(
             hooks.WriteCheckpoint(folder, mask, written, signals),
         ],
     )
-    state = load_latest(folder.checkpoint)
+    state = broadcast_from_first(load_latest, folder.checkpoint)
     if state is not None:
         resume(trainer, state, folder, mask, written)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
@@ -196,21 +203,21 @@ def resume(trainer: Trainer, state: dict[str, Any], folder: RunFolder, mask: Mas
         same_mask, n_processes = content_hash(state["mask"]) == content_hash(mask), state["processes"]
         run = state["run"]
         trainer.load_state(state)
-        then, now = state["tables"], folder.written(state["epoch"])
+        then, now = state["tables"], broadcast_from_first(folder.written, state["epoch"])
         written |= state["weights"]
         fewer = [name for name in now if (now[name] != then[name] if name == "history" else now[name] < then[name])]
     except DamagedTable:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if lost(error):
+        if connection_lost(error):
             raise
         raise RuntimeError(f"{folder.checkpoint} is no state of this run: {reason_of(error)}; {FROM_THE_START}") from None
     if run != folder.path.name:
         raise RuntimeError(f"{folder.checkpoint} is of another run, {one_line(run, 200)}; {FROM_THE_START}")
-    if n_processes != size() and not trainer.config.sync_batch_norm:
+    if n_processes != world_size() and not trainer.config.sync_batch_norm:
         raise RuntimeError(
             f"--sync_batch_norm 0: the run began with {n_processes} processes and its BatchNorm depends on that; "
-            f"go on with as many, not with {size()}"
+            f"go on with as many, not with {world_size()}"
         )
     if not same_mask:
         raise RuntimeError(f"{folder.path} began with another mask: its dense parent has changed; move the folder away")
@@ -238,13 +245,13 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset, signals
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
-        once(take_finished, folder, config, dataset.fingerprint, stack)
+        broadcast_from_first(take_finished, folder, config, dataset.fingerprint, stack)
         stack.enter_context(interruptible(signals))
-        for epoch in tracked(folder.kept_epochs(), "kept states", "states"):
+        for epoch in tracked(broadcast_from_first(folder.kept_epochs), "kept states", "states"):
             measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
         measure_selected(folder, config, network, dataset)
-        once(refresh_summary, folder, config)
-        once(track, folder, config)
+        broadcast_from_first(refresh_summary, folder, config)
+        broadcast_from_first(track, folder, config)
     return folder.path
 
 
@@ -268,7 +275,6 @@ def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
     folder.write_summary(summary)
 
 
-@by_first
 def write_labels(folder: RunFolder, dataset: Dataset) -> None:
     """labels.npz of a noisy run: position in the published file, true and given label of every training example."""
     if dataset.noisy:

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from helper.distributed import once
 from helper.mask import Mask
 from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
 from helper.metrics.snr import GradientMoments
 from helper.metrics.spectrum import Spectrum
+from helper.processes.first import broadcast_from_first
 from helper.progress import tracked
 from helper.schema.config import FlagError
 from helper.system.seeds import stream
@@ -23,7 +23,7 @@ from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.config import RunConfig
 from optim.folder import RunFolder, spectrum_key, write_arrays
-from optim.model import restore
+from optim.model import Stored, load_stored, put_into
 
 log = logging.getLogger(__name__)
 LEAST_EXAMPLES = 2  # that have an error
@@ -54,7 +54,7 @@ def measure_into(
     training examples with true and with wrong labels are measured apart, and the whole set's value is put together from
     the two. What the table already has for this state and these settings is not measured again.
     """
-    checkpoint = once(content_hash, network.state_dict(), mask)
+    checkpoint = broadcast_from_first(content_hash, network.state_dict(), mask)
     for name in config.wanted():
         common = {
             "epoch": str(epoch), "metric": name, "split": config.metric_split, "params": counted(name, config),
@@ -71,7 +71,7 @@ def measure_into(
             for layer, (value, error) in rows.items():
                 cells = {"subset": subset, "layer": layer, "value": value, "standard_error": error}
                 table.append(common | how | cells | (shape_of(estimate) if layer == "all" else {}))
-        table.write()
+        broadcast_from_first(table.write)
         total = found["all"]
         log.info(
             "epoch %s  %s %.5g ± %.2g (95 %% interval; %s; %.1f s)",
@@ -165,18 +165,18 @@ def measure_spectrum_into(
         return
     path = folder.spectrum(epoch)
     key = {
-        "checkpoint": once(content_hash, network.state_dict(), mask), "split": config.metric_split,
+        "checkpoint": broadcast_from_first(content_hash, network.state_dict(), mask), "split": config.metric_split,
         "params": config.metric_params, "settings": settings("spectrum", config),
     }  # fmt: skip
-    if spectrum_key(path) == key:
+    if broadcast_from_first(spectrum_key, path) == key:
         return
-    if once(copy_measured, folder, path, key):
+    if broadcast_from_first(copy_measured, folder, path, key):
         return
     network, dataset = where_measured(network, dataset)
     split = getattr(dataset, config.metric_split)
     generator = stream(seed, "metric", "spectrum")
     found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
-    write_arrays(path, tensors_of(found) | key, folder.replace)
+    broadcast_from_first(write_arrays, path, tensors_of(found) | key, folder.replace)
     log.info("%s: %s (%.1f s)", path.stem, words_of(found), found.seconds)
 
 
@@ -210,24 +210,33 @@ def measure_state(
         curvature: whether more than the SNR is measured.
     """
     device = dataset.train.inputs.device
-    mask = restore(network, folder.epoch_state(epoch)).mask.to(device)
+    mask = restore_in_all(network, folder.epoch_state(epoch)).mask.to(device)
     add_snr(folder, config, network, mask, dataset, epoch)
     if curvature:
-        measure_into(folder.metrics(), network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
+        table = broadcast_from_first(folder.metrics)
+        measure_into(table, network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
         measure_spectrum_into(folder, network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
+
+
+def restore_in_all(network: nn.Module, path: Path) -> Stored:
+    """Put the weights of a run's file into the network of every process; what the file holds. All processes call this."""
+    stored = broadcast_from_first(load_stored, path)
+    put_into(network, stored, path)
+    return stored
 
 
 def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
     """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
-    stored = restore(network, folder.model)
+    stored = restore_in_all(network, folder.model)
     network.to(dataset.train.inputs.device)
-    measure_into(folder.metrics(), network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
+    table = broadcast_from_first(folder.metrics)
+    measure_into(table, network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
     measure_spectrum_into(folder, network, stored.mask, dataset, config.metrics, epoch=None, seed=config.random_state)
 
 
 def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:
     """Append one state's gradient SNR to snr.csv, if it is asked for and not there."""
-    table = folder.snr()
+    table = broadcast_from_first(folder.snr)
     metrics = config.metrics
     there = any(row["epoch"] == str(epoch) and row["mode"] == "fixed" for row in table.rows)
     if metrics.save_snr and metrics.snr_mode == "fixed" and not there:
@@ -235,4 +244,4 @@ def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask
         for row in rows:
             table.append({"epoch": epoch, **row})
         table.rows.sort(key=lambda row: int(row["epoch"]))
-        table.write()
+        broadcast_from_first(table.write)

@@ -8,12 +8,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from helper.distributed import by_first
 from helper.mask import Mask
 from helper.pruner import prune
 from helper.schema.config import FlagError, replace, unflatten
 from helper.system.seeds import stream
-from helper.untrusted import Unfit, one_line, read_yaml, reason_of
+from helper.untrusted.reasons import Unfit, reason_of
+from helper.untrusted.texts import one_line
+from helper.untrusted.yaml_text import read_yaml
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network
@@ -35,7 +36,6 @@ def model_state(network: nn.Module, mask: Mask, epoch: int) -> dict[str, Any]:
     return {"network": network.state_dict(), "mask": dict(mask), "epoch": epoch}
 
 
-@by_first
 def load_stored(path: Path) -> Stored:
     """A weights file: one of a run's, or a plain state dict of any origin.
 
@@ -70,6 +70,12 @@ def restore(network: nn.Module, origin: Path) -> Stored:
         RuntimeError: missing, damaged, or another architecture's; one line names the first difference.
     """
     stored = load_stored(origin)
+    put_into(network, stored, origin)
+    return stored
+
+
+def put_into(network: nn.Module, stored: Stored, origin: Path) -> None:
+    """`restore` of a file that has been read."""
     own, weights = network.state_dict(), stored.weights
     for name in [*own, *weights]:
         if name not in weights or name not in own:
@@ -85,10 +91,8 @@ def restore(network: nn.Module, origin: Path) -> Stored:
     except ValueError as error:
         raise RuntimeError(f"{origin}: {error}") from None
     network.load_state_dict(weights)
-    return stored
 
 
-@by_first
 def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
     """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helper.distributed import gathered, size, summed
+from helper.processes.group import world_size
+from helper.processes.sharing import stack_from_processes, sum_over_processes
 
 
 def parallel(network: nn.Module, device: torch.device, *, sync_batch_norm: bool) -> nn.Module:
@@ -19,7 +20,7 @@ def parallel(network: nn.Module, device: torch.device, *, sync_batch_norm: bool)
         sync_batch_norm: normalise by the statistics of the global batch; otherwise each process by those of its share, and
             the first one's running statistics are kept.
     """
-    if size() == 1:
+    if world_size() == 1:
         return network
     if sync_batch_norm:
         network = synchronised(network)
@@ -60,7 +61,7 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return summed(tensor)
+        return sum_over_processes(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class Normalisation(torch.autograd.Function):
         if len(x):  # the kernel divides by it
             constants, wanted = (weight, mean, variance, None, None, False, ctx.eps), (False, True, True)
             _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(gradient, x, *constants, wanted)
-        mean_weight, mean_bias = gathered(torch.stack([by_weight, by_bias])).sum(0) / n
+        mean_weight, mean_bias = stack_from_processes(torch.stack([by_weight, by_bias])).sum(0) / n
         factor = weight * (variance + ctx.eps).rsqrt()  # by_x = factor · (gradient - mean_bias - normalised x · mean_weight)
         by_x = F.batch_norm(x, mean, variance, -factor * mean_weight, -factor * mean_bias, eps=ctx.eps)
         by_x.addcmul_(gradient, factor.view(-1, *[1] * (x.ndim - 2)))
@@ -155,7 +156,7 @@ def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if len(x):
         own[0], own[1] = torch.batch_norm_update_stats(x, None, None, 0.0)
         own[2] = x.numel() / x.shape[1]
-    means, variances, counts = gathered(own).unbind(1)
+    means, variances, counts = stack_from_processes(own).unbind(1)
     n = counts.sum(0)
     mean = (counts * means).sum(0) / n
     return mean, (counts * (variances + (means - mean).square())).sum(0) / n, n

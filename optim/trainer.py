@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.distributed import follow_first, interruptible, rank, share, size, summed
 from helper.metrics.evaluation import batch_sums
+from helper.processes.first import copy_from_first
+from helper.processes.group import rank, world_size
+from helper.processes.interruption import interruptible
+from helper.processes.sharing import own_share, sum_over_processes
 from helper.system.seeds import stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
@@ -78,9 +81,9 @@ class Trainer:
                 self.emit("on_step")
             end_of_graph(self.device, wait=True)
             self.train_seconds = time.perf_counter() - started
-            self.sums = None if self.sums is None else summed(self.sums)
+            self.sums = None if self.sums is None else sum_over_processes(self.sums)
             if not self.config.sync_batch_norm:
-                follow_first(self.network.buffers())
+                copy_from_first(self.network.buffers())
             self.end_epoch(signals)
         self.emit("on_end")
 
@@ -104,7 +107,7 @@ class Trainer:
             yield step, rows.to(self.device)
 
     def train_step(self, step: int, rows: Tensor) -> None:
-        own, generator = share(len(rows)), stream(self.seed, "step", self.epoch, step)
+        own, generator = own_share(len(rows)), stream(self.seed, "step", self.epoch, step)
         batch = self.dataset.train[rows[own]]
         images = batch.inputs
         if self.dataset.augmented:
@@ -123,7 +126,7 @@ class Trainer:
         if regularize is not None:
             noise = torch.randn(len(rows), logits.shape[1], generator=generator)[own]
             loss = loss + self.config.reg_weight / 2 * regularize(logits, inputs, noise) / len(rows)
-        (loss * size()).backward()  # gradients become means over the processes
+        (loss * world_size()).backward()  # gradients become means over the processes
         self.emit("on_gradients")
         self.optimizer.step()
 
@@ -160,8 +163,8 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "processes": size(),
-            "sums": None if self.sums is None or not self.step else summed(self.sums),
+            "processes": world_size(),
+            "sums": None if self.sums is None or not self.step else sum_over_processes(self.sums),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},

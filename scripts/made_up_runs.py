@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 
 from helper.system.files import write_atomic
-from helper.untrusted import write_yaml
+from helper.untrusted.yaml_text import write_yaml
 from optim.config import RunConfig
 from optim.folder import HISTORY, METRICS, NOISY_HISTORY, SNR, RunFolder
 from optim.identity import run_folder, run_identity, stored_options

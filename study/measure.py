@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from helper.command_line import without_effect_in
+from helper.command_line.effects import without_effect_in
 from helper.metrics.main import METRICS
 from helper.progress import tracked
 from helper.schema.config import Config, FlagError, flag, replace
@@ -16,7 +16,7 @@ from helper.schema.values import near_match
 from helper.system.devices import choose_device
 from helper.system.locks import exclusive
 from helper.system.logs import RunLog
-from helper.untrusted import shown
+from helper.untrusted.texts import shown
 from loader.main import load_dataset
 from network.main import build_network
 from optim.config import RunConfig

@@ -11,7 +11,7 @@ from torch import nn
 from helper.mask import Mask
 from helper.schema.config import flatten
 from helper.system.devices import choose_device
-from helper.untrusted import shown
+from helper.untrusted.texts import shown
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from optim.config import RunConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helper.schema.config import digest
 from helper.system.files import write_atomic
-from helper.untrusted import Unfit, reason_of
+from helper.untrusted.reasons import Unfit, reason_of
 
 SWEEPS = "sweeps"  # folder under a results root, beside the data sets' folders
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import run
-from helper.distributed import processes
+from helper.processes.group import join_processes
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([__name__])
@@ -30,7 +30,7 @@ def together(n: int, function: Callable, *args: Any) -> list[Any]:
 
 
 def collect(queue: Any, function: Callable, args: tuple) -> None:
-    with processes("cpu"):
+    with join_processes("cpu"):
         queue.put(pickle.dumps((int(os.environ["RANK"]), function(*args))))  # tensors by value: this process ends
 
 

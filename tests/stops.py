@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from helper import distributed
+from helper.processes import interruption
 from helper.system.signals import Signals
 
 
@@ -29,7 +29,7 @@ class StopsInSecondEpoch(Signals):
         self.last = 1 + n_steps + 1 + steps
 
     def look(self) -> str | None:
-        if distributed._heeded is self:
+        if interruption._heeded is self:
             return None
         self.looks += 1
         return "SIGTERM" if self.looks >= self.last else None

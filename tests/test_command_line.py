@@ -7,7 +7,8 @@ import pytest
 
 import experiment
 import run as command_line
-from helper.command_line import parse, without_effect, without_effect_in
+from helper.command_line.effects import without_effect, without_effect_in
+from helper.command_line.parsing import parse
 from helper.metrics.main import settings
 from helper.schema.config import all_flags, checked, flag_fields, flatten, parts, replace, unflatten, value_type
 from helper.system.versions import ROOT

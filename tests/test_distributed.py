@@ -7,22 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from torch import nn
 
-from helper import distributed
+from helper.processes import group, sharing
+from helper.processes.first import broadcast_from_first
 from helper.system.locks import exclusive
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from loader.archives import DataError
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
-from optim.checkpoint import load_state
+from optim.checkpoint import load_latest, load_state, save_state
 from optim.config import TrainConfig
-from optim.folder import TIMING
+from optim.folder import TIMING, RunFolder, spectrum_key, write_arrays
 from optim.model import load_stored
 from optim.parallel import GlobalBatchNorm
 from optim.trainer import Trainer
@@ -65,24 +67,24 @@ def two(tmp_path: Path, *flags: object) -> Path:
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 128])
 @pytest.mark.parametrize("k", [1, 2, 3, 8])
 def test_shares_cover_everything_once_and_are_nearly_equal(monkeypatch, n, k):
-    monkeypatch.setattr(distributed, "size", lambda: k)
+    monkeypatch.setattr(sharing, "world_size", lambda: k)
     positions = []
     for rank in range(k):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        positions.append(list(range(n))[distributed.share(n)])
+        monkeypatch.setattr(sharing, "rank", lambda rank=rank: rank)
+        positions.append(list(range(n))[sharing.own_share(n)])
     assert [position for share in positions for position in share] == list(range(n))
     assert max(map(len, positions)) - min(map(len, positions)) <= 1
 
 
 def normalise_share(x: torch.Tensor, weights: torch.Tensor, share: list[slice], options: dict) -> dict[str, torch.Tensor]:
     """One process's part of a layer, its gradients, and the gradients of a gradient penalty."""
-    x = x[share[distributed.rank()]].requires_grad_()
+    x = x[share[group.rank()]].requires_grad_()
     layer = nn.BatchNorm2d(3, **options).double()
-    synchronised = GlobalBatchNorm(layer) if distributed.size() > 1 else layer
+    synchronised = GlobalBatchNorm(layer) if group.world_size() > 1 else layer
     for name, parameter in layer.named_parameters():
         torch.nn.init.uniform_(parameter, generator=stream(0, name))
     output = synchronised(x)
-    (slope,) = torch.autograd.grad((output * weights[share[distributed.rank()]]).sin().sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad((output * weights[share[group.rank()]]).sin().sum(), x, create_graph=True)
     (slope.square().sum() + output.cos().sum()).backward()
     found = {"output": output, "slope": slope, "x": x.grad} | {n: p.grad for n, p in layer.named_parameters()}
     return {name: t.detach() for name, t in found.items()} | dict(layer.named_buffers())
@@ -117,6 +119,59 @@ def test_global_batch_norm_is_batch_norm_of_all_examples_also_differentiated_twi
             found = first[name]
             assert torch.equal(found, second[name])
         torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
+
+
+def looked_at_by_the_second_alone(folder: RunFolder) -> dict[str, Any]:
+    """What the second of two processes reads and writes in a run folder while the first one does nothing."""
+    if group.rank() == 0:
+        return {}
+    table = folder.history()
+    table.append({"epoch": 7, "lr": 0.5})
+    table.write()
+    write_arrays(folder.spectrum(), {"checkpoint": "0", "split": "train", "params": "all", "settings": "{}"})
+    save_state(folder.checkpoint, {"epoch": 7})
+    save_state(folder.epoch_state(3), {"network": {"w": torch.ones(1)}, "mask": {}, "epoch": 3})
+    folder.check_there()
+    return {
+        "finished": folder.finished, "kept": folder.kept_epochs(), "rows": folder.history().rows, "written": folder.written(7),
+        "key": spectrum_key(folder.spectrum()), "checkpoint": load_latest(folder.checkpoint),
+        "weights": load_stored(folder.epoch_state(3)).weights,
+    }  # fmt: skip
+
+
+def test_one_process_alone_may_look_at_a_run_folder_and_its_tables(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    nothing, found = together(2, looked_at_by_the_second_alone, RunFolder(tmp_path))
+    assert nothing == {}
+    assert found["finished"] is False
+    assert found["kept"] == [3]
+    assert [(row["epoch"], row["lr"]) for row in found["rows"]] == [("7", "0.5")]
+    assert found["written"]["metrics"] == 0
+    assert found["key"]["split"] == "train"
+    assert found["checkpoint"] == {"epoch": 7}
+    assert found["weights"]["w"].item() == 1
+
+
+def broadcast_of_the_first(folder: RunFolder) -> tuple[bool, list[str], str]:
+    """(whether the run is finished, epochs of its history, an error) as every process gets them from the first one."""
+    if group.rank() == 1:  # by itself it would see something else
+        folder = RunFolder(folder.path / "elsewhere")
+    finished = broadcast_from_first(lambda: folder.finished)
+    epochs = [row["epoch"] for row in broadcast_from_first(folder.history).rows]
+    with pytest.raises(RuntimeError) as error:
+        broadcast_from_first(folder.check_there)
+    return finished, epochs, str(error.value)
+
+
+def test_what_the_first_process_reads_or_raises_reaches_all(tmp_path):
+    folder = RunFolder(tmp_path)
+    for name in ("summary.json", "model.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "history.csv").write_text("epoch,lr\n0,\n1,0.1\n")
+    first, second = together(2, broadcast_of_the_first, folder)
+    assert first == second
+    assert first[:2] == (True, ["0", "1"])
+    assert first[2].startswith(f"{tmp_path} has gone")
 
 
 class InDoublePrecision(nn.Module):
@@ -334,7 +389,7 @@ def test_batch_norm_by_shares_keeps_the_first_ones_statistics_and_refuses_anothe
     ],
 )
 def test_only_a_broken_connection_to_a_process_is_taken_for_its_end(error, is_lost):
-    assert distributed.lost(error) == is_lost
+    assert group.connection_lost(error) == is_lost
 
 
 def test_torchrun_starts_a_run_that_one_process_goes_on_with(train, tmp_path):

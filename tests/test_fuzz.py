@@ -24,7 +24,7 @@ import experiment
 import run as command_line
 import study.sweeping.sweep
 from helper.schema.config import all_flags, unflatten
-from helper.untrusted import read_yaml
+from helper.untrusted.yaml_text import read_yaml
 from loader.main import load_dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder

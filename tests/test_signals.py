@@ -15,8 +15,8 @@ import pytest
 
 import experiment
 import run
-from helper import distributed
-from helper.distributed import check_signals, checked, interruptible, waiting_for_a_network
+from helper.processes import group, interruption
+from helper.processes.interruption import check_signals, checking_signals, interruptible, waiting_for_a_network
 from helper.system.signals import Interrupted, Signals
 from loader import archives
 from network.mlp import MLP
@@ -157,10 +157,10 @@ def test_two_processes_are_interrupted_at_the_same_place_of_a_pass_and_end_the_s
 def until_interrupted(n_parts: int) -> tuple[int, str]:
     """(parts done, message) of a process that works on alone while the first one is asked to end."""
     signals, done = Signals(), 0
-    if distributed.rank() == 0:
+    if group.rank() == 0:
         signals.received = "SIGTERM"
     with pytest.raises(Interrupted) as stop, interruptible(signals):
-        for done in checked(range(n_parts)):  # noqa: B007
+        for done in checking_signals(range(n_parts)):  # noqa: B007
             pass
     return done, str(stop.value)
 
@@ -325,4 +325,4 @@ def test_nothing_is_interrupted_outside():
         check_signals()
     with pytest.raises(Interrupted, match="SIGUSR1: stopped; the same command"), interruptible(signals):
         check_signals()
-    assert distributed._heeded is None
+    assert interruption._heeded is None

@@ -20,7 +20,9 @@ from PIL import Image
 import experiment
 import run as command_line
 from helper.schema.config import unflatten
-from helper.untrusted import csv_text, one_line, read_arrays, read_yaml
+from helper.untrusted.arrays import read_arrays
+from helper.untrusted.texts import csv_text, one_line
+from helper.untrusted.yaml_text import read_yaml
 from loader import archives
 from loader.archives import DataError, unpack, unpickle
 from loader.loader_mnist import read_idx

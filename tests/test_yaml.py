@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import experiment
 import run as command_line
 from helper.schema.config import all_flags, flatten, unflatten
-from helper.untrusted import core_value, read_yaml, write_yaml
+from helper.untrusted.yaml_text import core_value, read_yaml, write_yaml
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import stored_config

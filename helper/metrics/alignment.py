@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from scipy.stats import false_discovery_control, fisher_exact
 from torch import Tensor, nn
 
-from helper.distributed import joined
 from helper.metrics.parameters import active
 from helper.metrics.per_example import choose_engine
 from helper.metrics.sampling import finite
 from helper.metrics.subject import Examples, Subject
+from helper.processes.sharing import gather_from_processes
 
 
 def descent_cosines(
@@ -61,7 +61,7 @@ def descent_cosines(
             given = subject.labels_of(labels, rows[part])
             found = engine.sums(chunk, lambda logits, given=given: scaled_residuals(finite(logits), given))
             sums.append(found[0].double().sum(1).cpu())
-    squares, products = joined(sums).unbind(1)
+    squares, products = gather_from_processes(sums).unbind(1)
     cosines = (-products / (squares.sqrt() * length)).clamp(-1, 1)
     return cosines.masked_fill(squares == 0, torch.nan)
 

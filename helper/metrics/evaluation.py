@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import summed
 from helper.metrics.memorization import noisy_means, noisy_sums
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.metrics.snr import GradientMoments
 from helper.metrics.softmax import cross_entropies, log_probabilities
+from helper.processes.sharing import sum_over_processes
 from helper.system.xla import end_of_graph
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -46,7 +46,7 @@ def evaluate(
         own = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(10 if noisy else 4, dtype=torch.float64)
     if moments is not None:
         moments.merge()
-    return means_of(summed(own))
+    return means_of(sum_over_processes(own))
 
 
 @torch.no_grad()

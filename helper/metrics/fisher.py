@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, Sampled, estimate_of, two_stage_mean, with_total
 from helper.metrics.parameters import active, default_dtype, module_of, one_of
 from helper.metrics.per_example import RULES, Engine, LoopNorms, choose_engine, supported, vmap_engine
@@ -18,6 +17,8 @@ from helper.metrics.sampling import LEAST_DRAWS, Budget, Draw, finite, importanc
 from helper.metrics.scores import LayerInputs, outlying
 from helper.metrics.softmax import log_probabilities, probabilities, residuals, total_variance
 from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
+from helper.processes.interruption import checking_signals
+from helper.processes.sharing import gather_from_processes
 from helper.progress import tracked
 from helper.system.seeds import global_seed
 
@@ -159,7 +160,7 @@ def draw_squares(subject: Subject, engine: Engine, size: int, what: str, cotange
         pieces = []
         for part, inputs in subject.chunks(rows, size, k, what):
             pieces.append(scaled_squares(engine, inputs, partial(cotangents, positions=part)).transpose(0, 1).cpu())
-        return joined(pieces)
+        return gather_from_processes(pieces)
 
     return draw
 
@@ -256,7 +257,9 @@ def nngeometry_mean(
     for group in tracked(groups, "Fisher", "batches", shown=subject.progress):
         inputs = subject.rows(group)
         given = subject.labels_of(labels, group) if metric == "empirical" else None
-        values = [nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in checked(range(draws))]
+        values = [
+            nngeometry_diagonal(subject, inputs, label_values(metric, given, generator)) for _ in checking_signals(range(draws))
+        ]
         rows.append(torch.stack(values).detach().double().cpu())
     values = with_total(finite(torch.stack(rows)))
     exact = metric != "fim_monte_carlo"

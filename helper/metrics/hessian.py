@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
 from helper.metrics.parameters import active, one_of
@@ -17,6 +16,8 @@ from helper.metrics.products import choose_products
 from helper.metrics.sampling import Budget, finite, sample_groups, sample_mean
 from helper.metrics.softmax import cross_entropy
 from helper.metrics.subject import Examples, Subject, own_generator, signs
+from helper.processes.interruption import checking_signals
+from helper.processes.sharing import gather_from_processes
 from helper.progress import tracked
 
 HESSIAN_METHODS = ("auto", "gauss_newton", "hutchinson", "pyhessian", "eigenthings")
@@ -129,9 +130,11 @@ def hutchinson_mean(subject: Subject, labels: Tensor, term: str, budget: Budget,
         pieces = []
         for part, x in subject.chunks(rows, size, k, "Hessian"):
             y = subject.labels_of(labels, rows[part])
-            probes = [products(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in checked(range(k))]
+            probes = [
+                products(rademacher(keep, seeds[part, probe], subject.dtype), x, y) for probe in checking_signals(range(k))
+            ]
             pieces.append(torch.stack(probes, 1).cpu())
-        return joined(pieces)
+        return gather_from_processes(pieces)
 
     return sample_mean(draw, len(subject.inputs), budget, generator)
 
@@ -182,7 +185,7 @@ def pyhessian_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, gen
     keep = {name: active(p, name, subject.mask) for name, p in counted.items()}
     columns = torch.tensor([owners[name] for name in counted])
     values = torch.zeros(n_products, len(subject.layers), dtype=torch.float64)
-    for row in checked(values):
+    for row in checking_signals(values):
         v = {name: signs(k.shape, generator).to(x.device, x.dtype) * k for name, k in keep.items()}
         products = hessian_vector_product(operator.gradsH, operator.params, list(v.values()))
         shares = torch.stack([(a * b).sum() for a, b in zip(v.values(), products, strict=True)])

@@ -6,13 +6,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import checked, joined
 from helper.metrics.estimate import Estimate, estimate_of
 from helper.metrics.parameters import one_of, require_gradients
 from helper.metrics.per_example import pull_back
 from helper.metrics.sampling import Budget, sample_mean
 from helper.metrics.softmax import log_probabilities
 from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
+from helper.processes.interruption import checking_signals
+from helper.processes.sharing import gather_from_processes
 
 JACOBIAN_METHODS = ("projection", "exact")
 JACOBIAN_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -92,7 +93,7 @@ def jacobian_norm(
                 value = torch.stack([g.double().square().flatten(1).sum(1) for g in gradients], 1)
                 value = value if v is not None else value.sum(1, keepdim=True)
             pieces.append(value[..., None].double().cpu())
-        return joined(pieces)
+        return gather_from_processes(pieces)
 
     with subject.measuring():
         require_gradients(subject.network, False)
@@ -107,7 +108,7 @@ def vector_products(network: nn.Module, function: Callable[[Tensor], Tensor], x:
     """(N, ...) gradients of v . function(f(x)) with respect to x, one after the other for each of (k, N, C) cotangents v."""
     x = x.detach().requires_grad_()
     outputs = function(network(x.clone()))  # which may be changed in place
-    for index, v in enumerate(checked(cotangents)):
+    for index, v in enumerate(checking_signals(cotangents)):
         yield pull_back(outputs, v, x, retain_graph=index < len(cotangents) - 1)[0]
 
 

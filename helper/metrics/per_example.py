@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from helper.distributed import checked
 from helper.metrics.parameters import UNFIT, Layers, active, explained, module_of, require_gradients
+from helper.processes.interruption import checking_signals
 
 GATHER = 64  # multiplications in the time that picking one element takes
 CACHE = 3 << 19  # bytes of a core's cache to work in
@@ -137,7 +137,7 @@ class HookedNorms:
         logits = self.network(leaf.clone())  # which may be changed in place
         rows = []
         z = cotangents(logits.detach())
-        for probe, cotangent in enumerate(checked(z)):
+        for probe, cotangent in enumerate(checking_signals(z)):
             self.found = {}
             pull_back(logits, cotangent, leaf, retain_graph=probe < len(z) - 1)
             if len(self.found) < len(self.layers):
@@ -334,7 +334,7 @@ class VmapNorms:
         require_gradients(self.network, False)
         logits = self.network(inputs.clone()).detach()
         gradients = vmap(grad(product), in_dims=(None, 0, 0))
-        return torch.stack([self.by_layer(gradients(self.parameters, inputs, z)) for z in checked(cotangents(logits))])
+        return torch.stack([self.by_layer(gradients(self.parameters, inputs, z)) for z in checking_signals(cotangents(logits))])
 
     def by_layer(self, gradients: dict[str, Tensor]) -> Tensor:
         """(N, layers, 1 or 2) from whole gradients (N, *shape) of every parameter."""
@@ -362,10 +362,10 @@ class LoopNorms(VmapNorms):
     def sums(self, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         require_gradients(self.network, True)
         weights = list(self.parameters.values())
-        outputs = [self.network(x[None].clone()) for x in checked(inputs)]
+        outputs = [self.network(x[None].clone()) for x in checking_signals(inputs)]
         z = cotangents(torch.cat(outputs).detach())
         examples = []
-        for output, of_one in checked(zip(outputs, z.transpose(0, 1), strict=True)):
+        for output, of_one in checking_signals(zip(outputs, z.transpose(0, 1), strict=True)):
             options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
             found = [pull_back(output, v[None], weights, **options) for v in of_one]
             examples.append(self.by_layer(dict(zip(self.parameters, map(torch.stack, zip(*found, strict=True)), strict=True))))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from helper.distributed import checked
 from helper.metrics.parameters import UNFIT, Layers, explained, require_gradients
 from helper.metrics.softmax import cross_entropies, residuals
+from helper.processes.interruption import checking_signals
 
 
 class Products(Protocol):
@@ -78,7 +78,7 @@ class LoopProducts(VmapProducts):
     def __call__(self, v: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         require_gradients(self.network, True)
         rows = [{name: part[index] for name, part in v.items()} for index in range(len(inputs))]
-        return torch.stack([self.of_one(*item) for item in checked(zip(rows, inputs, labels, strict=True))]).detach()
+        return torch.stack([self.of_one(*item) for item in checking_signals(zip(rows, inputs, labels, strict=True))]).detach()
 
     def of_one(self, v: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
         weights, options = list(self.parameters.values()), {"allow_unused": True, "materialize_grads": True}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import size, summed
 from helper.metrics.parameters import active, counted_parameters
+from helper.processes.group import world_size
+from helper.processes.sharing import sum_over_processes
 
 
 class GradientMoments:
@@ -38,13 +39,13 @@ class GradientMoments:
     @torch.no_grad()
     def merge(self) -> None:
         """Put together what several processes have taken in (Chan et al. 1979)."""
-        if size() == 1:
+        if world_size() == 1:
             return
-        n = max(1, int(summed(torch.tensor(self.n_batches))))
+        n = max(1, int(sum_over_processes(torch.tensor(self.n_batches))))
         for mean, squares in zip(self.mean, self.squares, strict=True):
-            together = summed(mean * self.n_batches) / n
+            together = sum_over_processes(mean * self.n_batches) / n
             squares += self.n_batches * (mean - together).square()
-            squares.copy_(summed(squares))
+            squares.copy_(sum_over_processes(squares))
             mean.copy_(together)
         self.n_batches = n
 

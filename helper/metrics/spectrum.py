@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.distributed import check_signals, checked, joined, share, summed
-from helper.distributed import size as world_size
 from helper.metrics.half_samples import bias_of, errors_of, same_ranks
 from helper.metrics.operations import substitutable
 from helper.metrics.parameters import active, one_of
 from helper.metrics.sampling import Budget, finite
 from helper.metrics.subject import Examples, Subject, own_generator
+from helper.processes.group import world_size
+from helper.processes.interruption import check_signals, checking_signals
+from helper.processes.sharing import gather_from_processes, own_share, sum_over_processes
 from helper.progress import Task
 
 if TYPE_CHECKING:
@@ -173,10 +174,10 @@ class Chosen:
     def operator(self, rows: Tensor, *, shared: bool = True) -> "CurvatureOperator":
         """Of the examples `rows`, their batches shared out over the processes; not shared: all by this one."""
         batches = rows.split(self.size)
-        own = batches[share(len(batches))] if shared else batches
+        own = batches[own_share(len(batches))] if shared else batches
         mine = Batches(self.subject, self.labels, own or batches[:1], self.task)
         counts = bool(own)  # of more processes than batches some have none, and theirs counts for nothing
-        over_all = (lambda product: summed(product * counts)) if shared else (lambda product: product)
+        over_all = (lambda product: sum_over_processes(product * counts)) if shared else (lambda product: product)
         return active_operator(self.subject, mine, len(rows), self.matrix, over_all)
 
 
@@ -190,7 +191,7 @@ class Batches:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in checked(self.rows):
+        for part in checking_signals(self.rows):
             yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
             self.task.advance(len(part))
 
@@ -204,13 +205,13 @@ def by_groups(chosen: Chosen, rows: Tensor, values: Tensor, vectors: Tensor) -> 
     """
     groups = rows.tensor_split(min(GROUPS, len(rows)))
     total, forms = torch.zeros_like(vectors), []
-    for group in groups[share(len(groups))]:
+    for group in groups[own_share(len(groups))]:
         operator = chosen.operator(group, shared=False)
         products = torch.stack([operator.matvec(v) for v in vectors])
         total += products * len(group) / len(rows)
         forms.append((vectors * products).sum(1)[None].double().cpu())
-    residuals = (summed(total) - values[:, None] * vectors).norm(dim=1)
-    return residuals, joined(forms), torch.tensor([len(group) for group in groups])
+    residuals = (sum_over_processes(total) - values[:, None] * vectors).norm(dim=1)
+    return residuals, gather_from_processes(forms), torch.tensor([len(group) for group in groups])
 
 
 def ritz_values(operator: "CurvatureOperator", vectors: Tensor, steps: int) -> Tensor:

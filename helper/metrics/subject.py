@@ -9,11 +9,11 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from helper.distributed import joined, share
 from helper.mask import Mask
 from helper.metrics.in_place import HALF, measured, refuse_network, unwrapped, without_prefix
 from helper.metrics.operations import ForwardPass, observe
 from helper.metrics.parameters import UNFIT, counted_parameters, explained, uncounted
+from helper.processes.sharing import gather_from_processes, own_share
 from helper.progress import Task
 
 AT_ONCE = 8192  # examples whose random numbers are drawn together: the same ones whatever the chunks
@@ -207,7 +207,7 @@ class Subject:
 
         Of several processes each gets its share of the rows; `joined` puts together what they make of them.
         """
-        own = share(len(rows))
+        own = own_share(len(rows))
         with Task(what, (own.stop - own.start) * steps, "draws", shown=self.progress) as task:
             for start in range(own.start, own.stop, size):
                 part = slice(start, min(start + size, own.stop))
@@ -218,7 +218,7 @@ class Subject:
     def map_logits(self, rows: Tensor, function: Callable[[Tensor], Tensor], size: int) -> Tensor:
         """A function of the logits, (n, C) -> (n, ...), of many examples, without gradients."""
         chunks = self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")
-        return joined([function(self.network(inputs)).cpu() for _, inputs in chunks])
+        return gather_from_processes([function(self.network(inputs)).cpu() for _, inputs in chunks])
 
 
 def from_numpy(values: Any) -> Any:

@@ -18,7 +18,8 @@ from typing import Any
 
 from helper.schema.registry import Readers
 from helper.schema.values import integer, near_match, number, switch
-from helper.untrusted import core_kind, one_line
+from helper.untrusted.texts import one_line
+from helper.untrusted.yaml_text import core_kind
 
 
 class FlagError(ValueError):

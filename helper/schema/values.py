@@ -6,7 +6,7 @@ import numbers
 import typing
 from typing import Any
 
-from helper.untrusted import core_value
+from helper.untrusted.yaml_text import core_value
 
 
 def near_match(word: str, words: typing.Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from helper.untrusted import one_line
+from helper.untrusted.texts import one_line
 
 DISK_FULL = "; what was saved before is sound: make room and run the same command again"
 NO_FOLDER = "; a file stands where a folder should be: choose another --results_root"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from helper.system.signals import Interrupted
-from helper.untrusted import shown
+from helper.untrusted.texts import shown
 
 
 class PlainFormatter(logging.Formatter):

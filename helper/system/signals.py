@@ -1,4 +1,4 @@
-"""Signals that ask for an orderly end. `helper.distributed.check_signals` answers them between the parts of long work."""
+"""Signals that ask for an orderly end; `helper.processes.interruption` answers them between the parts of long work."""
 
 import signal
 from types import FrameType

@@ -21,7 +21,7 @@ from helper.progress import Task, tracked
 from helper.schema.config import Config, flag, flatten
 from helper.system.files import write_atomic
 from helper.system.locks import exclusive
-from helper.untrusted import csv_text
+from helper.untrusted.texts import csv_text
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from study.comparing.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of

@@ -21,12 +21,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helper.distributed import checked
 from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
 from helper.metrics.parameters import PARAMS
 from helper.plotter import STYLE, literal
+from helper.processes.interruption import checking_signals
 from helper.progress import Task, tracked
 from helper.schema.config import Config, flag
 from helper.schema.values import number
@@ -34,7 +34,8 @@ from helper.system.files import write_atomic
 from helper.system.locks import exclusive
 from helper.system.memory import keep_freed_memory
 from helper.system.seeds import stream
-from helper.untrusted import csv_text, read_arrays
+from helper.untrusted.arrays import read_arrays
+from helper.untrusted.texts import csv_text
 from optim.checkpoint import content_hash
 from optim.folder import write_arrays
 from optim.model import restore
@@ -261,7 +262,7 @@ def move(config: InterpolateConfig, run: Run, state: State) -> None:
     inputs = run.dataset.examples(run.dataset.train)
     rows = torch.randperm(len(inputs), generator=stream(0, "batch norm"))[: config.bn_examples]
     parts = rows.tensor_split(-(-len(rows) // config.batch_size))
-    reestimate_batch_norm(run.network, (inputs[part] for part in checked(parts)))
+    reestimate_batch_norm(run.network, (inputs[part] for part in checking_signals(parts)))
 
 
 # --------------------------------------------------------------------------------------------------- what is shown

@@ -17,7 +17,7 @@ from helper.progress import tracked
 from helper.pruner import MODES
 from helper.schema.config import digest, flatten
 from helper.tables import DamagedTable
-from helper.untrusted import Unfit, reason_of
+from helper.untrusted.reasons import Unfit, reason_of
 from optim.folder import HISTORY, SHAPE, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config

@@ -14,15 +14,16 @@ import matplotlib.pyplot as plt
 import pandas
 from matplotlib.figure import Figure
 
-from helper.distributed import check_signals, checked
 from helper.plotter import STYLE, save
+from helper.processes.interruption import check_signals, checking_signals
 from helper.progress import Task, tracked
 from helper.schema.config import Config, flag
 from helper.system.devices import available_cores
 from helper.system.files import write_atomic
 from helper.system.locks import exclusive
 from helper.system.signals import usual_signals
-from helper.untrusted import csv_text, one_line, reason_of, shown
+from helper.untrusted.reasons import reason_of
+from helper.untrusted.texts import csv_text, one_line, shown
 from study.reporting import figures
 from study.reporting.aggregate import gaps, measured_alike, over_seeds, studies
 from study.reporting.collect import BIASED, Collection, Record, collect, tidy
@@ -156,7 +157,7 @@ def study_section(
     with plt.rc_context(STYLE):
         pictures = [
             picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-            for id, title, caption, figure in checked(study_figures(table, compared, records, margin))
+            for id, title, caption, figure in checking_signals(study_figures(table, compared, records, margin))
         ]
     return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets)), compared.assign(study=key)
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helper.command_line import read_flags
+from helper.command_line.flag_files import read_flags
 from helper.schema.config import FlagError, all_flags, flatten, replace, unflatten
 from helper.schema.values import near_match
-from helper.untrusted import core_value, one_line
+from helper.untrusted.texts import one_line
+from helper.untrusted.yaml_text import core_value
 from loader.main import DataConfig, fingerprint_of
 from optim.config import RunConfig, usual_measurements
 from optim.folder import RunFolder

@@ -28,7 +28,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from helper.distributed import check_signals
+from helper.processes.interruption import check_signals
 from helper.system.locks import IN_USE, exclusive
 from study.sweeping.executor import (
     BLOCKED,

@@ -18,7 +18,7 @@ from pathlib import Path
 from helper.progress import duration
 from helper.schema.config import Config, flag
 from helper.system.locks import in_use
-from helper.untrusted import shown
+from helper.untrusted.texts import shown
 from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 from study.sweeping.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from helper.command_line import without_effect_in
-from helper.distributed import check_signals, interruptible
+from helper.command_line.effects import without_effect_in
+from helper.processes.interruption import check_signals, interruptible
 from helper.progress import Task, duration, tracked
 from helper.schema.config import Config, FlagError, flag, flatten, replace
 from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
-from helper.untrusted import one_line
+from helper.untrusted.texts import one_line
 from loader.archives import DataError
 from loader.main import DataConfig, fingerprint_of
 from optim.config import RunConfig

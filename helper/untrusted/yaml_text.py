@@ -1,38 +1,13 @@
-"""What others have written, read and shown so that it harms nobody: YAML, arrays, lines on a terminal, cells of tables."""
+"""YAML that others may have written: read by version 1.2, within limits, with no code in it."""
 
 import collections
-import csv
-import io
-import json
 import math
-import pickle
 import re
-import struct
-import tokenize
-import zipfile
-import zlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy
 import yaml
 
-if TYPE_CHECKING:
-    import pandas
-
 DEPTH, VALUES = 20, 100_000  # most levels and values of a YAML document, those behind aliases counted at every use
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet take a cell for a formula
-UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load raise
-    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
-    SyntaxError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-LIBRARIES_WORDS = (  # kinds of exceptions whose texts are written for programmers, and what they mean of a file
-    (UnicodeDecodeError, "it is no UTF-8 text"),
-    (RecursionError, "it is nested too deeply"),
-    (MemoryError, "it asks for more memory than there is"),
-    (pickle.UnpicklingError, "it holds something else than tensors and plain values, or its end is missing"),
-    ((zipfile.BadZipFile, EOFError, struct.error, zlib.error), "its end is missing, or it is another kind of file"),
-)
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 CORE_SCHEMA = {  # of YAML 1.2.2, section 10.3.2: what a plain word is; all else is text, `010` is ten and `no` a word
     "null": r"(?:~|null|Null|NULL)?",
@@ -63,34 +38,6 @@ def core_value(text: str, kind: str | None = None) -> Any:
     if kind == "float":
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return {"null": None, "bool": text.lower() == "true"}.get(kind, text)
-
-
-class Unfit(ValueError):
-    """A file is not what it should be; the message is a clause that says why, such as `it is compressed`."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a file cannot be read, as a clause for its user, of what reading it has raised.
-
-    Names of exceptions and a library's advice stay out: `torch.load` proposes to run whatever code a file holds.
-    """
-    if isinstance(error, Unfit | csv.Error):
-        return one_line(error, 300)
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return one_line(f"line {error.problem_mark.line + 1}: {error.problem}", 300)
-    if isinstance(error, yaml.YAMLError):
-        return one_line(error, 300)
-    if isinstance(error, json.JSONDecodeError):
-        return f"line {error.lineno} is no JSON"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, KeyError) and error.args and str(error.args[0]).isidentifier():
-        return f"it lacks {error.args[0]}"
-    if "Object arrays cannot be loaded" in str(error):
-        return "Object arrays cannot be loaded: they may run code"
-    return next(
-        (words for kinds, words in LIBRARIES_WORDS if isinstance(error, kinds)), "it holds something else than it should"
-    )
 
 
 class Loader(YamlLoader):
@@ -205,48 +152,3 @@ def check_size(text: str) -> None:
         levels[-1][1] += size
         if len(levels) > DEPTH or levels[-1][1] > VALUES:
             raise yaml.YAMLError(f"more than {DEPTH} levels or {VALUES:,} values")
-
-
-def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
-    """An .npz file of `write_arrays`: nothing in it is unpickled, or larger than the file.
-
-    Raises:
-        FileNotFoundError: there is none. RuntimeError: it is damaged, compressed, or holds Python objects.
-    """
-    if path.exists() and not path.is_file():
-        raise RuntimeError(f"{path} is no file")
-    content = path.read_bytes()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise Unfit("it is compressed")
-        with numpy.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except UNREADABLE as error:
-        raise RuntimeError(f"{path} is damaged: {reason_of(error)}; remove it to have it made again") from None
-
-
-def one_line(text: object, most: int = 1000) -> str:
-    """A text for a terminal: one line, nothing that a terminal obeys or cannot show, cut where it is too long."""
-    words = " ".join(str(text).split())
-    return shown(words[:most]) + ("..." if len(words) > most else "")
-
-
-def shown(text: object) -> str:
-    """A text with everything escaped that a terminal obeys or cannot show."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def csv_text(table: "pandas.DataFrame") -> str:
-    """A table that people open, as CSV: a text that a spreadsheet would compute gets an apostrophe before it.
-
-    Numbers stay as they are; bytes of a file name that are no text become `\\udcXX`.
-    """
-
-    def cell(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = value.encode(errors="backslashreplace").decode()
-        return f"'{text}" if text.startswith(FORMULA) else text
-
-    return table.map(cell).rename(columns=cell).to_csv(index=False)
