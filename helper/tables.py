@@ -41,11 +41,49 @@ class Table:
         self.replace(self.path, buffer.getvalue().encode())
 
 
+class TableReader:
+    """The rows of a table that grows, each of them once: `new_rows` reads on from where it ended before."""
+
+    TAIL = 1024  # bytes by which the place is known again
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self.path, self.columns = path, columns
+        self.heading: list[str] | None = None  # as the file has it
+        self.place, self.n_rows = 0, 0  # bytes and rows that have been read
+        self.before = b""  # the last bytes of those
+
+    def goes_on(self) -> bool:
+        """Whether what has been read still ends at its place; otherwise rows were taken out, and a new reader has to begin."""
+        try:
+            return self.read_from(self.place - len(self.before))[: len(self.before)] == self.before
+        except FileNotFoundError:
+            return not self.place
+
+    def new_rows(self) -> list[dict[str, str]]:
+        """The rows since the last call, the given columns of each. Raises DamagedTable: one is not whole."""
+        try:
+            added = self.read_from(self.place)
+        except FileNotFoundError:
+            return []
+        self.heading, rows = parse_rows(self.path, added, self.heading, self.n_rows)
+        self.place, self.n_rows = self.place + len(added), self.n_rows + len(rows)
+        self.before = (self.before + added)[-self.TAIL :]
+        return [filled(row, self.columns) for row in rows]
+
+    def read_from(self, place: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(place)
+            return file.read()
+
+
 def read(path: Path, columns: list[str]) -> list[dict[str, str]]:
     """The given columns of a table; no rows where there is none."""
-    if not path.exists():
-        return []
-    return [{column: row.get(column) or "" for column in columns} for row in whole_rows(path)]
+    return [filled(row, columns) for row in whole_rows(path)] if path.exists() else []
+
+
+def filled(row: dict[str, str], columns: list[str]) -> dict[str, str]:
+    """The given columns of a row; those that an older table does not have are empty."""
+    return {column: row.get(column) or "" for column in columns}
 
 
 def whole_rows(path: Path) -> list[dict[str, str]]:
@@ -54,21 +92,34 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         DamagedTable: a row has other cells than the heading, or no epoch.
     """
+    if not path.is_file():
+        raise damaged(path, "it is no file")
+    return parse_rows(path, path.read_bytes())[1]
+
+
+def parse_rows(
+    path: Path, content: bytes, heading: list[str] | None = None, n_before: int = 0
+) -> tuple[list[str], list[dict[str, str]]]:
+    """(heading, rows) of a part of a table that follows `n_before` rows; without a heading it begins with one.
+
+    Raises:
+        DamagedTable: a row has other cells than the heading, or no epoch.
+    """
     try:
-        if not path.is_file():
-            raise Unfit("it is no file")
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        for number, row in enumerate(rows, 2):
+        reader = csv.DictReader(io.StringIO(content.decode(), newline=""), heading, strict=True)
+        rows = list(reader)
+        for line, row in enumerate(rows, n_before + 2):
             if None in row or None in row.values():
-                raise Unfit(f"line {number} has more or fewer cells than the heading")
+                raise Unfit(f"line {line} has more or fewer cells than the heading")
             if not re.fullmatch(r"\d{1,9}", row["epoch"], re.ASCII):
-                raise Unfit(f"line {number} has no epoch")
+                raise Unfit(f"line {line} has no epoch")
     except (ValueError, KeyError, csv.Error) as error:
-        raise DamagedTable(
-            f"{path} is damaged: {reason_of(error)}; put a copy of it back, or move the run's folder away to repeat it"
-        ) from None
-    return rows
+        raise damaged(path, reason_of(error)) from None
+    return list(reader.fieldnames or []), rows
+
+
+def damaged(path: Path, reason: str) -> DamagedTable:
+    return DamagedTable(f"{path} is damaged: {reason}; put a copy of it back, or move the run's folder away to repeat it")
 
 
 def number(path: Path, row: dict[str, str], column: str) -> float:
@@ -76,10 +127,7 @@ def number(path: Path, row: dict[str, str], column: str) -> float:
     try:
         return float(row[column])
     except ValueError:
-        where = f"{column} of epoch {row['epoch']}"
-        raise DamagedTable(
-            f"{path} is damaged: {where} is no number; put a copy of it back, or move the run's folder away to repeat it"
-        ) from None
+        raise damaged(path, f"{column} of epoch {row['epoch']} is no number") from None
 
 
 def last_row(path: Path) -> dict[str, str]:

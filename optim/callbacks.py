@@ -23,7 +23,7 @@ from optim.checkpoint import FROM_THE_START, save_state
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
 from optim.model import model_state
-from optim.tracker import Tracker
+from optim.trackers.main import Trackers
 from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -316,13 +316,13 @@ class WriteHistory(Callback):
 
 
 class Track(Callback):
-    """Tells the tracker of every epoch that the tables have."""
+    """Tells the trackers of every epoch that the tables have."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
+    def __init__(self, trackers: Trackers) -> None:
+        self.trackers = trackers
 
     def on_epoch(self, trainer: Trainer) -> None:
-        broadcast_from_first(self.tracker.epoch, trainer.epoch)
+        broadcast_from_first(self.trackers.epoch, trainer.epoch)
 
 
 class WriteCheckpoint(Callback):

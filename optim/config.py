@@ -17,7 +17,7 @@ from network.main import NetworkConfig
 from optim.optimizers import OPTIMIZERS
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
-from optim.tracker import TRACKERS
+from optim.trackers.main import TRACKERS
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 OWN_PARENT = SPARSE | {"pretrain_model_path": (None,)}  # a dense parent that is found by its settings
@@ -166,7 +166,7 @@ class RunConfig(Config):
         identity=False,
     )
     figures: bool = flag(True, "draw figures at the end", identity=False)
-    tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, identity=False)
+    tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, many=True, identity=False)
     overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
     debug: bool = flag(False, "show tracebacks", identity=False)
     data: DataConfig = field(default_factory=DataConfig)

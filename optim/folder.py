@@ -11,7 +11,7 @@ import numpy
 
 from helper.schema.config import digest
 from helper.system.files import file_hash, write_atomic
-from helper.tables import Table
+from helper.tables import Table, TableReader
 from helper.untrusted.arrays import read_arrays
 from helper.untrusted.reasons import Unfit, reason_of
 
@@ -75,10 +75,6 @@ class RunFolder:
         return self.path / "figures"
 
     @property
-    def events(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
     def states(self) -> Path:
         return self.path / "state_dicts"
 
@@ -123,6 +119,11 @@ class RunFolder:
 
     def tables(self) -> dict[str, Table]:
         return {"history": self.history(noisy=True), "snr": self.snr(), "metrics": self.metrics()}
+
+    def table_readers(self) -> list[TableReader]:
+        """Of history, SNR and metrics, for those who follow a run."""
+        columns = {"history.csv": NOISY_HISTORY, "snr.csv": SNR, "metrics.csv": METRICS}
+        return [TableReader(self.path / name, names) for name, names in columns.items()]
 
     # ------------------------------------------------------------------------- what the files of a finished run hold
 

@@ -37,7 +37,7 @@ from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import start
 from optim.summary import metric_totals, summarise
-from optim.tracker import TRACKERS
+from optim.trackers.main import TRACKERS, Trackers, chosen_trackers
 from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
             raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
     signals = signals or Signals()
     device = choose_device(config.device)
-    TRACKERS[config.tracker].check()
+    for tracker in chosen_trackers(config.tracker):
+        tracker.check()
     keep_freed_memory()
     with interruptible(signals):
         dataset = call_in_first_then_others(load_dataset, config.data)
@@ -177,7 +178,7 @@ def train(
             hooks.SelectBest(folder, mask, written),
             hooks.KeepStates(folder, mask, written),
             hooks.WriteHistory(folder),
-            hooks.Track(TRACKERS[config.tracker](folder)),
+            hooks.Track(Trackers(config.tracker, folder)),
             progress,
             hooks.WriteCheckpoint(folder, mask, written, signals),
         ],
@@ -293,12 +294,14 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
 
 
 def track(folder: RunFolder, config: RunConfig) -> None:
-    TRACKERS[config.tracker](folder).end()
+    Trackers(config.tracker, folder).end()
 
 
 def clear(folder: RunFolder) -> None:
     """Remove what a run wrote, the summary first: from then on it counts as unfinished."""
     folder.summary.unlink()
-    kinds = ("*.pt", "*.csv", "*.npz", "state_dicts/*.pt", "spectra/*.npz", "figures/*", "tensorboard/*")
+    kinds = ("*.pt", "*.csv", "*.npz", "state_dicts/*.pt", "spectra/*.npz", "figures/*")
     for file in [*(file for kind in kinds for file in folder.path.glob(kind)), folder.log]:
         file.unlink(missing_ok=True)
+    for tracker in TRACKERS.values():
+        tracker.clear(folder)

@@ -1,4 +1,4 @@
-"""What --tracker tensorboard writes, read back with TensorBoard's own readers."""
+"""What trackers do beside a run: TensorBoard's files, read back with its own readers, and a tracker that is added here."""
 
 import io
 import json
@@ -19,14 +19,25 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, list_session_groups, metadata
 from tensorboard.plugins.hparams.backend_context import Context
 
-import optim.events
+import experiment
+import helper.tables
+import optim.trackers.tensorboard
+from helper.command_line.parsing import parse
 from helper.schema.config import unflatten
+from helper.system.signals import Interrupted
 from helper.system.versions import ROOT
+from helper.tables import DamagedTable, TableReader
 from optim.config import RunConfig
-from optim.events import SNR_QUANTITIES, append_epoch, write_events
 from optim.folder import RunFolder
+from optim.identity import run_identity
 from optim.main import train_run
+from optim.trackers.main import TRACKERS, Trackers, TrackerSpec
+from optim.trackers.tensorboard import SNR_QUANTITIES, NewRows, TensorBoard
+from study.sweeping.sweep import SweepConfig
 from tests.conftest import shell
+from tests.lines_tracker import Lines
+from tests.outcome import outcome
+from tests.stops import StopsInSecondEpoch
 from tests.test_run import interrupt, rows
 
 TRACKED = ("--tracker", "tensorboard")
@@ -223,37 +234,45 @@ def tables(path: Path, *, epochs: int, measured: list[int]) -> RunFolder:
     return folder
 
 
+def board(folder: RunFolder) -> TensorBoard:
+    return TensorBoard(folder, folder.path / "tensorboard")
+
+
 def test_steps_increase_whatever_the_order_of_the_rows_and_epochs_without_history_are_left_out(tmp_path):
-    write_events(tables(tmp_path, epochs=4, measured=[3, 1, 4]))
+    board(tables(tmp_path, epochs=4, measured=[3, 1, 4])).end()
     found = points(tmp_path)
     assert found["fisher/train/all/layers/value"] == [(1, 1.5), (3, 3.5)]
     assert "fisher/train/all/layers/standard_error" not in found
 
 
 def test_a_tensorboard_that_watches_sees_the_new_file_and_no_step_twice(tmp_path):
-    path = write_events(tables(tmp_path, epochs=3, measured=[]))
+    tracker = board(tables(tmp_path, epochs=3, measured=[]))
+    tracker.epoch(2)
     watching = read(tmp_path)
-    append_epoch(path, tables(tmp_path, epochs=4, measured=[]), 3)
+    tables(tmp_path, epochs=4, measured=[])
+    tracker.epoch(3)
     assert [event.step for event in watching.Reload().Scalars("history/acc_test")] == [0, 1, 2, 3]
-    write_events(tables(tmp_path, epochs=2, measured=[]))  # resumed from an earlier checkpoint
+    tables(tmp_path, epochs=2, measured=[])  # fewer rows than it has read
+    tracker.epoch(1)
     assert [event.step for event in watching.Reload().Scalars("history/acc_test")] == [0, 1]
-    write_events(tables(tmp_path, epochs=5, measured=[]))
+    board(tables(tmp_path, epochs=5, measured=[])).epoch(4)  # another process
     assert [event.step for event in watching.Reload().Scalars("history/acc_test")] == [0, 1, 2, 3, 4]
     assert [event.step for event in read(tmp_path).Scalars("history/acc_test")] == [0, 1, 2, 3, 4]
 
 
 def test_killed_between_new_file_and_old_one_it_shows_every_step_once(tmp_path, monkeypatch):
     folder = tables(tmp_path, epochs=3, measured=[])
-    write_events(folder)
-    monkeypatch.setattr(optim.events, "empty", lambda file: None)
-    write_events(folder)
-    assert len(list(folder.events.iterdir())) == 2
+    place = folder.path / "tensorboard"
+    board(folder).end()
+    monkeypatch.setattr(optim.trackers.tensorboard, "empty", lambda file: None)
+    board(folder).end()
+    assert len(list(place.iterdir())) == 2
     assert points(tmp_path)["history/seconds"] == [(0, 1.0), (1, 1.0), (2, 1.0)]
     monkeypatch.undo()
-    write_events(folder)
-    assert sorted(file.stat().st_size > 0 for file in folder.events.iterdir()) == [False, False, True]
-    write_events(folder)
-    assert sorted(file.stat().st_size > 0 for file in folder.events.iterdir()) == [False, True]
+    board(folder).end()
+    assert sorted(file.stat().st_size > 0 for file in place.iterdir()) == [False, False, True]
+    board(folder).end()
+    assert sorted(file.stat().st_size > 0 for file in place.iterdir()) == [False, True]
 
 
 # ------------------------------------------------------------------------------------------------------------ failures
@@ -267,7 +286,7 @@ def test_a_folder_that_cannot_be_written_costs_the_events_and_not_the_run(train)
     assert [row["acc_test"] for row in rows(folder, "history")] == before
     assert (folder / "summary.json").exists()
     log = (folder / "training.log").read_text()
-    assert log.count("--tracker tensorboard: ") == 4  # three epochs and the end
+    assert log.count("--tracker tensorboard: ") == 2  # once while training, and at the end
     assert "the tables have everything" in log
     (folder / "tensorboard").unlink()
     train(*SHORT, *TRACKED)
@@ -275,19 +294,20 @@ def test_a_folder_that_cannot_be_written_costs_the_events_and_not_the_run(train)
 
 
 def test_after_half_a_record_the_next_epoch_starts_from_the_tables(train, monkeypatch):
-    def half(path, folder, epoch):
+    def half(tracker: TensorBoard) -> None:
         """The disk is full in the midst of epoch 2."""
-        before = path.read_bytes()
-        append_epoch(path, folder, epoch)
-        if epoch == 2:
-            content = path.read_bytes()
-            path.write_bytes(content[: (len(before) + len(content)) // 2])
+        before = tracker.file.read_bytes()
+        add_new_rows(tracker)
+        content = tracker.file.read_bytes()
+        if len(rows(tracker.folder.path, "history")) == 3:
+            tracker.file.write_bytes(content[: (len(before) + len(content)) // 2])
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(optim.events, "append_epoch", half)
-    monkeypatch.setattr("optim.tracker.TensorBoard.end", lambda tracker: None)  # what is there without it
+    add_new_rows = TensorBoard.add_new_rows
+    monkeypatch.setattr(TensorBoard, "add_new_rows", half)
+    monkeypatch.setattr(TensorBoard, "end", lambda tracker: None)  # what is there without it
     folder = train("--n_epochs", 4, *SHORT[:2], *SHORT[4:], *TRACKED)
-    assert "No space left on device; the tables have everything" in (folder / "training.log").read_text()
+    assert "No space left on device" in (folder / "training.log").read_text()
     assert of_history(points(folder)) == history_points(folder)
 
 
@@ -315,3 +335,149 @@ def test_without_the_flag_the_package_is_not_needed(tmp_path):
 
 def test_an_unknown_tracker_is_refused(refuse):
     assert "--tracker tensorbord: not one of none, tensorboard; did you mean tensorboard?" in refuse("--tracker", "tensorbord")
+
+
+@pytest.mark.parametrize("words", ["none,tensorboard", "tensorboard,none", "", ","])
+def test_none_stands_alone_and_nothing_is_no_tracker(refuse, words):
+    assert f"--tracker {words}: " in refuse("--tracker", words)
+
+
+# -------------------------------------------------------------------------------------------------- several trackers
+
+
+@pytest.fixture
+def lines(monkeypatch) -> type[Lines]:
+    """A second tracker: a file, and one line in the registry."""
+    monkeypatch.setitem(TRACKERS, "lines", TrackerSpec("lines", "tests.lines_tracker"))
+    monkeypatch.setattr(Lines, "refuse", ())
+    return Lines
+
+
+def written(folder: Path) -> list[str]:
+    return (folder / "lines/lines.txt").read_text().splitlines()
+
+
+def test_the_words_of_tracker_have_one_form_and_change_no_identity(lines, refuse):
+    given = ["lines,tensorboard", "tensorboard,lines", " lines, tensorboard ", "tensorboard,lines,tensorboard"]
+    configs = [unflatten(RunConfig, {"tracker": words}) for words in given]
+    assert {config.tracker for config in configs} == {"tensorboard,lines"}
+    assert run_identity(configs[0], None) == run_identity(RunConfig(), None)
+    assert "did you mean lines?" in refuse("--tracker", "tensorboard,line")
+
+
+def test_a_sweep_takes_several_trackers_for_one_value(lines):
+    usage = experiment.COMMANDS["sweep"].usage("sweep")
+    found = parse(SweepConfig, usage, ["a.yaml", "--tracker", "lines,tensorboard", "--lr", "0.1,0.2"]).lists
+    assert found == {"tracker": ["lines,tensorboard"], "lr": ["0.1", "0.2"]}
+
+
+def test_a_second_tracker_works_beside_tensorboard_in_run_measure_and_report(lines, train, tmp_path):
+    both = ("--tracker", "lines,tensorboard")
+    folder = train(*SHORT, *both)
+    accuracies = [f"{row['epoch']} {row['acc_test']}" for row in rows(folder, "history")]
+    assert written(folder) == [*accuracies, "end finished=True metrics=0"]
+    assert of_history(points(folder)) == history_points(folder)
+
+    assert outcome(experiment.main, "measure", folder, "--metrics", "fisher", "-ms", 20).code == 0
+    assert written(folder)[-1] == f"end finished=True metrics={len(rows(folder, 'metrics'))}"
+    assert "final/fisher" in points(folder)
+    assert outcome(experiment.main, "report", tmp_path).code == 0
+
+    train(*SHORT, "--overwrite", 1)  # each of them cleans its own folder, whether or not the run has it now
+    assert not [file for name in TRACKERS for file in (folder / name).iterdir()]
+
+
+def test_both_go_on_with_a_resumed_run(lines, train, monkeypatch, tmp_path):
+    signals = StopsInSecondEpoch(n_steps=4, steps=2)
+    flags = {"n_epochs": 3, "limit_train": 200, "batch_size": 50, "figures": 0, "save_snr": 0, "save_fisher": 0}
+    config = unflatten(RunConfig, {"tracker": "tensorboard,lines", "results_root": str(tmp_path), **flags})
+    with pytest.raises(Interrupted):
+        train_run(config, signals)
+    folder = train_run(config)
+    assert [line.split()[0] for line in written(folder)] == ["0", "1", "2", "3", "end"]
+    assert of_history(points(folder)) == history_points(folder)
+
+
+def test_a_tracker_that_raises_stops_neither_the_run_nor_another_tracker_and_is_tried_again(lines, train, caplog):
+    lines.refuse = (0, 1)
+    folder = train(*SHORT, "--tracker", "lines,tensorboard")
+    assert [line.split()[0] for line in written(folder)] == ["2", "end"]
+    assert of_history(points(folder)) == history_points(folder)
+    said = [record.getMessage() for record in caplog.records if "--tracker" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("--tracker lines: Refused: the line is engaged; the tables have everything")
+
+
+def test_a_tracker_that_fails_again_after_it_worked_is_reported_again(lines, tmp_path, caplog):
+    lines.refuse = (0, 2)
+    trackers = Trackers("lines", tables(tmp_path, epochs=1, measured=[]))
+    for epoch in range(4):
+        trackers.epoch(epoch)
+    assert [line.split()[0] for line in written(tmp_path)] == ["1", "3"]
+    assert caplog.text.count("the line is engaged") == 2
+
+
+def test_an_interruption_is_no_failure_of_a_tracker(lines, tmp_path, monkeypatch):
+    def interrupted(tracker: Lines, epoch: int) -> None:
+        raise Interrupted("SIGTERM")
+
+    monkeypatch.setattr(lines, "epoch", interrupted)
+    with pytest.raises(Interrupted):
+        Trackers("lines", tables(tmp_path, epochs=1, measured=[])).epoch(0)
+
+
+# ---------------------------------------------------------------------------------------------- tables read once
+
+
+def test_a_reader_gives_each_row_once_and_does_not_look_at_those_before(tmp_path):
+    path = tmp_path / "history.csv"
+    reader = TableReader(path, ["epoch", "acc", "new"])
+    assert (reader.new_rows(), reader.goes_on()) == ([], True)
+    path.write_text('epoch,acc\n0,"0,5"\n')
+    assert reader.new_rows() == [{"epoch": "0", "acc": "0,5", "new": ""}]
+    assert reader.new_rows() == []
+    path.write_text('epoch,acc\n"""""""\n1,0.6\n2,0.7\n')  # what was read before is no table any more
+    assert [row["epoch"] for row in reader.new_rows()] == ["1", "2"]
+
+
+@pytest.mark.parametrize("text", ["epoch,acc\n0,0.1\n", "epoch,acc\n0,0.1\n1,0.3\n", "", None])
+def test_a_reader_knows_that_rows_were_taken_out_or_changed(tmp_path, text):
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,acc\n0,0.1\n1,0.2\n")
+    reader = TableReader(path, ["epoch"])
+    reader.new_rows()
+    assert reader.goes_on()
+    path.unlink() if text is None else path.write_text(text)
+    assert not reader.goes_on()
+
+
+def test_a_reader_names_the_line_that_is_not_whole(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,acc\n0,0.1\n")
+    reader = TableReader(path, ["epoch"])
+    reader.new_rows()
+    path.write_text("epoch,acc\n0,0.1\n1,0.2\n2\n")
+    with pytest.raises(DamagedTable, match="line 4 has more or fewer cells"):
+        reader.new_rows()
+
+
+def test_while_a_run_trains_each_row_is_parsed_once(train, monkeypatch):
+    parsed: list[int] = []
+    parse_rows = helper.tables.parse_rows
+
+    def counted(*args: object) -> object:
+        found = parse_rows(*args)
+        parsed.append(len(found[1]))
+        return found
+
+    read_tables = NewRows.read
+
+    def reading(tables: NewRows) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr(helper.tables, "parse_rows", counted)
+            return read_tables(tables)
+
+    monkeypatch.setattr(NewRows, "read", reading)
+    monkeypatch.setattr(TensorBoard, "end", lambda tracker: None)  # which writes everything once more
+    folder = train("--n_epochs", 5, "--figures", 0, "--save_fisher", 0, "--metric_every", 0, *TRACKED)
+    assert sum(parsed) == len(rows(folder, "history")) + len(rows(folder, "snr"))

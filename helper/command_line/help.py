@@ -103,6 +103,8 @@ def explained(each: dataclasses.Field) -> str:
     spec: Flag = each.metadata["flag"]
     text, _, told = spec.help.partition("; default: ")
     words = f"; one of {alternatives(spec.choices)}" if spec.choices else ""
+    if spec.many:
+        words = f"; {shown(each.default)}, or some of {', '.join(spec.choices)} with commas between"
     return f"{text}{words}{f'; acts {needs(spec)}' if any(spec.when) else ''} (default: {told or shown(each.default)})"
 
 

@@ -1,6 +1,7 @@
 """The words of a command line -> a checked config; one line for what is wrong."""
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,9 +47,14 @@ def parse(cls: type[Config], usage: Usage, argv: Sequence[str] | None = None) ->
     return CommandLine(
         config,
         [word for each in words for word in ([each] if isinstance(each, str) else each)],
-        {name: [word.strip() for word in found[name].split(",")] for name in several if name in found},
+        {name: values_of(found[name], field) for name, field in several.items() if name in found},
         frozenset(flags) - found.get("left_at_default", set()),
     )
+
+
+def values_of(text: str, each: dataclasses.Field) -> list[str]:
+    """The values of a flag that is given as a list, with commas between; one that has commas of its own is one value."""
+    return [text] if each.metadata["flag"].many else [word.strip() for word in text.split(",")]
 
 
 def defaults_of(cls: type[Config]) -> dict[str, Any]:

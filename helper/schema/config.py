@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helper.schema.registry import Readers
-from helper.schema.values import integer, near_match, number, switch
+from helper.schema.values import integer, near_match, number, one_of, several_of, switch
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import core_kind
 
@@ -36,6 +36,7 @@ class Flag:
     help: str
     short: str | None
     choices: typing.Collection[str] | None
+    many: bool
     convert: typing.Callable[[Any], Any] | None
     low: float | None
     high: float | None
@@ -54,6 +55,7 @@ def flag(
     *,
     short: str | None = None,
     choices: typing.Collection[str] | None = None,
+    many: bool = False,
     convert: typing.Callable[[Any], Any] | None = None,
     low: float | None = None,
     high: float | None = None,
@@ -65,6 +67,7 @@ def flag(
 
     Args:
         choices: allowed words, usually a registry's keys.
+        many: several of them may be given, with commas between; the default is the word for none of them.
         convert: brings a value into its canonical form, or raises ValueError.
         low, high, below: `low <= value <= high`, `value < below`.
         when: {other flag: values of it} with which this flag has any effect, or several such mappings, one of which is
@@ -72,7 +75,7 @@ def flag(
         identity: whether it changes the trained weights.
     """
     conditions = (when,) if isinstance(when, dict) else tuple(when) or ({},)
-    spec = Flag(help, short, choices, convert, low, high, below, conditions, identity)
+    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity)
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 
@@ -123,9 +126,11 @@ def checked(cls: type, field: dataclasses.Field, value: Any) -> Any:
         reason = str(error) if isinstance(error, ValueError) and "expected" in str(error) else ""
         reason = reason or (str(error) if spec.convert else f"expected {WORDS[kind]}")
         raise FlagError(f"--{field.name} {one_line(given, 100)}: {reason}") from None
-    if spec.choices is not None and result not in spec.choices:
-        names = ", ".join(spec.choices)
-        raise FlagError(f"--{field.name} {one_line(given, 100)}: not one of {names}{near_match(result, spec.choices)}")
+    if spec.choices is not None:
+        try:
+            result = several_of(spec.choices, result, field.default) if spec.many else one_of(spec.choices, result)
+        except ValueError as error:
+            raise FlagError(f"--{field.name} {one_line(given, 100)}: {error}") from None
     limits = ((spec.low, operator.ge, "at least"), (spec.high, operator.le, "at most"), (spec.below, operator.lt, "below"))
     conditions = [(holds(result, bound), f"{words} {bound}") for bound, holds, words in limits if bound is not None]
     if kind is str:  # it goes into paths, files and messages

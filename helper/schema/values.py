@@ -15,6 +15,27 @@ def near_match(word: str, words: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def one_of(names: typing.Collection[str], word: Any) -> Any:
+    """The word itself. Raises ValueError: it is none of the names; the closest one is proposed."""
+    if word not in names:
+        raise ValueError(f"not one of {', '.join(names)}{near_match(word, names)}")
+    return word
+
+
+def several_of(names: typing.Collection[str], text: str, nothing: str) -> str:
+    """Canonical text of some of the names: each once, with commas between, in the order in which they are defined.
+
+    Args:
+        text: names with commas between, in any order, or the word `nothing`, which stands alone.
+    Raises:
+        ValueError: another word, or none at all; the closest name is proposed.
+    """
+    words = [one_of([nothing, *names], word.strip()) for word in text.split(",")]
+    if nothing in words and len(set(words)) > 1:
+        raise ValueError(f"{nothing} stands alone")
+    return ",".join(name for name in names if name in words) or nothing
+
+
 def switch(value: Any) -> bool:
     """0/1 and true/false, as numbers or words."""
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

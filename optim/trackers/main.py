@@ -1,0 +1,121 @@
+"""Where a run can be followed beside its tables. A tracker reads the run folder and never decides what happens to the run."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from helper.system.errors import cause
+from helper.system.signals import Interrupted
+from helper.untrusted.texts import one_line
+from optim.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """What a tracker implements. It may raise anything: it is then reported, and made anew at the next event.
+
+    Args:
+        folder: the run's, whose tables, figures, config.yaml and summary.json it reads.
+        place: its own folder in there, which it makes when it needs it.
+    """
+
+    def __init__(self, folder: RunFolder, place: Path) -> None:
+        self.folder, self.place = folder, place
+
+    def epoch(self, epoch: int) -> None:
+        """The tables have the rows of an epoch."""
+
+    def end(self) -> None:
+        """The folder holds all that it will, figures and summary too; also of a run that was finished long ago."""
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """One word of --tracker.
+
+    Args:
+        name: that word, and the name of the tracker's own folder in the run folder.
+        module: where its `make(folder, place) -> Tracker` is; imported only for runs that ask for it.
+        needs: packages that the module imports and a plain installation may lack.
+    """
+
+    name: str
+    module: str
+    needs: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Before anything is trained. Raises RuntimeError: a package is missing."""
+        try:
+            importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            package = error.name.partition(".")[0]
+            if package not in self.needs:
+                raise  # it is there, and something that it needs is not
+            raise RuntimeError(
+                f"--tracker {self.name}: the package {package} is not installed; "
+                f"pip install {' '.join(self.needs)}, or use --tracker none"
+            ) from None
+
+    def make(self, folder: RunFolder) -> Tracker:
+        return importlib.import_module(self.module).make(folder, self.place(folder))
+
+    def place(self, folder: RunFolder) -> Path:
+        """Its own folder in a run folder."""
+        return folder.path / self.name
+
+    def clear(self, folder: RunFolder) -> None:
+        """Remove the files that it has written of a run that is repeated."""
+        for file in self.place(folder).rglob("*"):
+            if not file.is_dir():
+                file.unlink(missing_ok=True)
+
+
+TRACKERS: dict[str, TrackerSpec] = {
+    spec.name: spec for spec in (TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),)
+}
+
+
+def chosen_trackers(names: str) -> list[TrackerSpec]:
+    """Of the words of --tracker, `none` or names with commas between."""
+    return [TRACKERS[name] for name in names.split(",") if name in TRACKERS]
+
+
+class Trackers:
+    """The trackers of a run, none of which can stop it or keep another one from its work.
+
+    One that raises is reported once, and made anew at the next event, so that it starts from what the tables hold.
+    """
+
+    def __init__(self, names: str, folder: RunFolder) -> None:
+        self.folder = folder
+        self.specs = chosen_trackers(names)
+        self.at_work: dict[str, Tracker] = {}
+        self.reported: dict[str, str] = {}  # the last error of those that do not work
+
+    def epoch(self, epoch: int) -> None:
+        """The tables have the rows of an epoch."""
+        for spec in self.specs:
+            self.tell(spec, lambda tracker: tracker.epoch(epoch))
+
+    def end(self) -> None:
+        """The folder holds all that it will."""
+        for spec in self.specs:
+            self.tell(spec, lambda tracker: tracker.end())
+
+    def tell(self, spec: TrackerSpec, event: Callable[[Tracker], None]) -> None:
+        try:
+            if spec.name not in self.at_work:
+                self.at_work[spec.name] = spec.make(self.folder)
+            event(self.at_work[spec.name])
+            self.reported.pop(spec.name, None)
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001  (anyone's tracker may raise anything, and a run of days must not end by it)
+            self.at_work.pop(spec.name, None)
+            reason = one_line(cause(type(error), error), 300)
+            if self.reported.get(spec.name) != reason:
+                log.warning("--tracker %s: %s; the tables have everything, the same command again writes it", spec.name, reason)
+            self.reported[spec.name] = reason
