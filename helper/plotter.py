@@ -28,12 +28,6 @@ from helper.untrusted.texts import one_line
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
-MODES = {
-    "dense": ("0.45", "-"),
-    "sparse-finetune": (BLUE, "o-"),
-    "sparse-scratch": (ORANGE, "s--"),
-    "lottery": (GREEN, "^:"),
-}
 STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,

@@ -1,15 +1,9 @@
 """Pruning: scores say how much a weight matters, the allocation how many of each layer stay."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from helper.mask import Mask
-from helper.schema.config import Config, flag
-
-MODES = ("dense", "sparse-finetune", "sparse-scratch", "lottery")
-SPARSE = {"mode": MODES[1:]}
 
 
 def magnitude(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -25,22 +19,19 @@ def random_scores(weights: dict[str, Tensor], generator: torch.Generator) -> dic
 SCORES = {"l1": magnitude, "random": random_scores}
 
 
-@dataclass(frozen=True)
-class PruneConfig(Config):
-    """Pruning: which share of the weights goes, and which weights."""
-
-    prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=SPARSE)
-    prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=SPARSE)
-    prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=SPARSE)
-
-
-def prune(network: nn.Module, config: PruneConfig, generator: torch.Generator) -> Mask:
+def prune(
+    network: nn.Module, generator: torch.Generator, *, prune_ratio: float, prune_method: str = "l1", prune_last: bool = False
+) -> Mask:
     """One-shot global mask of a network; its weights are left as they are.
+
+    Args:
+        prune_ratio: share of the prunable weights that the mask removes, in [0, 1).
+        prune_method: of SCORES, how weights are ranked. prune_last: whether the last layer's can be pruned.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
-    weights = prunable_weights(network, config.prune_last)
-    return global_mask(SCORES[config.prune_method](weights, generator), config.prune_ratio)
+    weights = prunable_weights(network, prune_last)
+    return global_mask(SCORES[prune_method](weights, generator), prune_ratio)
 
 
 def prunable_weights(network: nn.Module, prune_last: bool) -> dict[str, Tensor]:

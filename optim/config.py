@@ -8,19 +8,21 @@ import secrets
 from dataclasses import dataclass, field
 
 from helper.metrics.main import MetricConfig
-from helper.pruner import MODES, SPARSE, PruneConfig
+from helper.pruner import SCORES
 from helper.schema.config import Config, FlagError, flag, flatten, replace
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
 from network.main import NetworkConfig
+from optim.modes import MODES, REWINDING, WITH_MASK, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
 from optim.trackers.main import TRACKERS
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
-OWN_PARENT = SPARSE | {"pretrain_model_path": (None,)}  # a dense parent that is found by its settings
+MASKED = {"mode": WITH_MASK}
+OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
 
 
 def usual_measurements(device: str) -> dict[str, bool]:
@@ -30,6 +32,15 @@ def usual_measurements(device: str) -> dict[str, bool]:
 
 def drawn_seed() -> int:
     return secrets.randbelow(2**31 - 1) + 1
+
+
+@dataclass(frozen=True)
+class PruneConfig(Config):
+    """Pruning: which share of the weights goes, and which weights."""
+
+    prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=MASKED)
+    prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=MASKED)
+    prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=MASKED)
 
 
 @dataclass(frozen=True)
@@ -156,13 +167,13 @@ class RunConfig(Config):
     )
     pretrain_model_path: str | None = flag(
         None, "run folder or weights of the dense parent; default: found by its settings, trained if it is not there",
-        short="-pp", when=SPARSE, identity=False,
+        short="-pp", when={"mode": WITH_PARENT}, identity=False,
     )  # fmt: skip
     lottery_model_path: str | None = flag(
         None,
         "run folder or weights of the dense initialisation; default: the dense parent's",
         short="-tp",
-        when={"mode": ("lottery",)},
+        when={"mode": REWINDING},
         identity=False,
     )
     figures: bool = flag(True, "draw figures at the end", identity=False)
@@ -193,8 +204,12 @@ class RunConfig(Config):
             )
         if self.metrics.metric_every and not self.metrics.anything():
             raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
-        if self.mode != "dense":
+        if self.mode_spec.needs_parent:
             self.check_parent()
+
+    @property
+    def mode_spec(self) -> ModeSpec:
+        return MODES[self.mode]
 
     def check_parent(self) -> None:
         """Refuse before anything is trained what would be refused only after the dense parent."""
@@ -208,7 +223,7 @@ class RunConfig(Config):
 
     @functools.cached_property
     def _dense_parent(self) -> "RunConfig":
-        """The run that trains this sparse run's dense parent: its own settings where no *_pretrain flag differs."""
+        """The run that trains this run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}
         inherited = dict.fromkeys(flatten(self.parent))

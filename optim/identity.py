@@ -25,13 +25,13 @@ def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
         payload["network_revision"] = config.network.revision
     if fingerprint:
         payload["data_files"] = fingerprint
-    if config.mode == "dense":
+    if not config.mode_spec.needs_parent:
         return payload
     if config.pretrain_model_path:
         payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
     else:
         payload["parent"] = run_identity(config.dense_parent(), fingerprint)
-    if config.mode == "lottery" and (config.lottery_model_path or config.pretrain_model_path):
+    if config.mode_spec.rewinds and (config.lottery_model_path or config.pretrain_model_path):
         payload["lottery"] = weights_hash(lottery_file(config, Path(config.pretrain_model_path or "")))
     return payload
 
@@ -42,7 +42,7 @@ def weights_hash(path: Path) -> str:
 
 def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
     """`<results_root>/<loader_name>/<network>/<mode>/<slug>-<hash8>`; nothing is created."""
-    words = [] if config.mode == "dense" else [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"]
+    words = [f"{config.prune.prune_method}-{config.prune.prune_ratio:g}"] if config.mode_spec.has_mask else []
     if config.data.train_noisy:
         by_ratio = config.data.noise_method in Readers("noise_ratio", METHODS)
         words.append(config.data.noise_method + (f"-{config.data.noise_ratio:g}" if by_ratio else ""))

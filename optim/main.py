@@ -56,10 +56,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         RuntimeError: device or tracker absent, folder in use, parent's weights missing, damaged or of another architecture.
         Diverged: the loss is not finite. Interrupted: a signal was received.
     """
-    for name in PATHS:
-        path = getattr(config, name)
-        if path and config.mode != "dense" and not Path(path).exists():
-            raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
+    check_paths(config)
     signals = signals or Signals()
     device = choose_device(config.device)
     for tracker in chosen_trackers(config.tracker):
@@ -79,6 +76,14 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         if ready:
             train_in(folder, config, network, mask, dataset.to(device), signals)
     return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
+
+
+def check_paths(config: RunConfig) -> None:
+    """Raise FlagError where weights are to be taken from a path at which nothing is."""
+    for name in PATHS if config.mode_spec.needs_parent else ():
+        path = getattr(config, name)
+        if path and not Path(path).exists():
+            raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
 
 
 def take(folder: RunFolder, config: RunConfig, fingerprint: str | None, stack: contextlib.ExitStack) -> bool:
@@ -110,8 +115,11 @@ def check_processes(folder: RunFolder, config: RunConfig, n: int) -> None:
 
 
 def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
-    """Run folder or weights of Sol-D, trained first if it is missing; a finished one is used as it is, by many at once."""
-    if config.mode == "dense":
+    """Run folder or weights of Sol-D, trained first if it is missing; a finished one is used as it is, by many at once.
+
+    None in modes that need none.
+    """
+    if not config.mode_spec.needs_parent:
         return None
     if config.pretrain_model_path:
         return Path(config.pretrain_model_path)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.pruner import prune
-from helper.schema.config import FlagError, replace, unflatten
+from helper.schema.config import FlagError, flatten, replace, unflatten
 from helper.system.seeds import stream
 from helper.untrusted.reasons import Unfit, reason_of
 from helper.untrusted.texts import one_line
@@ -93,36 +93,46 @@ def put_into(network: nn.Module, stored: Stored, origin: Path) -> None:
     network.load_state_dict(weights)
 
 
+@dataclass(frozen=True)
+class Origins:
+    """The networks and the mask from which a run may begin, as `optim.modes.Beginning` describes them.
+
+    Attributes:
+        parent: run folder or weights file of the dense parent; None in modes that need none.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    parent: Path | None
+
+    def fresh(self, name: str) -> nn.Module:
+        generator = stream(self.config.random_state, name)
+        return build_network(self.config.network, self.dataset.input_shape, self.dataset.n_classes, generator)
+
+    def dense_solution(self) -> nn.Module:
+        return self.restored(weights_file(self.parent))
+
+    def dense_initialisation(self) -> nn.Module:
+        return self.restored(lottery_file(self.config, self.parent))
+
+    def restored(self, path: Path) -> nn.Module:
+        network = self.fresh("init")
+        restore(network, path)
+        return network
+
+    def pruned(self, network: nn.Module) -> Mask:
+        return prune(network, stream(self.config.random_state, "prune"), **flatten(self.config.prune))
+
+
 def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
     """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
 
-    dense: Init-D, nothing masked. The sparse modes prune the dense solution Sol-D: finetune keeps its surviving weights and
-    BatchNorm, scratch draws every weight anew from a stream of its own and starts with fresh BatchNorm, lottery goes back
-    to Init-D.
-
     Args:
-        parent: run folder or weights file of Sol-D; None in mode dense.
+        parent: run folder or weights file of Sol-D; None in modes that need none.
     Raises:
         RuntimeError: the parent's weights are missing, damaged or another architecture's.
     """
-
-    def draw(name: str) -> nn.Module:
-        return build_network(config.network, dataset.input_shape, dataset.n_classes, stream(config.random_state, name))
-
-    if config.mode == "dense":
-        return draw("init"), Mask()
-    dense = draw("init")
-    restore(dense, weights_file(parent))
-    mask = prune(dense, config.prune, stream(config.random_state, "prune"))
-    if config.mode == "sparse-finetune":
-        network = dense
-    elif config.mode == "sparse-scratch":
-        network = draw("init-scratch")
-    else:
-        network = draw("init")
-        restore(network, lottery_file(config, parent))
-    mask.apply_(network)
-    return network, mask
+    return config.mode_spec.start(Origins(config, dataset, parent))
 
 
 def weights_file(path: Path) -> Path:

@@ -34,7 +34,7 @@ def summarise(
         **{name: number(folder.history().path, row, name) for name in names if row.get(name)},
         "examples": examples_of(dataset),
         "n_classes": dataset.n_classes,
-        "sparsity_requested": config.prune.prune_ratio if config.mode != "dense" else 0.0,
+        "sparsity_requested": config.prune.prune_ratio if config.mode_spec.has_mask else 0.0,
         "sparsity_achieved": mask.sparsity,
         "sparsity_by_layer": mask.sparsity_by_layer(),
         "parameters_dense": n_parameters,

@@ -23,7 +23,7 @@ from helper.metrics.fisher import every_label, fisher_trace, spectral_cotangents
 from helper.metrics.snr import GradientMoments
 from helper.metrics.subject import Subject, signs
 from helper.pruner import prune
-from helper.schema.config import unflatten
+from helper.schema.config import flatten, unflatten
 from helper.system.memory import peak_memory_mb
 from helper.system.seeds import stream
 from loader.sizes import Sizes, published_sizes
@@ -83,7 +83,7 @@ def states() -> None:
 
 
 def report_state(name: str, network: nn.Module, config: RunConfig, tensors: int) -> None:
-    mask = prune(network, config.prune, stream(1, "prune"))
+    mask = prune(network, stream(1, "prune"), **flatten(config.prune))
     n = sum(p.numel() for p in network.parameters())
     said = FLOAT * n + sum(b.nbytes for b in network.buffers()) + mask.n_weights + TENSOR * (tensors + len(mask))
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helper.mask import Mask
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
-from helper.pruner import PruneConfig, prune
+from helper.pruner import prune
 from helper.system.memory import keep_freed_memory, set_thresholds
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
@@ -67,7 +67,7 @@ def ordinary_way(dataset, n_workers: int) -> Callable[[], Times]:
 
 def our_way(dataset, *, masked: bool = True, **flags) -> Callable[[], Times]:
     network = fresh_network(dataset)
-    mask = prune(network, PruneConfig(prune_ratio=RATIO), stream(0, "prune")) if masked else Mask()
+    mask = prune(network, stream(0, "prune"), prune_ratio=RATIO) if masked else Mask()
     network.to(memory_format=torch.channels_last)
     callbacks = [KeepPruned(mask)]
     trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, **flags), seed=0, callbacks=callbacks)
@@ -120,7 +120,7 @@ def speed_table(measured: dict[str, list[Times]], n_images: int) -> None:
 def mask_cost(dataset, n_rounds: int) -> None:
     """Share of a step that zeroing the pruned weights' gradients takes: the callback alone against the whole step."""
     network = fresh_network(dataset).to(memory_format=torch.channels_last)
-    callback = KeepPruned(prune(network, PruneConfig(prune_ratio=RATIO), stream(0, "prune")))
+    callback = KeepPruned(prune(network, stream(0, "prune"), prune_ratio=RATIO))
     trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, precision="bf16"), seed=0, callbacks=[callback])
     trainer.emit("on_start")
     shares = []

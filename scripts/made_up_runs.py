@@ -32,7 +32,7 @@ def accuracy(mode: str, sparsity: float, seed: int) -> tuple[float, float]:
 def write_run(config: RunConfig, *, every: int = 10) -> RunFolder:
     """The tables, configuration and summary that a finished run would leave, without weights and figures."""
     folder = run_folder(config, None)
-    sparsity = 0.0 if config.mode == "dense" else config.prune.prune_ratio
+    sparsity = config.prune.prune_ratio if config.mode_spec.has_mask else 0.0
     train, test = accuracy(config.mode, sparsity, config.random_state)
     last = config.train.n_epochs
     epochs = numpy.arange(last + 1)

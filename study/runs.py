@@ -34,7 +34,7 @@ class Run:
     @property
     def name(self) -> str:
         """`mode sparsity` for titles and legends."""
-        return self.config.mode + ("" if self.config.mode == "dense" else f" {self.config.prune.prune_ratio:g}")
+        return self.config.mode + (f" {self.config.prune.prune_ratio:g}" if self.config.mode_spec.has_mask else "")
 
     @property
     def results_root(self) -> Path:

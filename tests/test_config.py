@@ -3,12 +3,11 @@ from dataclasses import dataclass
 import pytest
 
 from helper.metrics.main import MetricConfig
-from helper.pruner import PruneConfig
 from helper.schema.config import Config, FlagError, checked, flag, flag_fields, flatten, identity, parts, replace, unflatten
 from helper.schema.values import dashed
 from loader.main import DataConfig
 from network.main import NetworkConfig
-from optim.config import RunConfig, TrainConfig
+from optim.config import PruneConfig, RunConfig, TrainConfig
 from optim.identity import run_folder, run_identity
 
 

@@ -7,7 +7,7 @@ from torch.nn.utils import prune as torch_prune
 
 from helper.macs import count_macs
 from helper.mask import Mask
-from helper.pruner import PruneConfig, global_mask, prunable_weights, prune
+from helper.pruner import global_mask, prunable_weights, prune
 from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network
 from scripts.ordinary import prunable_modules
@@ -30,7 +30,7 @@ def test_l1_selects_exactly_what_torch_prunes(ratio, ties, channels_last, genera
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     torch_prune.global_unstructured(prunable_modules(theirs), torch_prune.L1Unstructured, amount=ratio)
-    mask = prune(network, PruneConfig(prune_ratio=ratio), generator)
+    mask = prune(network, generator, prune_ratio=ratio)
     for name, keep in mask.items():
         module = theirs.get_submodule(name.removesuffix(".weight"))
         assert torch.equal(keep, module.weight_mask.bool()), name
@@ -40,7 +40,7 @@ def test_l1_selects_exactly_what_torch_prunes(ratio, ties, channels_last, genera
 @pytest.mark.parametrize("method", ["l1", "random"])
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.9, 0.999])
 def test_the_requested_share_is_removed_exactly(method, ratio, generator):
-    mask = prune(resnet(), PruneConfig(prune_method=method, prune_ratio=ratio), generator)
+    mask = prune(resnet(), generator, prune_method=method, prune_ratio=ratio)
     assert mask.n_weights - mask.n_active == round(ratio * mask.n_weights)
     assert mask.sparsity == pytest.approx(ratio, abs=1 / mask.n_weights)
 
@@ -55,7 +55,7 @@ def test_the_number_of_removed_weights_is_rounded_and_not_cut(n, ratio, removed,
 
 
 def test_random_scores_ignore_the_weights_and_follow_the_generator():
-    masks = [prune(resnet(s), PruneConfig("random", 0.5), stream(g, "prune")) for s, g in ((0, 0), (1, 0), (0, 1))]
+    masks = [prune(resnet(s), stream(g, "prune"), prune_method="random", prune_ratio=0.5) for s, g in ((0, 0), (1, 0), (0, 1))]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
     assert not all(torch.equal(masks[0][name], masks[2][name]) for name in masks[0])
 
@@ -69,7 +69,7 @@ def test_the_last_layer_is_pruned_only_on_request():
 def test_pruning_leaves_the_weights_as_they_are(generator):
     network = resnet()
     before = copy.deepcopy(network.state_dict())
-    prune(network, PruneConfig(), generator)
+    prune(network, generator, prune_ratio=0.9)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
@@ -84,7 +84,7 @@ def test_a_global_mask_can_empty_a_layer_and_names_it():
 def test_apply_zeroes_exactly_the_pruned_weights(generator):
     network = resnet()
     before = copy.deepcopy(network.state_dict())
-    mask = prune(network, PruneConfig(prune_ratio=0.7), generator)
+    mask = prune(network, generator, prune_ratio=0.7)
     mask.apply_(network)
     for name, weight in network.named_parameters():
         keep = mask.get(name, torch.ones_like(weight, dtype=torch.bool))

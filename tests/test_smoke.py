@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
-from helper.pruner import MODES
 from helper.schema.config import all_flags
 from loader.main import DATASETS
 from optim.config import RunConfig
+from optim.modes import MODES
 
 pytestmark = pytest.mark.smoke
 QUICK = ("--figures", 0, "--n_epochs", 1, "-ms", 40, "-mt", 2, "-bf", 20)

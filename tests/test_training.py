@@ -12,7 +12,7 @@ from torch.func import functional_call, jacrev, vmap
 import optim.trainer as trainer_module
 from helper.mask import Mask
 from helper.metrics.evaluation import means_of
-from helper.pruner import PruneConfig, prune
+from helper.pruner import prune
 from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
@@ -69,7 +69,7 @@ def fit(net, data, callbacks=(), **flags) -> Trainer:
 def test_pruned_weights_are_exactly_zero_after_every_step(net_name, ratio, flags, generator):
     data = digits()
     net = network(data, net_name=net_name)
-    mask = prune(net, PruneConfig(prune_ratio=ratio), generator)
+    mask = prune(net, generator, prune_ratio=ratio)
     check = CheckZeros(mask)
     trainer = fit(net.to(memory_format=torch.channels_last), data, [KeepPruned(mask), check], **flags)
     assert check.steps == 2 * trainer.steps_per_epoch == 10

@@ -12,11 +12,10 @@ import json
 import math
 import operator
 import typing
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helper.schema.registry import Readers
 from helper.schema.values import integer, near_match, number, one_of, several_of, switch
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import core_kind
@@ -26,7 +25,7 @@ class FlagError(ValueError):
     """A flag has a wrong value or contradicts another; the message names the flag."""
 
 
-Condition = dict[str, tuple | Readers]  # {other flag: values of it}
+Condition = dict[str, Container]  # {other flag: values of it}
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,13 @@ from helper.untrusted.texts import csv_text
 from optim.checkpoint import content_hash
 from optim.folder import write_arrays
 from optim.model import restore
+from optim.modes import ModesThat
 from study.comparing.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
 from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 log = logging.getLogger(__name__)
+DRAWN_ANEW = ModesThat(lambda mode: mode.has_mask and not mode.starts_from.of_parent)
+FINETUNED = ModesThat(lambda mode: mode.has_mask and mode.starts_from.trained)
 PATHS = (("Init-S", "Sol-F"), ("Init-F", "Sol-F"), ("Sol-S", "Sol-F"))
 SPLITS = ("train", "test")
 UPPER = 0.05  # share of examples with the largest cosines whose classes are counted
@@ -104,7 +107,7 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
     The same settings on the same weights again compute nothing; only figures that are missing are drawn.
 
     Args:
-        scratch, finetune: run folders of a sparse-scratch and a sparse-finetune run.
+        scratch, finetune: run folders of a run of DRAWN_ANEW and one of FINETUNED, such as sparse-scratch and sparse-finetune.
     Raises:
         RuntimeError: no run, an unfinished one, other modes than these, runs that differ in network, data or mask, a state
             that is missing. DataError: their data are not there.
@@ -151,12 +154,12 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
 
 
 def check_pair(scratch: Run, finetune: Run) -> None:
-    """Raise RuntimeError unless the runs are a sparse-scratch and a sparse-finetune run of one network, data set and mask."""
-    for run, mode in ((scratch, "sparse-scratch"), (finetune, "sparse-finetune")):
-        if run.config.mode != mode:
+    """Raise RuntimeError unless both have one network, data set and mask, the first drawn anew and the second finetuned."""
+    for run, modes in ((scratch, DRAWN_ANEW), (finetune, FINETUNED)):
+        if run.config.mode not in modes:
             raise RuntimeError(
-                f"{run.folder.path} is a {run.config.mode} run; interpolate takes a sparse-scratch run, then the "
-                "sparse-finetune run with the same mask"
+                f"{run.folder.path} is a {run.config.mode} run; interpolate takes a {' or '.join(DRAWN_ANEW)} run, then the "
+                f"{' or '.join(FINETUNED)} run with the same mask"
             )
     check_comparable((scratch, finetune), ("network", "data"))
     if scratch.mask.keys() != finetune.mask.keys() or any(

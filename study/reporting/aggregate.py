@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import pandas
 
+from optim.modes import MODES
 from study.reporting.collect import METRICS
 from study.reporting.pairs import Pair
 from study.reporting.regimes import MARGIN, judge, regime, resolved
@@ -22,7 +23,6 @@ COUNTED = {  # accuracy: what it is a share of
 }  # fmt: skip
 SETTING = ["study", "data", "network", "mode", "series", "sparsity"]
 COSTS = ["cost", "cost_weights", "cost_mask", "epochs"]
-ORDER = {"dense": 0, "sparse-finetune": 1, "sparse-scratch": 2, "lottery": 3}
 
 
 def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple[str, str]]]:
@@ -58,7 +58,9 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
                 rows.append(common | {"quantity": quantity} | vars(found))
     table = pandas.DataFrame(rows, columns=[*SETTING, *COSTS, "quantity", *(f.name for f in dataclasses.fields(Interval))])
     order = ["data", "network", "study", "sparsity", "mode", "series"]
-    return table.sort_values(order, key=lambda c: c.map(ORDER) if c.name == "mode" else c, kind="stable", ignore_index=True)
+    return table.sort_values(
+        order, key=lambda c: c.map(list(MODES).index) if c.name == "mode" else c, kind="stable", ignore_index=True
+    )
 
 
 def units_of(runs: pandas.DataFrame) -> list[int]:

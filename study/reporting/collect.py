@@ -14,15 +14,17 @@ import pandas
 
 from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.progress import tracked
-from helper.pruner import MODES
-from helper.schema.config import digest, flatten
+from helper.schema.config import digest, flag_fields, flatten
 from helper.tables import DamagedTable
 from helper.untrusted.reasons import Unfit, reason_of
+from optim.config import PruneConfig
 from optim.folder import HISTORY, SHAPE, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
+from optim.modes import MODES, ModeSpec
 
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
+MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
 BIASED = "†"  # beside what --select test chose by test accuracy
 METRICS = ("fisher", "hessian", "jacobian")  # of table 2
 TABLES = {
@@ -61,6 +63,10 @@ class Record:
         return self.summary["mode"]
 
     @property
+    def mode_spec(self) -> ModeSpec:
+        return MODES[self.mode]
+
+    @property
     def seed(self) -> int:
         return self.flags["random_state"]
 
@@ -75,12 +81,23 @@ class Record:
         parent, lottery = (self.identity.get(name) for name in ("parent", "lottery"))
         return [("seed", self.seed), *((name, digest(of)) for name, of in (("parent", parent), ("lottery", lottery)) if of)]
 
+    @property
+    def dense(self) -> dict[str, Any] | None:
+        """Identity of the dense run that this one is, needs, or would be without its mask; None: it was given as a file."""
+        if not self.mode_spec.needs_parent:
+            return {name: value for name, value in self.identity.items() if name not in MASKING}
+        parent = self.identity["parent"]
+        return parent if isinstance(parent, dict) else None
+
     @functools.cached_property
     def study(self) -> str:
-        """Hash over what a dense run and all sparse runs that start from it under other seeds have in common."""
-        dense = self.identity if self.mode == "dense" else self.identity["parent"]
+        """Hash over what a dense run, all sparse runs that start from it, and those that need none have in common.
+
+        Their seeds may differ.
+        """
+        dense = self.dense
         where = {name: self.flags[name] for name in ("loader_name", "net_name")}
-        return digest(where | {"dense": without_seed(dense) if isinstance(dense, dict) else "given as a file"})
+        return digest(where | {"dense": "given as a file" if dense is None else without_seed(dense)})
 
     @functools.cached_property
     def series(self) -> str:
@@ -234,7 +251,7 @@ def tidy(collection: Collection) -> pandas.DataFrame:
     cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
     about three times that); with the dense run whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
     """
-    dense = {digest(record.identity): record for record in collection.records if record.mode == "dense"}
+    dense = {digest(record.identity): record for record in collection.records if not record.mode_spec.has_mask}
     labels = series_labels(collection.records)
     return pandas.DataFrame([row_of(record, labels[record.name], dense) for record in collection.records])
 
@@ -244,7 +261,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
     own = flags["n_epochs"] * summary["macs_active"]
     parent = record.identity.get("parent")
     before = 0.0
-    if record.mode != "dense":
+    if record.mode_spec.needs_parent:
         found = dense.get(digest(parent)) if isinstance(parent, dict) else None
         before = found.flags["n_epochs"] * found.summary["macs_active"] if found else math.nan
     return {
@@ -271,7 +288,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),
         "macs_active": summary["macs_active"],
         "cost": own,
-        "cost_weights": own + (before if record.mode == "sparse-finetune" else 0.0),
+        "cost_weights": own + (before if record.mode_spec.starts_from.trained else 0.0),
         "cost_mask": own + before,
         "seconds": summary.get("seconds", {}).get("training", math.nan),
     }

@@ -12,9 +12,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helper.plotter import BESIDE, GREEN, MODES, PURPLE, QUANTITIES, plain_log
+from helper.plotter import BESIDE, GREEN, PURPLE, QUANTITIES, plain_log
+from optim.modes import MODES
 from study.reporting.aggregate import COUNTED, curves, range_of
 from study.reporting.collect import Record, grouped, number
+from study.reporting.pairs import SIDES, side_of
 from study.reporting.statistics import independent
 
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
@@ -56,20 +58,26 @@ def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
 def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> None:
     """A line with error bars for each series; a dense one, which has no sparsity, as a level across."""
     main = {}
-    for mode, (colour, style) in MODES.items():
-        part = table[table["mode"] == mode]
+    for name, mode in MODES.items():
+        part = table[table["mode"] == name]
         for tone, series in toned(part):
             rows = part[part["series"] == series].sort_values("sparsity")
-            if mode == "dense":
-                axis.axhline(rows["mean"].iloc[0], color=colour, alpha=tone, label=series)
-                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=colour, alpha=0.15, linewidth=0)
+            if not mode.has_mask:
+                axis.axhline(rows["mean"].iloc[0], color=mode.colour, alpha=tone, label=series)
+                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=mode.colour, alpha=0.15, linewidth=0)
                 continue
             errors = beside(rows)
-            look = {"color": colour, "alpha": tone, "capsize": 3, "label": series, "markerfacecolor": fill(colour, tone)}
-            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=style, **look)
-            main.setdefault(mode, rows.set_index("sparsity")["mean"])
-    if shade and {"sparse-finetune", "sparse-scratch"} <= main.keys():
-        both = pandas.concat([main["sparse-finetune"], main["sparse-scratch"]], axis=1, join="inner")
+            look = {
+                "color": mode.colour,
+                "alpha": tone,
+                "capsize": 3,
+                "label": series,
+                "markerfacecolor": fill(mode.colour, tone),
+            }
+            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=mode.marker + mode.line, **look)
+            main.setdefault(side_of(name), rows.set_index("sparsity")["mean"])
+    if shade and main.keys() >= set(SIDES):
+        both = pandas.concat([main[side] for side in SIDES], axis=1, join="inner")
         axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
 
 
@@ -124,15 +132,15 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
     }
     unit, word = next((unit, word) for unit, word in UNITS if rows["cost_mask"].max() >= unit or unit == 1)
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        for mode, (colour, style) in MODES.items():
-            part = rows[rows["mode"] == mode]
+        for name, mode in MODES.items():
+            part = rows[rows["mode"] == name]
             for tone, series in toned(part):
                 line = part[part["series"] == series].sort_values("sparsity")
                 errors = beside(line)
-                marker = "D" if mode == "dense" else style[0]
                 axis.errorbar(
-                    line[column] / unit, line["mean"], errors, fmt=marker, color=colour, alpha=tone, capsize=3, label=series,
-                    linestyle="-" if len(line) > 1 else "none", linewidth=0.8, markerfacecolor=fill(colour, tone),
+                    line[column] / unit, line["mean"], errors, fmt=mode.marker or "D", color=mode.colour, alpha=tone, capsize=3,
+                    label=series, linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
+                    markerfacecolor=fill(mode.colour, tone),
                 )  # fmt: skip
                 for point in line[line["sparsity"] > 0].itertuples():
                     axis.annotate(
@@ -270,9 +278,9 @@ SUBSETS = {"clean": "examples with true labels", "mislabelled": "mislabelled exa
 
 
 def plot_curve(axis: Axes, curve: pandas.DataFrame, mode: str, marker: str = "") -> None:
-    colour, style = MODES[mode]
-    axis.plot(curve["epoch"], curve["mean"], style.lstrip("os^D") or "-", marker=marker, markersize=3, color=colour, label=mode)
-    axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=colour, alpha=0.2, linewidth=0)
+    look = MODES[mode]
+    axis.plot(curve["epoch"], curve["mean"], look.line, marker=marker, markersize=3, color=look.colour, label=look.label)
+    axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0)
 
 
 def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -280,7 +288,9 @@ def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
     sparsity = main_sparsity(records)
     found = {}
     for mode in MODES:
-        rows = [r for r in records if r.mode == mode and (mode == "dense" or r.summary["sparsity_requested"] == sparsity)]
+        rows = [
+            r for r in records if r.mode == mode and (not r.mode_spec.has_mask or r.summary["sparsity_requested"] == sparsity)
+        ]
         if rows:
             found[mode] = of_main_series(rows)
     return found
@@ -294,5 +304,7 @@ def of_main_series(records: Sequence[Record]) -> list[Record]:
 
 def main_sparsity(records: Sequence[Record]) -> float | None:
     """The sparsity that most sparse runs have, of equals the highest."""
-    counts = pandas.Series([r.summary["sparsity_requested"] for r in records if r.mode != "dense"], dtype=float).value_counts()
+    counts = pandas.Series(
+        [r.summary["sparsity_requested"] for r in records if r.mode_spec.has_mask], dtype=float
+    ).value_counts()
     return max(counts.index[counts == counts.max()], default=None)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from helper.plotter import by_layer, plain_log
 from study.reporting.collect import Record
+from study.reporting.pairs import side_of
 
 
 def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
@@ -15,7 +16,7 @@ def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
 
     Finetuned and from scratch at the lowest and at the highest sparsity, first seed of each.
     """
-    measured = [r for r in records if r.mode in ("sparse-finetune", "sparse-scratch") and r.rows("snr")]
+    measured = [r for r in records if side_of(r.mode) and r.rows("snr")]
     if not measured:
         return None
     sparsities = {r.summary["sparsity_requested"] for r in measured}

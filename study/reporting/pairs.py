@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from helper.schema.config import digest
+from optim.modes import MODES
 from study.reporting.collect import Record, grouped
 
-SIDES = {"sparse-finetune": "sparse-scratch", "sparse-scratch": "sparse-finetune"}
+SIDES = (FINETUNE, SCRATCH) = ("finetune", "scratch")
 SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change
 UNTOLD = {"dense parent": "another dense parent", "weights left by layer": "another mask"}  # whose values say nothing
 AS_LONG, AS_LONG_IN_TOTAL = "as long", "as long in total"
@@ -28,19 +29,35 @@ class Pair:
     budget: str
 
 
+def side_of(mode: str) -> str | None:
+    """The side that runs of a mode take: FINETUNE goes on with the dense solution, SCRATCH draws all weights anew.
+
+    Both have the mask of the dense solution; runs of other modes take neither side.
+    """
+    spec = MODES[mode]
+    if spec.mask_from is None or not spec.mask_from.of_parent:
+        return None
+    if spec.starts_from.of_parent:
+        return FINETUNE if spec.starts_from.trained else None
+    return SCRATCH
+
+
 def pair_runs(records: Sequence[Record]) -> tuple[list[Pair], list[tuple[str, str]]]:
-    """The pairs of a study, and (run, reason) of each run that has no partner while there are runs of both modes."""
-    sides = {mode: [record for record in records if record.mode == mode] for mode in SIDES}
-    partners = grouped(sides["sparse-scratch"], lambda record: digest(without_schedule(facts(record))))
+    """The pairs of a study, and (run, reason) of each run that has no partner while there are runs of both sides."""
+    sides = {side: [record for record in records if side_of(record.mode) == side] for side in SIDES}
+    partners = grouped(sides[SCRATCH], lambda record: digest(without_schedule(facts(record))))
     pairs = []
-    for finetune in sides["sparse-finetune"]:
+    for finetune in sides[FINETUNE]:
         for scratch in partners.get(digest(without_schedule(facts(finetune))), []):
             budget = budget_of(finetune, scratch)
             if budget:
                 pairs.append(Pair(finetune, scratch, budget))
     paired = {record.name for pair in pairs for record in (pair.finetune, pair.scratch)}
-    alone = [record for mode in SIDES for record in sides[mode] if record.name not in paired] if all(sides.values()) else []
-    return pairs, [(record.name, why_alone(record, sides[SIDES[record.mode]])) for record in alone]
+    if not all(sides.values()):
+        return pairs, []
+    others = {FINETUNE: sides[SCRATCH], SCRATCH: sides[FINETUNE]}
+    alone = [(record, others[side]) for side in SIDES for record in sides[side] if record.name not in paired]
+    return pairs, [(record.name, why_alone(record, candidates)) for record, candidates in alone]
 
 
 def facts(record: Record) -> dict[str, Any]:

@@ -207,8 +207,8 @@ def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: 
 
 def intro(records: Sequence[Record]) -> str:
     """The options, other than the defaults, that all runs of a study share."""
-    dense = next((r.identity for r in records if r.mode == "dense"), records[0].identity.get("parent"))
-    if not isinstance(dense, dict):
+    dense = records[0].dense
+    if dense is None:
         return "Sparse runs from a dense network that was given as a file."
     options = ", ".join(f"{name} {value}" for name, value in sorted(dense.items()) if name not in ("random_state", "mode"))
     running = any(record.flags["train_eval"] == "running" for record in records)

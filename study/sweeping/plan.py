@@ -154,7 +154,7 @@ def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
 
 
 def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[Planned]:
-    """Every run once, dense ones first; dense parents that the sweep does not name itself are among them.
+    """Every run once, those without a parent first; dense parents that the sweep does not name itself are among them.
 
     Args:
         fingerprint: content hash of data files that are not the published ones, see `fingerprint_of`.
@@ -168,17 +168,18 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
 
     def add(config: RunConfig) -> str:  # its name
         for name in PATHS:
-            if getattr(config, name) and config.mode != "dense" and not Path(getattr(config, name)).exists():
+            if getattr(config, name) and config.mode_spec.needs_parent and not Path(getattr(config, name)).exists():
                 raise FlagError(f"--{name} {getattr(config, name)}: does not exist")
         folder = run_folder(config, fingerprint(config.data))
         name = folder.path.relative_to(config.results_root).as_posix()
         if name in found:
             found[name] = dataclasses.replace(found[name], config=measured_as_either(found[name].config, config))
         else:
-            parent = None if config.mode == "dense" or config.pretrain_model_path else add(config.dense_parent())
+            needed = config.mode_spec.needs_parent and not config.pretrain_model_path
+            parent = add(config.dense_parent()) if needed else None
             found[name] = Planned(config, folder, parent)
         return name
 
     for config in configs:
         add(config)
-    return sorted(found.values(), key=lambda run: run.config.mode != "dense")
+    return sorted(found.values(), key=lambda run: run.config.mode_spec.needs_parent)

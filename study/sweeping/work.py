@@ -149,7 +149,7 @@ def shape_for(config: RunConfig, sizes: Sizes) -> Shape:
 def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     """(bytes, files) of a finished run's folder: states, tables, figures."""
     train, metrics, shape = config.train, config.metrics, shape_for(config, sizes)
-    sparse, noisy = config.mode != "dense", config.data.train_noisy
+    sparse, noisy = config.mode_spec.has_mask, config.data.train_noisy
     snr = metrics.save_snr and sizes.train >= 2 * train.batch_size
     tensors = shape.tensors + (shape.layers if sparse else 0)
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
