@@ -1,16 +1,12 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 10 classes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from loader.archives import class_names, fingerprint, provide
 from loader.dataset import Source
 from loader.loader_cifar100 import check_labels, read_images
-
-if TYPE_CHECKING:
-    from loader.main import DataConfig
 
 ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 FILES = {
@@ -32,15 +28,14 @@ def leaves(noise_method: str, n_classes: int) -> bool:
     return noise_method == "asymmetric" and any(one < n_classes <= other for one, other in CONFUSED.items())
 
 
-def load(config: "DataConfig") -> Source:
+def load(*, root: str, download: bool, verify_data: bool) -> Source:
     """CIFAR-10 from `ROOT/cifar-10-batches-py`, downloaded if need be.
 
     Raises:
         DataError: missing, damaged, or not the published files.
     """
-    root = Path(config.root)
-    provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
-    paths = [root / name for name in FILES]
+    provide(FILES, Path(root), ARCHIVE, download=download, verify_data=verify_data)
+    paths = [Path(root, name) for name in FILES]
     names = class_names(paths[-1], "label_names")
     batches = [read_images(path, "labels") for path in paths[:-1]]
     for path, (_, labels) in zip(paths, batches, strict=False):
@@ -49,5 +44,5 @@ def load(config: "DataConfig") -> Source:
     next_class = torch.tensor([CONFUSED.get(c, c) for c in range(len(names))])
     return Source(
         inputs, labels, *batches[5], names, 255, MEAN, STD, next_class,
-        fingerprint=None if config.verify_data else fingerprint(paths, FILES.values()),
+        fingerprint=None if verify_data else fingerprint(paths, FILES.values()),
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 100 classes of 20 superclasses."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -9,9 +8,6 @@ from torch import Tensor
 
 from loader.archives import DataError, class_names, fingerprint, provide, unpickle
 from loader.dataset import Source
-
-if TYPE_CHECKING:
-    from loader.main import DataConfig
 
 ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
 FILES = {
@@ -22,28 +18,22 @@ FILES = {
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
-def load(config: "DataConfig") -> Source:
+def load(*, root: str, download: bool, verify_data: bool) -> Source:
     """CIFAR-100 from `ROOT/cifar-100-python`, downloaded if need be.
 
     Raises:
         DataError: missing, damaged, or not the published files.
     """
-    root = Path(config.root)
-    provide(FILES, root, ARCHIVE, download=config.download, verify_data=config.verify_data)
-    paths = [root / name for name in FILES]
+    provide(FILES, Path(root), ARCHIVE, download=download, verify_data=verify_data)
+    paths = [Path(root, name) for name in FILES]
     train, test = (read_images(path, "fine_labels") for path in paths[:2])
     names = class_names(paths[2], "fine_label_names")
     check_labels(paths[0], train[1], len(names), paths[2])
     check_labels(paths[1], test[1], len(names), paths[2])
     return Source(
-        *train,
-        *test,
-        names,
-        255,
-        MEAN,
-        STD,
-        fingerprint=None if config.verify_data else fingerprint(paths, FILES.values()),
-    )
+        *train, *test, names, 255, MEAN, STD,
+        fingerprint=None if verify_data else fingerprint(paths, FILES.values()),
+    )  # fmt: skip
 
 
 def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -16,9 +15,6 @@ from helper.untrusted.reasons import reason_of
 from loader import loader_cifar100
 from loader.archives import DataError, fingerprint, unpickle
 from loader.dataset import Source
-
-if TYPE_CHECKING:
-    from loader.main import DataConfig
 
 HUMAN_FILE = "CIFAR-100_human.pt"
 ARRAY_TYPES = [
@@ -35,28 +31,30 @@ def leaves(noise_method: str, n_classes: int) -> bool:
     return noise_method in ("asymmetric", "human")
 
 
-def load(config: "DataConfig") -> Source:
+def load(*, root: str, download: bool, verify_data: bool, noise_method: str) -> Source:
     """CIFAR-100 with what the asked kind of noise needs: `next_class`, cyclic in each superclass, or the human labels.
 
     Raises:
         DataError: as the clean loader; also when the human labels are missing or belong to other images.
     """
-    root = Path(config.root)
-    source = loader_cifar100.load(config)
-    if config.noise_method == "asymmetric":
-        coarse = unpickle(root / "cifar-100-python/train").get("coarse_labels")
-        if (
-            not isinstance(coarse, list)
-            or not all(type(c) is int and 0 <= c < 100 for c in coarse)
-            or len(coarse) != len(source.train_labels)
-        ):
-            raise DataError(f"{root / 'cifar-100-python/train'} has no coarse_labels, which asymmetric noise needs")
-        return dataclasses.replace(source, next_class=next_in_superclass(source.train_labels, torch.tensor(coarse)))
-    if config.noise_method != "human":
-        return source
-    labels = read_human_labels(root / HUMAN_FILE, source.train_labels)
-    prints = [source.fingerprint or "published", fingerprint([root / HUMAN_FILE])]
-    return dataclasses.replace(source, human_labels=labels, fingerprint="-".join(prints))
+    source = loader_cifar100.load(root=root, download=download, verify_data=verify_data)
+    if noise_method == "asymmetric":
+        coarse = read_superclasses(Path(root, "cifar-100-python/train"), len(source.train_labels))
+        return dataclasses.replace(source, next_class=next_in_superclass(source.train_labels, coarse))
+    if noise_method == "human":
+        path = Path(root, HUMAN_FILE)
+        labels = read_human_labels(path, source.train_labels)
+        prints = [source.fingerprint or "published", fingerprint([path])]
+        return dataclasses.replace(source, human_labels=labels, fingerprint="-".join(prints))
+    return source
+
+
+def read_superclasses(path: Path, n: int) -> Tensor:
+    """(N,) the superclass of every training image. Raises DataError: the file does not have them."""
+    coarse = unpickle(path).get("coarse_labels")
+    if not isinstance(coarse, list) or not all(type(c) is int and 0 <= c < 100 for c in coarse) or len(coarse) != n:
+        raise DataError(f"{path} has no coarse_labels, which asymmetric noise needs")
+    return torch.tensor(coarse)
 
 
 def next_in_superclass(fine: Tensor, coarse: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -12,9 +11,6 @@ from torch import Tensor
 
 from loader.archives import MOST_BYTES, DataError, fetch, fingerprint, verify
 from loader.dataset import Source
-
-if TYPE_CHECKING:
-    from loader.main import DataConfig
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MNIST = {
@@ -47,24 +43,19 @@ FASHION_MNIST = {
 }  # fmt: skip
 
 
-def load_mnist(config: "DataConfig") -> Source:
-    """MNIST from the .gz files in `ROOT/MNIST/raw`, downloaded if need be."""
-    return _load(MNIST, config)
+def load(published: dict, *, root: str, download: bool, verify_data: bool) -> Source:
+    """MNIST or Fashion-MNIST from the .gz files in its folder under `root`, downloaded if need be.
 
-
-def load_fashion_mnist(config: "DataConfig") -> Source:
-    """Fashion-MNIST from the .gz files in `ROOT/FashionMNIST/raw`, downloaded if need be."""
-    return _load(FASHION_MNIST, config)
-
-
-def _load(published: dict, config: "DataConfig") -> Source:
-    paths = [Path(config.root) / published["folder"] / f"{name}.gz" for name in NAMES]
+    Raises:
+        DataError: missing, damaged, or not the published files.
+    """
+    paths = [Path(root, published["folder"], f"{name}.gz") for name in NAMES]
     for path, published_md5 in zip(paths, published["md5"], strict=True):
-        if not path.exists() and not config.download:
+        if not path.exists() and not download:
             raise DataError(f"{path} is missing; point --root at the data or allow --download 1")
         if not path.exists():
             fetch([mirror + path.name for mirror in published["mirrors"]], path, published_md5)
-        elif config.verify_data:
+        elif verify_data:
             verify(path, published_md5)
     train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths)
     for path, images, labels in ((paths[0], train_images, train_labels), (paths[2], test_images, test_labels)):
@@ -73,7 +64,7 @@ def _load(published: dict, config: "DataConfig") -> Source:
     return Source(
         train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long(),
         published["classes"], 255, published["mean"], published["std"],
-        fingerprint=None if config.verify_data else fingerprint(paths, published["md5"]),
+        fingerprint=None if verify_data else fingerprint(paths, published["md5"]),
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,19 +13,16 @@ from loader.archives import DataError, fingerprint
 from loader.dataset import Source
 from loader.splits import balanced_rows
 
-if TYPE_CHECKING:
-    from loader.main import DataConfig
 
-
-def load(config: "DataConfig") -> Source:
+def load(*, root: str, filename: str, test_size: float, split_seed: int) -> Source:
     """The toy set with a class-balanced test share: `ROOT/FILENAME` if it is there, else generated.
 
     Raises:
         DataError: the file is damaged or has another layout (F: N x 12 bits, y: 1 x N).
     """
-    path = Path(config.root) / config.filename
+    path = Path(root, filename)
     inputs, labels = read_mat(path) if path.exists() else generate()
-    test, train = balanced_rows(labels, round(config.test_size * len(labels)), stream(config.split_seed, "test"))
+    test, train = balanced_rows(labels, round(test_size * len(labels)), stream(split_seed, "test"))
     return Source(
         inputs[train], labels[train], inputs[test], labels[test], ("0", "1"), 1, (0.0,), (1.0,),
         fingerprint=fingerprint([path]) if path.exists() else None,

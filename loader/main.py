@@ -1,6 +1,5 @@
 """Options, registry and builder of the data: `load_dataset(DataConfig) -> Dataset`."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from helper.progress import Task
-from helper.schema.config import Config, FlagError, flag, flag_fields
-from helper.schema.registry import Readers
+from helper.schema.config import Config, FlagError, flag
+from helper.schema.registry import Readers, options_of, with_options
 from helper.system.seeds import stream
 from loader import (
     loader_cifar10,
@@ -39,24 +38,29 @@ class Published:
 class Loader:
     """An entry of DATASETS, where the function that loads it does not say enough."""
 
-    load: Callable[["DataConfig"], Source]
+    load: Callable[..., Source]  # its keyword-only parameters name the flags that it reads
     published: Published | None = None  # default: a dry run loads the data
-    reads: tuple[str, ...] | None = None  # see helper.schema.registry.reads
     augmented: bool = False  # whether --augment auto crops and flips
-    load_noisy: Callable[["DataConfig"], Source] | None = None  # with what label noise has to know beyond the clean files
+    load_noisy: Callable[..., Source] | None = None  # with what label noise has to know beyond the clean files
     leaves: Callable[[str, int], bool] | None = None  # whether a noise method may give labels beyond the first so many classes
+
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        return (self.load,) if self.load_noisy is None else (self.load, self.load_noisy)
 
 
 DATASETS: dict[str, Loader | Callable] = {
-    "digits": Loader(loader_digits.load, Published(1797, None, (1, 8, 8), 10), ("test_size",)),
-    "toy": Loader(loader_toy.load, Published(4096, None, (12,), 2), ("test_size",)),
-    "mnist": Loader(loader_mnist.load_mnist, Published(60_000, 10_000, (1, 28, 28), 10), ()),
-    "fmnist": Loader(loader_mnist.load_fashion_mnist, Published(60_000, 10_000, (1, 28, 28), 10), ()),
+    "digits": Loader(loader_digits.load, Published(1797, None, (1, 8, 8), 10)),
+    "toy": Loader(loader_toy.load, Published(4096, None, (12,), 2)),
+    "mnist": Loader(functools.partial(loader_mnist.load, loader_mnist.MNIST), Published(60_000, 10_000, (1, 28, 28), 10)),
+    "fmnist": Loader(
+        functools.partial(loader_mnist.load, loader_mnist.FASHION_MNIST), Published(60_000, 10_000, (1, 28, 28), 10)
+    ),
     "cifar10": Loader(
-        loader_cifar10.load, Published(50_000, 10_000, (3, 32, 32), 10), (), augmented=True, leaves=loader_cifar10.leaves
+        loader_cifar10.load, Published(50_000, 10_000, (3, 32, 32), 10), augmented=True, leaves=loader_cifar10.leaves
     ),
     "cifar100": Loader(
-        loader_cifar100.load, Published(50_000, 10_000, (3, 32, 32), 100), (), augmented=True,
+        loader_cifar100.load, Published(50_000, 10_000, (3, 32, 32), 100), augmented=True,
         load_noisy=loader_cifar100_noisy.load, leaves=loader_cifar100_noisy.leaves,
     ),
 }  # fmt: skip
@@ -180,29 +184,30 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 def read(config: DataConfig) -> Source:
     """The whole data set as its loader reads it. Raises DataError: files missing or damaged."""
-    noisy = config.loader.load_noisy if config.train_noisy else None
     with Task(f"reading {config.clean_name} under {config.root}"):
-        return (noisy or config.loader.load)(config)
+        return with_options(reader_of(config), config)()
 
 
-# flags that say what becomes of the data once its files have been read
-AFTER_READING = ("limit_classes", "limit_train", "limit_test", "val_size", "augment", "noise_ratio", "noise_seed")
+def reader_of(config: DataConfig) -> Callable[..., Source]:
+    """The function that reads the files of a configuration; what it does not ask for does not change what it gives."""
+    loader = config.loader
+    return loader.load_noisy if config.train_noisy and loader.load_noisy else loader.load
 
 
-@functools.cache
+PRINTS: dict[tuple, str | None] = {}  # of files that have been read, by the function and the flags that it reads
+
+
 def fingerprint_of(config: DataConfig) -> str | None:
     """Content hash of data files that are not the published ones; None for those. Files are read once.
 
     Raises:
         DataError: files missing or damaged.
     """
-    usual = {field.name: field.default for field in flag_fields(DataConfig) if field.name in AFTER_READING}
-    return _fingerprint(dataclasses.replace(config, **usual))
-
-
-@functools.cache
-def _fingerprint(config: DataConfig) -> str | None:
-    return read(config).fingerprint
+    function = reader_of(config)
+    key = (function, *options_of(function, config).items())
+    if key not in PRINTS:
+        PRINTS[key] = read(config).fingerprint
+    return PRINTS[key]
 
 
 def _split(inputs: torch.Tensor, labels: torch.Tensor) -> Split:
@@ -221,7 +226,7 @@ def _limit(split: Split, limit: int | None, role: str, seed: int) -> Split:
 def _with_noise(split: Split, source: Source, config: DataConfig, role: str, n_classes: int) -> Split:
     human = None if source.human_labels is None else source.human_labels[split.indices]
     noisy = corrupt(
-        split.true_labels, config.noise_method, config.noise_ratio, n_classes,
-        stream(config.noise_seed, "noise", role), next_class=source.next_class, human_labels=human,
+        split.true_labels, config.noise_method, n_classes, stream(config.noise_seed, "noise", role),
+        next_class=source.next_class, human_labels=human, **options_of(METHODS[config.noise_method], config),
     )  # fmt: skip
     return Split(split.inputs, noisy, split.true_labels, split.indices)

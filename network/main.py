@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helper.schema.config import Config, FlagError, flag, flatten, identity
-from helper.schema.registry import Readers
+from helper.schema.registry import Readers, with_options
 from helper.schema.values import dashed, dashed_values
 from helper.system.seeds import global_seed
 from network.init import INITIALISERS
@@ -21,23 +21,26 @@ from network.resnet import ResNet, blocks_per_stage
 class Architecture:
     """An entry of NETWORKS, where a builder alone does not say enough."""
 
-    build: Callable[["NetworkConfig", tuple[int, ...], int], nn.Module]
-    reads: tuple[str, ...] | None = None  # see helper.schema.registry.reads
+    build: Callable[..., nn.Module]  # (input_shape, n_classes, *, the flags that it reads)
     label: str | None = None  # with flags in braces, as run folders are named; default: the name, and flags that are changed
     revision: int = 1  # raised when the name comes to mean another network: runs of the former one are then other runs
 
-
-def build_mlp(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-    widths = [math.prod(input_shape), *dashed_values(config.hidden_dims), n_classes]
-    return MLP(widths, config.hidden_act, config.out_act)
-
-
-def build_resnet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-    return ResNet(image_channels(config, input_shape), n_classes, config.depth, config.widen_factor)
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        return (self.build,)
 
 
-def build_lenet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-    channels = image_channels(config, input_shape)
+def build_mlp(input_shape: tuple[int, ...], n_classes: int, *, hidden_dims: str, hidden_act: str, out_act: str) -> nn.Module:
+    widths = [math.prod(input_shape), *dashed_values(hidden_dims), n_classes]
+    return MLP(widths, hidden_act, out_act)
+
+
+def build_resnet(input_shape: tuple[int, ...], n_classes: int, *, depth: int, widen_factor: int) -> nn.Module:
+    return ResNet(image_channels("resnet", input_shape), n_classes, depth, widen_factor)
+
+
+def build_lenet(input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    channels = image_channels("mnist_lenet", input_shape)
     try:
         return LeNet(channels, n_classes, input_shape[-1])
     except ValueError as error:
@@ -45,9 +48,9 @@ def build_lenet(config: "NetworkConfig", input_shape: tuple[int, ...], n_classes
 
 
 NETWORKS: dict[str, Architecture | Callable] = {
-    "mlp": Architecture(build_mlp, ("hidden_dims", "hidden_act", "out_act"), "mlp-{hidden_dims}"),
-    "resnet": Architecture(build_resnet, ("depth", "widen_factor"), "resnet{depth}x{widen_factor}", revision=2),
-    "mnist_lenet": Architecture(build_lenet, (), revision=2),
+    "mlp": Architecture(build_mlp, "mlp-{hidden_dims}"),
+    "resnet": Architecture(build_resnet, "resnet{depth}x{widen_factor}", revision=2),
+    "mnist_lenet": Architecture(build_lenet, revision=2),
 }
 
 
@@ -123,12 +126,12 @@ def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes
         if getattr(config, name) not in (None, found):
             raise FlagError(f"--{name} {getattr(config, name)}: the data has {found}; leave the flag out")
     with global_seed(generator):
-        network = config.architecture.build(config, input_shape, n_classes)
+        network = with_options(config.architecture.build, config)(input_shape, n_classes)
         INITIALISERS[config.init_method](network)
     return network
 
 
-def image_channels(config: NetworkConfig, input_shape: tuple[int, ...]) -> int:
+def image_channels(name: str, input_shape: tuple[int, ...]) -> int:
     if len(input_shape) != 3:
-        raise FlagError(f"--net_name {config.net_name} takes images, and this data set has none; use --net_name mlp")
+        raise FlagError(f"--net_name {name} takes images, and this data set has none; use --net_name mlp")
     return input_shape[0]

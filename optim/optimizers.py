@@ -1,17 +1,11 @@
-"""Optimisers: (parameters, config) -> torch.optim.Optimizer."""
+"""Optimisers: parameters -> torch.optim.Optimizer."""
 
 import functools
 import inspect
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
-
-from helper.schema.registry import reads
-
-if TYPE_CHECKING:
-    from optim.config import TrainConfig
 
 
 @functools.cache
@@ -26,26 +20,24 @@ def eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]
     return type(optimizer.__name__, (optimizer,), methods)
 
 
-@reads("momentum", "nesterov")
-def sgd(parameters: Iterable[nn.Parameter], config: "TrainConfig") -> torch.optim.Optimizer:
-    return eager(torch.optim.SGD)(
-        parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )
+def sgd(
+    parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, nesterov: bool, weight_decay: float
+) -> torch.optim.Optimizer:
+    return eager(torch.optim.SGD)(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
-@reads()
-def adam(parameters: Iterable[nn.Parameter], config: "TrainConfig") -> torch.optim.Optimizer:
-    return eager(torch.optim.Adam)(parameters, config.lr, weight_decay=config.weight_decay)
+def adam(parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return eager(torch.optim.Adam)(parameters, lr, weight_decay=weight_decay)
 
 
 OPTIMIZERS = {"sgd": sgd, "adam": adam}
 
 
-def tensors_kept(config: "TrainConfig") -> int:
-    """Tensors of a weight's shape that the optimiser keeps for each weight, such as momenta."""
+def tensors_kept(optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> int:
+    """Tensors of a weight's shape that an optimiser keeps for each weight, such as momenta."""
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.zeros(2)
-    optimizer = OPTIMIZERS[config.optimizer_name]([weight], config)
-    optimizer.step()
-    kept = optimizer.state[weight].values()
+    made = optimizer([weight])
+    made.step()
+    kept = made.state[weight].values()
     return sum(isinstance(value, torch.Tensor) and value.shape == weight.shape for value in kept)

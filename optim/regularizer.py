@@ -1,14 +1,11 @@
-"""Penalties added to the training loss."""
+"""Penalties that are added to the training loss: (logits, inputs, noise) -> their sum over the examples."""
 
 import torch
 from torch import Tensor
 
-from helper.schema.registry import reads
 
-
-@reads("reg_weight")
-def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
-    """Unbiased estimate of the sum over examples of ||d logits / d inputs||_F^2, differentiable.
+def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor, *, reg_weight: float) -> Tensor:
+    """reg_weight / 2 times an unbiased estimate of the sum over examples of ||d logits / d inputs||_F^2, differentiable.
 
     One random direction v on the unit sphere of the C logits for each example: C ||v^T J||^2 has mean ||J||_F^2.
 
@@ -21,7 +18,7 @@ def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
     direction = noise.to(logits.device, logits.dtype)
     direction = direction / direction.norm(dim=1, keepdim=True)
     (rows,) = torch.autograd.grad(logits, inputs, direction, create_graph=True)
-    return logits.shape[1] * rows.float().square().sum()
+    return reg_weight / 2 * (logits.shape[1] * rows.float().square().sum())
 
 
 REGULARIZERS = {"none": None, "jacobian": jacobian_penalty}

@@ -1,5 +1,6 @@
 """Training options and the loop. Masks, evaluation, tables, checkpoints and measurements hang on it as callbacks."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from helper.processes.first import copy_from_first
 from helper.processes.group import rank, world_size
 from helper.processes.interruption import interruptible
 from helper.processes.sharing import own_share, sum_over_processes
+from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
@@ -22,7 +24,7 @@ from optim.config import TrainConfig
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
-from optim.schedule import learning_rate
+from optim.schedule import SCHEDULES, learning_rate
 
 if TYPE_CHECKING:
     from optim.callbacks import Callback
@@ -50,7 +52,11 @@ class Trainer:
         self.forward = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         if config.compile:
             self.forward = torch.compile(self.forward)
-        self.optimizer = OPTIMIZERS[config.optimizer_name](network.parameters(), config)
+        self.optimizer = with_options(OPTIMIZERS[config.optimizer_name], config)(network.parameters())
+        schedule = with_options(SCHEDULES[config.lr_schedule], config)
+        self.rate = functools.partial(with_options(learning_rate, config), schedule)
+        penalty = REGULARIZERS[config.reg_type]
+        self.penalty = None if penalty is None else with_options(penalty, config)
         self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps of the epoch under way
@@ -113,19 +119,18 @@ class Trainer:
         if self.dataset.augmented:
             images = crop_and_flip(images, draw_crops(len(rows), generator)[:, own])
         inputs = self.dataset.normalise(images)
-        self.set_learning_rate(learning_rate(self.config, self.epoch, step, self.steps_per_epoch))
+        self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
 
         self.optimizer.zero_grad(set_to_none=True)
-        regularize = REGULARIZERS[self.config.reg_type]
-        inputs.requires_grad_(regularize is not None)
+        inputs.requires_grad_(self.penalty is not None)
         with self.autocast():
             logits = self.forward(inputs)
         logits = logits.float()
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         loss = losses.sum() / len(rows)
-        if regularize is not None:
+        if self.penalty is not None:
             noise = torch.randn(len(rows), logits.shape[1], generator=generator)[own]
-            loss = loss + self.config.reg_weight / 2 * regularize(logits, inputs, noise) / len(rows)
+            loss = loss + self.penalty(logits, inputs, noise) / len(rows)
         (loss * world_size()).backward()  # gradients become means over the processes
         self.emit("on_gradients")
         self.optimizer.step()

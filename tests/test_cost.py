@@ -86,7 +86,7 @@ def test_published_sizes_are_those_of_the_real_files(flags, data_root):
 
 
 def test_the_digits_are_those_that_scikit_learn_gives():
-    bunch, source = load_digits(), loader_digits.load(DataConfig())
+    bunch, source = load_digits(), loader_digits.load(test_size=0.2, split_seed=0)
     assert source.train_inputs.sum() + source.test_inputs.sum() == bunch.images.sum()
     found = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(source.test_inputs, source.test_labels, strict=True)}
     assert found <= {(tuple(map(int, x)), int(y)) for x, y in zip(bunch.data, bunch.target, strict=True)}

@@ -115,8 +115,7 @@ def test_what_decides_a_parent_found_by_settings_decides_its_children(flags):
 def fresh(**flags: object) -> str | None:
     """The fingerprint of data files as they are now, by both ways to it."""
     load_dataset.cache_clear()
-    fingerprint_of.cache_clear()
-    loader.main._fingerprint.cache_clear()
+    loader.main.PRINTS.clear()
     config = DataConfig(**flags)
     found = load_dataset(config).fingerprint
     assert fingerprint_of(config) == found
@@ -186,8 +185,7 @@ def test_the_bundled_digits_count_once_they_are_others(monkeypatch):
 def test_what_becomes_of_the_data_after_reading_does_not_read_them_again(files, monkeypatch):
     read, reads = loader_cifar100.read_images, []
     monkeypatch.setattr(loader_cifar100, "read_images", lambda path, key: reads.append(path) or read(path, key))
-    fingerprint_of.cache_clear()
-    loader.main._fingerprint.cache_clear()
+    loader.main.PRINTS.clear()
     for more in ({}, {"limit_train": 50}, {"val_size": 0.2}, {"limit_classes": 5}, {"augment": "none"}):
         fingerprint_of(DataConfig(loader_name="cifar100", root=str(files), verify_data=False, **more))
     assert len(reads) == 2

@@ -17,7 +17,7 @@ from loader.archives import DataError, unpickle
 from loader.dataset import Split
 from loader.label_noise import METHODS
 from loader.loader_toy import generate
-from loader.main import DATASETS, NAMES, DataConfig, load_dataset
+from loader.main import DATASETS, NAMES, DataConfig, Loader, load_dataset
 from loader.main import _limit as limited
 from tests import made_up
 
@@ -300,11 +300,11 @@ def test_asymmetric_noise_among_five_classes_of_cifar10_is_refused_as_that_of_ci
 
 
 def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
-    source = DATASETS["digits"].load(DataConfig())
+    source = DATASETS["digits"].load(test_size=0.2, split_seed=0)
     n = len(source.train_labels)
     facts = {"asymmetric": {"next_class": torch.arange(10).roll(-1)}, "human": {"human_labels": torch.arange(n) % 10}}
     for method, more in facts.items():
-        monkeypatch.setitem(DATASETS, "added", lambda config, more=more: dataclasses.replace(source, **more))
+        monkeypatch.setitem(DATASETS, "added", Loader(lambda more=more: dataclasses.replace(source, **more)))
         load_dataset.cache_clear()
         with pytest.raises(DataError, match=rf"--noise_method {method} gives labels outside of 0\.\.4"):
             load_dataset(DataConfig(loader_name="added_noisy", noise_method=method, limit_classes=5))

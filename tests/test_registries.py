@@ -1,9 +1,10 @@
 """A part that is added as README says: one file, one line in a registry, one test. Runs under it are found by what it reads."""
 
+import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from torch import nn
 import experiment
 import optim.main
 import run as command_line
-from helper.schema.config import Config, all_flags, unflatten
-from helper.schema.registry import Readers, reads
+from helper.schema.config import Config, all_flags, flatten, unflatten
+from helper.schema.registry import Readers, functions_of, options_of, with_options
 from helper.system.seeds import stream
 from loader.dataset import Source
-from loader.label_noise import METHODS, Noise
+from loader.label_noise import METHODS
 from loader.main import DATASETS, DataConfig, Loader, Published, load_dataset
 from loader.sizes import Sizes, published_sizes
 from loader.splits import balanced_rows
@@ -33,26 +34,26 @@ from tests.outcome import Outcome, outcome
 QUICK = ("--figures", 0, "--save_fisher", 0, "--save_snr", 0, "--n_epochs", 1, "--batch_size", 20)
 
 
-def stripes(config: DataConfig) -> Source:
+def stripes(*, test_size: float, split_seed: int) -> Source:
     """60 images of 4x4 pixels with stripes across or along; a share is held out."""
     labels = torch.arange(60) % 2
     images = torch.randint(0, 9, (60, 1, 4, 4), generator=stream(0, "stripes"), dtype=torch.uint8)
     images[labels == 0, :, ::2] += 200
     images[labels == 1, :, :, ::2] += 200
-    test, train = balanced_rows(labels, round(config.test_size * 60), stream(config.split_seed, "test"))
+    test, train = balanced_rows(labels, round(test_size * 60), stream(split_seed, "test"))
     return Source(images[train], labels[train], images[test], labels[test], ("across", "along"), 255, (0.5,), (0.3,))
 
 
-def plain(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+def plain(input_shape: tuple[int, ...], n_classes: int, *, depth: int, widen_factor: int) -> nn.Module:
     """`depth` Linear layers of `widen_factor` units and a last one."""
-    widths = [math.prod(input_shape), *[config.widen_factor] * config.depth]
+    widths = [math.prod(input_shape), *[widen_factor] * depth]
     layers = [layer for pair in itertools.pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], n_classes))
 
 
 @pytest.fixture
 def parts(monkeypatch) -> Iterator[None]:
-    """Both in their registries, as functions that declare nothing."""
+    """Both in their registries, as functions alone."""
     monkeypatch.setitem(DATASETS, "stripes", stripes)
     monkeypatch.setitem(NETWORKS, "plain", plain)
     for cache in (load_dataset, data_of, optim.main.load_dataset):
@@ -73,10 +74,10 @@ def sweep(tmp_path: Path, grid: dict, *flags: object) -> Outcome:
     return outcome(experiment.main, "sweep", tmp_path / "sweep.yaml", "--results_root", tmp_path / "results", *flags)
 
 
-# ---------------------------------------------------------------------------------------------- what declares nothing
+# ---------------------------------------------------------------------------------------------- as functions alone
 
 
-def test_an_added_data_set_is_asked_for_all_flags(parts, tmp_path):
+def test_runs_of_an_added_data_set_are_told_apart_by_the_flags_that_it_reads(parts, tmp_path):
     small, large, again = (start(tmp_path, "--loader_name", "stripes", "--test_size", size).folder for size in (0.2, 0.5, 0.2))
     assert small != large
     assert again == small
@@ -85,12 +86,12 @@ def test_an_added_data_set_is_asked_for_all_flags(parts, tmp_path):
     assert noisy != start(tmp_path, "--loader_name", "stripes", "--train_noisy", 1).folder
 
 
-def test_an_added_network_is_asked_for_all_flags(parts, tmp_path):
+def test_runs_of_an_added_network_are_told_apart_by_the_flags_that_it_reads(parts, tmp_path):
     flags = ("--net_name", "plain", "--limit_train", 60, "--limit_test", 20, "--widen_factor", 6)
     shallow, deep = (start(tmp_path, *flags, "--depth", depth).folder for depth in (1, 2))
     assert {path.parts[-3] for path in (shallow, deep)} == {"plain-depth1-widen_factor6", "plain-depth2-widen_factor6"}
     configs = [unflatten(RunConfig, {"net_name": "plain", "hidden_dims": dims}) for dims in ("8", "9", "128-64")]
-    assert len({run_folder(config, None).path for config in configs}) == 3
+    assert len({run_folder(config, None).path for config in configs}) == 1
     child = start(tmp_path, *flags, "--depth", 2, "--mode", "sparse-finetune", "--prune_ratio", 0.5).folder
     assert len(list(deep.parent.iterdir())) == 1  # its parent
     assert child.parts[-3] == deep.parts[-3]
@@ -116,7 +117,12 @@ def test_sizes_come_from_the_registry_or_else_from_the_data(parts, monkeypatch):
     loaded = Sizes.of(load_dataset(config))
     assert published_sizes(config) == loaded == Sizes(38, 4, 18, (1, 4, 4), 2)
     read = []
-    known = Loader(lambda config: read.append(1) or stripes(config), Published(60, None, (1, 4, 4), 2), ("test_size",))
+
+    def load(*, test_size: float, split_seed: int) -> Source:
+        read.append(1)
+        return stripes(test_size=test_size, split_seed=split_seed)
+
+    known = Loader(load, Published(60, None, (1, 4, 4), 2))
     monkeypatch.setitem(DATASETS, "stripes", known)
     load_dataset.cache_clear()
     assert published_sizes(config) == loaded
@@ -143,7 +149,7 @@ ADDED = {  # registry, flag with the registry's words, flags that its entries ma
 
 
 @pytest.mark.parametrize("kind", ADDED)
-def test_of_an_entry_that_declares_nothing_every_flag_counts_and_of_one_that_does_only_those(monkeypatch, kind):
+def test_flags_count_that_an_entry_names_and_all_of_them_if_it_takes_any(monkeypatch, kind):
     registry, word, flags, more = ADDED[kind]
 
     def number() -> int:
@@ -152,29 +158,33 @@ def test_of_an_entry_that_declares_nothing_every_flag_counts_and_of_one_that_doe
         configs = [unflatten(RunConfig, more | {word: "added"} | change) for change in changes]
         return len({run_folder(config, None).path.name for config in configs})
 
-    def added(*args, **kwargs):
-        raise NotImplementedError
-
-    monkeypatch.setitem(registry, "added", added)
+    monkeypatch.setitem(registry, "added", taking("**options"))
     assert number() == 1 + len(flags)
-    monkeypatch.setitem(registry, "added", reads()(added))
+    monkeypatch.setitem(registry, "added", taking())
     assert number() == 1
-    monkeypatch.setitem(registry, "added", reads(next(iter(flags)))(added))
+    monkeypatch.setitem(registry, "added", taking(f"*, {next(iter(flags))}"))
     assert number() == 2
+    monkeypatch.setitem(registry, "added", functools.partial(taking("data, *, " + ", ".join(flags)), "given"))
+    assert number() == 1 + len(flags)
 
 
-# --------------------------------------------------------------------------------------------------- what is declared
+def taking(parameters: str = "") -> Callable:
+    """A function with these parameters that does nothing."""
+    return eval(f"lambda {parameters}: None")
 
 
-class Asked:
-    """A configuration that remembers which of its flags are asked for."""
+def test_a_function_gets_the_flags_that_it_names_and_no_others():
+    config = TrainConfig(momentum=0.3, n_epochs=7)
+    assert options_of(taking("a, *, momentum, n_epochs"), config) == {"momentum": 0.3, "n_epochs": 7}
+    assert options_of(taking("a, momentum"), config) == {}
+    assert options_of(taking("a, *, lr, **more"), config) == flatten(config)
+    assert options_of(taking("*, momentum, loader_name"), RunConfig(train=config)) == {"momentum": 0.3, "loader_name": "digits"}
+    assert with_options(lambda a, *, n_epochs: a + n_epochs, config)(1) == 8
+    with pytest.raises(TypeError, match="'momentun', but TrainConfig has no such flag"):
+        options_of(taking("*, momentun"), config)
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.names = config, set()
 
-    def __getattr__(self, name: str) -> object:
-        self.names.add(name)
-        return getattr(self.config, name)
+# ------------------------------------------------------------------------------------------------- what is read
 
 
 def tied(cls: type[Config], word: str) -> set[str]:
@@ -183,55 +193,44 @@ def tied(cls: type[Config], word: str) -> set[str]:
     return {name for name, found in conditions.items() if any(isinstance(one.get(word), Readers) for one in found)}
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_declares_what_it_reads(files, name):
-    loader = DATASETS[name]
-    for load in filter(None, (loader.load, loader.load_noisy)):
-        asked = Asked(DataConfig(loader_name=name, root=str(files), verify_data=False))
-        load(asked)
-        assert asked.names & tied(DataConfig, "loader_name") == set(loader.reads)
+READ = {  # the flags of each registry that only some of its entries read, entry by entry
+    "data set": {"digits": {"test_size"}, "toy": {"test_size"}, "mnist": (), "fmnist": (), "cifar10": (), "cifar100": ()},
+    "network": {"mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "mnist_lenet": ()},
+    "schedule": {"stepwise": {"lr_milestones", "lr_gamma"}, "exponential": {"lr_gamma"}, "cosine": (), "constant": ()},
+    "optimiser": {"sgd": {"momentum", "nesterov"}, "adam": ()},
+    "noise method": {
+        "symmetric": {"noise_ratio"}, "symmetric_inclusive": {"noise_ratio"}, "asymmetric": {"noise_ratio"}, "human": (),
+    },
+    "regulariser": {"none": (), "jacobian": {"reg_weight"}},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_declares_what_it_reads(name):
-    asked = Asked(NetworkConfig(net_name=name))
-    NETWORKS[name].build(asked, (1, 8, 8), 10)
-    assert asked.names & tied(NetworkConfig, "net_name") == set(NETWORKS[name].reads)
+@pytest.mark.parametrize("kind", READ)
+def test_the_flags_that_count_with_an_entry_are_those_that_it_reads(kind):
+    registry, word, _, _ = ADDED[kind]
+    flags = all_flags(RunConfig)
+    found = {}
+    for entry in registry:
+        found[entry] = {
+            name for name in tied(RunConfig, word)
+            if any(entry in condition[word] for condition in flags[name].metadata["flag"].when if word in condition)
+        }  # fmt: skip
+    assert found == {entry: set(names) for entry, names in READ[kind].items()}
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_declares_what_it_reads(name):
-    asked = Asked(TrainConfig(lr_schedule=name))
-    SCHEDULES[name](asked, 3)
-    assert asked.names & tied(TrainConfig, "lr_schedule") == set(SCHEDULES[name].reads)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimiser_declares_what_it_reads(name):
-    asked = Asked(TrainConfig(optimizer_name=name))
-    OPTIMIZERS[name]([nn.Parameter(torch.zeros(2))], asked)
-    assert asked.names & tied(TrainConfig, "optimizer_name") == set(OPTIMIZERS[name].reads)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_noise_method_declares_what_it_reads(name):
-    labels, following = torch.arange(200) % 4, (torch.arange(4) + 1) % 4
-    noises = [Noise(ratio, 4, following, labels.flip(0), stream(0, "n")) for ratio in (0.2, 0.6)]
-    noisy = [METHODS[name](labels, noise) for noise in noises]
-    assert torch.equal(*noisy) == ("noise_ratio" not in METHODS[name].reads)
-
-
-def test_every_declared_flag_is_one_and_every_tie_names_its_own_flag():
-    for word, registry in ((word, registry) for registry, word, _, _ in ADDED.values()):
+def test_every_flag_that_an_entry_reads_is_one_and_every_tie_names_its_own_flag():
+    configs = {"loader_name": DataConfig(), "noise_method": DataConfig(), "net_name": NetworkConfig()}
+    for registry, word, _, _ in ADDED.values():
         for entry in registry.values():
-            assert set(getattr(entry, "reads", ())) <= tied(RunConfig, word)
+            for function in functions_of(entry):
+                options_of(function, configs.get(word, TrainConfig()))
     for name, field in all_flags(RunConfig).items():
         for values in (values for condition in field.metadata["flag"].when for values in condition.values()):
             assert not isinstance(values, Readers) or values.flag == name
 
 
 def test_tensors_that_an_optimiser_keeps_are_counted_by_asking_it(monkeypatch):
-    monkeypatch.setitem(OPTIMIZERS, "rmsprop", lambda weights, config: torch.optim.RMSprop(weights, config.lr, momentum=0.9))
-    kept = {name: tensors_kept(TrainConfig(optimizer_name=name)) for name in OPTIMIZERS}
+    monkeypatch.setitem(OPTIMIZERS, "rmsprop", lambda weights, *, lr: torch.optim.RMSprop(weights, lr, momentum=0.9))
+    kept = {name: tensors_kept(with_options(OPTIMIZERS[name], TrainConfig())) for name in OPTIMIZERS}
     assert kept == {"sgd": 1, "adam": 2, "rmsprop": 2}
-    assert tensors_kept(TrainConfig(momentum=0)) == 0
+    assert tensors_kept(with_options(OPTIMIZERS["sgd"], TrainConfig(momentum=0))) == 0

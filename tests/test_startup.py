@@ -12,6 +12,7 @@ from torch import nn
 
 from helper import plotter
 from helper.metrics.per_example import pull_back
+from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from optim.config import TrainConfig
@@ -79,7 +80,7 @@ def test_optimisers_step_as_torchs_own_to_the_bit(flags):
     config = TrainConfig(lr=0.05, weight_decay=1e-3, **flags)
     networks = [nn.Linear(5, 3) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    ours = OPTIMIZERS[config.optimizer_name](networks[0].parameters(), config)
+    ours = with_options(OPTIMIZERS[config.optimizer_name], config)(networks[0].parameters())
     kind = torch.optim.Adam if config.optimizer_name == "adam" else torch.optim.SGD
     momentum = {} if config.optimizer_name == "adam" else {"momentum": config.momentum, "nesterov": config.nesterov}
     theirs = kind(networks[1].parameters(), 0.05, weight_decay=1e-3, **momentum)

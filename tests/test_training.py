@@ -13,6 +13,7 @@ import optim.trainer as trainer_module
 from helper.mask import Mask
 from helper.metrics.evaluation import means_of
 from helper.pruner import prune
+from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
@@ -20,7 +21,7 @@ from network.main import NetworkConfig, build_network
 from optim.callbacks import Callback, KeepPruned
 from optim.config import TrainConfig
 from optim.regularizer import jacobian_penalty
-from optim.schedule import learning_rate
+from optim.schedule import SCHEDULES, learning_rate
 from optim.trainer import Trainer
 
 
@@ -221,7 +222,13 @@ def test_augmentation_reaches_the_network():
 
 def rates(**flags) -> list[float]:
     config = TrainConfig(lr=1.0, **flags)
-    return [learning_rate(config, epoch, 0, 10) for epoch in range(config.n_epochs)]
+    return [rate_of(config, epoch, 0) for epoch in range(config.n_epochs)]
+
+
+def rate_of(config: TrainConfig, epoch: int, step: int) -> float:
+    """In epochs of ten steps."""
+    schedule = with_options(SCHEDULES[config.lr_schedule], config)
+    return learning_rate(schedule, epoch, step, 10, lr=config.lr, warmup_epochs=config.warmup_epochs)
 
 
 def test_schedules_follow_their_formulas():
@@ -242,9 +249,9 @@ def test_schedules_are_those_of_torch():
 
 def test_warm_up_rises_linearly_by_step_to_the_full_rate():
     config = TrainConfig(lr=1.0, n_epochs=5, warmup_epochs=2, lr_schedule="cosine")
-    steps = [learning_rate(config, epoch, step, 10) for epoch in range(2) for step in range(10)]
+    steps = [rate_of(config, epoch, step) for epoch in range(2) for step in range(10)]
     assert steps == pytest.approx([(i + 1) / 20 for i in range(20)])
-    after = [learning_rate(config, epoch, 0, 10) for epoch in (2, 3, 4)]
+    after = [rate_of(config, epoch, 0) for epoch in (2, 3, 4)]
     assert after == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 3)) for i in range(3)])  # over the 3 epochs that are left
 
 
@@ -258,7 +265,7 @@ def test_the_jacobian_penalty_is_unbiased():
     exact = jacobians.square().sum()
     draws = torch.stack(
         [
-            jacobian_penalty(net(inputs), inputs, torch.randn(3, 4, generator=stream(seed, "jacobian"))).detach()
+            jacobian_penalty(net(inputs), inputs, torch.randn(3, 4, generator=stream(seed, "jacobian")), reg_weight=2).detach()
             for seed in range(2000)
         ]
     )
@@ -270,7 +277,7 @@ def test_the_jacobian_penalty_is_exact_when_directions_do_not_matter():
     """An orthogonal map has C ||v^T J||^2 = C for every unit v."""
     weight = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
     inputs = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert jacobian_penalty(inputs @ weight.T, inputs, torch.randn(3, 4)).item() == pytest.approx(3 * 4)
+    assert jacobian_penalty(inputs @ weight.T, inputs, torch.randn(3, 4), reg_weight=1).item() == pytest.approx(3 * 4 / 2)
 
 
 def test_regularised_training_shrinks_the_jacobian():
@@ -279,7 +286,7 @@ def test_regularised_training_shrinks_the_jacobian():
     def norm(net) -> float:
         inputs = data.normalise(data.train.inputs[:100]).requires_grad_(True)
         noise = torch.randn(20, 100, 10, generator=stream(0, "measure"))
-        return sum(jacobian_penalty(net(inputs), inputs, draw).item() for draw in noise)
+        return sum(jacobian_penalty(net(inputs), inputs, draw, reg_weight=2).item() for draw in noise)
 
     flags = {"n_epochs": 10, "lr": 0.05}
     plain = fit(network(data), data, **flags).network

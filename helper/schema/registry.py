@@ -1,37 +1,73 @@
-"""Which flags the entries of a registry read: those of the others do not count in a run's identity."""
+"""Entries of registries, and which flags they read: flags that no chosen entry reads do not count in a run's identity.
 
+An entry is a function, or an object that has a tuple of `functions`, or None. A function gets what it works on by position,
+and the flags that it reads by keyword: its keyword-only parameters have their names. One with `**options` reads them all.
+"""
+
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from helper.schema.config import Config, flatten
 
-def reads(*flags: str) -> Callable[[Any], Any]:
-    """Decorator of a registry's function: of the flags that only some entries of the registry read, it reads these.
+KEYWORD, ALL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
 
-    A function without it may read any of them, so all of them count in `identity`.
+
+@functools.cache  # a sweep asks it of thousands of configurations
+def flags_read(function: Callable) -> frozenset[str] | None:
+    """The flags that a function's keyword-only parameters name; None: every flag."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is ALL for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters if parameter.kind is KEYWORD)
+
+
+def options_of(function: Callable, config: Config) -> dict[str, Any]:
+    """{flag: value} of the flags that a function reads.
+
+    Raises:
+        TypeError: a keyword-only parameter names no flag of the configuration.
     """
+    flat, names = flatten(config), flags_read(function)
+    if names is None:
+        return flat
+    for name in sorted(names):
+        if name not in flat:
+            raise TypeError(f"{function} has a keyword-only parameter {name!r}, but {type(config).__name__} has no such flag")
+    return {name: value for name, value in flat.items() if name in names}
 
-    def mark(function: Any) -> Any:
-        function.reads = flags
-        return function
 
-    return mark
+def with_options(function: Callable, config: Config) -> Callable:
+    """A function of a registry, given the flags that it reads: what is left are the arguments by position."""
+    return functools.partial(function, **options_of(function, config))
+
+
+def functions_of(entry: Any) -> tuple[Callable, ...]:
+    """The functions of an entry; of None there are none."""
+    if entry is None:
+        return ()
+    return (entry,) if callable(entry) else entry.functions
 
 
 @dataclass(frozen=True)
 class Readers:
-    """The words of a registry whose entries read a flag, for `when`: those whose `reads` names it, or that have no `reads`.
-
-    An entry that is None reads nothing.
-    """
+    """The words of a registry whose entries read a flag, for `when`."""
 
     flag: str
     registry: Mapping[str, Any]
 
     def __contains__(self, word: object) -> bool:
         entry = self.registry.get(word) if isinstance(word, str) else None
-        declared = getattr(entry, "reads", None)
-        return entry is not None and (declared is None or self.flag in declared)
+        for function in functions_of(entry):
+            names = flags_read(function)
+            if names is None or self.flag in names:
+                return True
+        return False
 
     def __iter__(self) -> Iterator[str]:
         return (word for word in self.registry if word in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

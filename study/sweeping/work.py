@@ -14,10 +14,11 @@ from helper.metrics.main import MetricConfig, stops
 from helper.metrics.sampling import DRAW_COST, LEAST_DRAWS, MARGIN, PILOT, SCORED_PER_DRAW
 from helper.metrics.spectrum import affordable, full_products, half_steps
 from helper.pruner import prunable_weights
+from helper.schema.registry import with_options
 from loader.sizes import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
-from optim.optimizers import tensors_kept
+from optim.optimizers import OPTIMIZERS, tensors_kept
 from study.sweeping.plan import Planned
 
 FORWARD = 1 / 3  # of a training step: one of its three products of every layer
@@ -153,7 +154,8 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     snr = metrics.save_snr and sizes.train >= 2 * train.batch_size
     tensors = shape.tensors + (shape.layers if sparse else 0)
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
-    checkpoint = state + tensors_kept(train) * (FLOAT * shape.parameters + TENSOR * shape.tensors)
+    kept = tensors_kept(with_options(OPTIMIZERS[train.optimizer_name], train))
+    checkpoint = state + kept * (FLOAT * shape.parameters + TENSOR * shape.tensors)
     states = len(train.saved_epochs()) + 1  # and model.pt
     epochs = train.n_epochs + 1
     kinds = metrics.wanted()
