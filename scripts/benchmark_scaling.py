@@ -35,7 +35,7 @@ from optim.folder import RunFolder
 from optim.model import model_state
 from study.sweeping.cost import data_of, time_steps
 from study.sweeping.executor import Job, LocalPool
-from study.sweeping.sweep import Lines
+from study.sweeping.waiting import Lines
 from study.sweeping.work import FLOAT, TENSOR, shape_for
 
 IMAGENET = 1_281_167  # training images
