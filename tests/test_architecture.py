@@ -21,7 +21,7 @@ LAYERS = (
     ("scripts",),
     ("tests",),
 )
-ROOMS = ("study.sweeping", "study.comparing", "study.reporting")  # they share what lies in study/ and know nothing of each other
+ROOMS = ("study.sweeping", "study.comparing", "study.reporting")  # what they share lies in study/ itself
 MOST_LINES = {"file": 300, "function": 50}
 
 # What does not hold yet. Take an entry out as soon as it does, and add none.

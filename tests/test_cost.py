@@ -18,8 +18,9 @@ from optim.folder import RunFolder
 from optim.model import stored_config
 from study.sweeping import cost
 from study.sweeping.cost import STEP, Cost, Reference, Speeds, choose_reference, makespan
+from study.sweeping.dry_run import prices
 from study.sweeping.plan import Planned, plan
-from study.sweeping.sweep import SweepConfig, prices
+from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.work import FORWARD, Work, disk_of, measured_epochs, state_images, work_of
 
 TRAIN, TEST = 1438, 359  # digits

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import experiment
 import run as command_line
-import study.sweeping.sweep
+import study.sweeping.dry_run
 from helper.schema.config import all_flags, unflatten
 from helper.untrusted.yaml_text import read_yaml
 from loader.main import load_dataset
@@ -108,7 +108,7 @@ def stand_in(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
         patch.setattr(command_line, "train_run", train_run)
-        patch.setattr(study.sweeping.sweep, "cost_of", lambda run: Cost(Work(), 1.0))
+        patch.setattr(study.sweeping.dry_run, "cost_of", lambda run: Cost(Work(), 1.0))
         yield
 
 

@@ -18,7 +18,7 @@ from optim.folder import RunFolder
 from study.sweeping import slurm, slurm_task
 from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before
 from study.sweeping.slurm import SlurmQueue, arrays, launch_line
-from study.sweeping.slurm_jobs import Known, Record, cancel_line, latest_tasks, read_records, record_folder, tasks_in
+from study.sweeping.slurm_jobs import Known, Submission, cancel_line, latest_tasks, read_submissions, record_folder, tasks_in
 from study.sweeping.slurm_options import SlurmConfig, minutes_of, options_of
 from study.sweeping.slurm_task import RunTask, threads
 
@@ -92,7 +92,7 @@ def test_without_slurm_the_flag_is_answered_in_one_line(tmp_path, monkeypatch):
         SlurmQueue(SlurmConfig(slurm_time="9"), tmp_path)
 
 
-# -------------------------------------------------------------------------------------------- grouping and records
+# -------------------------------------------------------------------------------------------- grouping and submissions
 
 
 def test_runs_that_wait_for_the_same_are_one_array_and_large_ones_are_split():
@@ -104,17 +104,17 @@ def test_runs_that_wait_for_the_same_are_one_array_and_large_ones_are_split():
 
 
 def test_records_say_which_run_is_in_which_task_and_the_newest_counts(tmp_path):
-    old, new = Record("b" * 16, ("run/a", "run/b"), None, 1.0, "7"), Record("a" * 16, ("run/b",), "run/p", 2.0, "8")
-    for record in (old, new):
-        record.write(tmp_path)
-    assert read_records(tmp_path) == ([old, new], [])
+    old, new = Submission("b" * 16, ("run/a", "run/b"), None, 1.0, "7"), Submission("a" * 16, ("run/b",), "run/p", 2.0, "8")
+    for submission in (old, new):
+        submission.write(tmp_path)
+    assert read_submissions(tmp_path) == ([old, new], [])
     tasks = latest_tasks([old, new])
-    assert {name: task.record.task_id(task.index) for name, task in tasks.items()} == {"run/a": "7_0", "run/b": "8"}
+    assert {name: task.submission.task_id(task.index) for name, task in tasks.items()} == {"run/a": "7_0", "run/b": "8"}
 
 
 def test_damaged_records_and_names_outside_of_the_results_root_are_left_out(tmp_path):
     folder = record_folder(tmp_path)
-    good = Record("good", ("a/b/c/d",), None)
+    good = Submission("good", ("a/b/c/d",), None)
     good.write(tmp_path)
     fields = {"key": "x", "runs": ["a"], "after": None, "submitted": 1.0, "job": "1"}
     texts = ["", "{", "[]", "null", '"text"', "[" * 100_000, json.dumps({"runs": 3})]
@@ -124,8 +124,8 @@ def test_damaged_records_and_names_outside_of_the_results_root_are_left_out(tmp_
         (folder / f"bad{index}.json").write_text(text)
     (folder / "x.json").write_bytes(b"\xff\xfe")
     os.mkfifo(folder / "pipe.json")
-    records, damaged = read_records(tmp_path)
-    assert records == [good]
+    submissions, damaged = read_submissions(tmp_path)
+    assert submissions == [good]
     assert len(damaged) == len(texts) + len(changes) + 2
 
 
@@ -188,8 +188,10 @@ def scripts(folder) -> list[str]:
 
 def answer(folder, *tasks: tuple[int, int, str]) -> None:
     """Let squeue tell of (submission's number from 1, index, state)."""
-    records = {record.job: record for record in read_records(folder / "results")[0]}
-    lines = [f"{record.task_id(i)}|sweep-{record.key}|{s}|None" for n, i, s in tasks for record in [records[str(n)]]]
+    submissions = {submission.job: submission for submission in read_submissions(folder / "results")[0]}
+    lines = [
+        f"{submission.task_id(i)}|sweep-{submission.key}|{s}|None" for n, i, s in tasks for submission in [submissions[str(n)]]
+    ]
     (folder / "squeue").write_text("\n".join(lines))
 
 
@@ -266,7 +268,7 @@ def test_what_slurm_does_not_accept_waits_here_until_there_is_room(stand_in, cap
     assert len(second.waiting) == 7
     left = [path.name for path in (root / "logs/slurm").iterdir() if path.suffix in (".pkl", ".sh") and not path.is_symlink()]
     assert sorted(left) == ["1_submission.sh", "1_submitted.pkl"]  # of what was refused nothing is left
-    assert len(read_records(root)[0]) == 1
+    assert len(read_submissions(root)[0]) == 1
     assert not second.done
     (stand_in / "limit").write_text("2")  # an array of four is halved until it fits
     second.next_submission = 0.0
@@ -464,8 +466,8 @@ def test_status_tells_every_state_and_changes_nothing(stand_in, status):
     made_up_run(root, "going", epoch=5, log="$ run.py\n")
     (root / "logs/data_net_mode_early.log").write_text("$ run.py\nno data\nexit code 1\n")
     name = "data/net/mode/{}".format
-    Record("k1", (name("going"), name("next"), name("lost")), None, 1.0, "7").write(root)
-    Record("k2", (name("orphan"),), name("bad"), 2.0, "8").write(root)
+    Submission("k1", (name("going"), name("next"), name("lost")), None, 1.0, "7").write(root)
+    Submission("k2", (name("orphan"),), name("bad"), 2.0, "8").write(root)
     (stand_in / "squeue").write_text("7_0|sweep-k1|RUNNING|None\n7_1|sweep-k1|PENDING|Priority\n")
     before = snapshot(root)
     with exclusive(root / "data/net/mode/held"):
@@ -483,7 +485,7 @@ def test_status_tells_every_state_and_changes_nothing(stand_in, status):
 
 
 def test_status_without_slurm_does_not_guess_what_its_jobs_do(tmp_path, status, monkeypatch):
-    Record("k1", ("a/b/c/d",), None, 1.0, "7").write(tmp_path)
+    Submission("k1", ("a/b/c/d",), None, 1.0, "7").write(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = status(tmp_path)
     assert lines[0].endswith("1 unknown")

@@ -48,12 +48,12 @@ from study.sweeping.slurm_jobs import (
     ENDED,
     JOB_PREFIX,
     Known,
-    Record,
+    Submission,
     Task,
     cancel_line,
     largest_array,
     latest_tasks,
-    read_records,
+    read_submissions,
     slurm_folder,
     squeue,
 )
@@ -127,16 +127,16 @@ class SlurmQueue:
 
     def take_up(self) -> None:
         """Find the jobs of earlier sweeps among those that SLURM still has."""
-        records, damaged = read_records(self.root)
+        submissions, damaged = read_submissions(self.root)
         for path in damaged:
             log.warning("%r is damaged and left out; its runs may be submitted again", str(path))
         waiting = set(self.waiting)
-        tasks = {name: task for name, task in latest_tasks(records).items() if name in waiting}
-        known = squeue({task.record.key for task in tasks.values()})
+        tasks = {name: task for name, task in latest_tasks(submissions).items() if name in waiting}
+        known = squeue({task.submission.key for task in tasks.values()})
         if known is None:
             raise RuntimeError("--executor slurm: squeue fails; is SLURM's controller up?")
         for name, task in tasks.items():
-            found = known.get((task.record.key, task.index))
+            found = known.get((task.submission.key, task.index))
             if found and found.state not in ENDED:
                 self.tasks[name], self.ids[name] = task, found.id
 
@@ -144,13 +144,13 @@ class SlurmQueue:
         """Bring the states up to date."""
         started = time.monotonic()
         open_tasks = {name: task for name, task in self.tasks.items() if self.states[name] in (QUEUED, RUNNING)}
-        known = squeue({task.record.key for task in open_tasks.values()})
+        known = squeue({task.submission.key for task in open_tasks.values()})
         now = time.monotonic()
         self.next_look = now + max(self.poll_seconds, (now - started) / QUERY_SHARE)
         if known is None:
             return  # the controller is busy or restarts
         for name, task in open_tasks.items():
-            found = known.get((task.record.key, task.index))
+            found = known.get((task.submission.key, task.index))
             if found is None or found.state in ENDED:
                 self.states[name] = self.ended(name, found)
             else:
@@ -217,25 +217,25 @@ class SlurmQueue:
     def submit_array(self, after: str | None, names: list[str]) -> None:
         """One call of sbatch; raises FailedJobError where it refuses."""
         jobs = [self.jobs[name][0] for name in names]
-        record = Record(secrets.token_hex(8), tuple(names), after)
+        submission = Submission(secrets.token_hex(8), tuple(names), after)
         for job in jobs:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             job.log.write_text(first_line(job))  # before the job can start and add to it
-        record.write(self.root)
+        submission.write(self.root)
         self.executor.parameters.pop("dependency", None)
         dependency = {"dependency": f"afterok:{self.ids[after]}"} if after is not None else {}
-        self.executor.update_parameters(job_name=f"{JOB_PREFIX}{record.key}", **dependency)
+        self.executor.update_parameters(job_name=f"{JOB_PREFIX}{submission.key}", **dependency)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # the error has sbatch's words as well
                 submitted = self.executor.submit_array([self.task_of(job) for job in jobs])
         except FailedJobError:
-            record.path(self.root).unlink()
+            submission.path(self.root).unlink()
             self.tidy()
             raise
-        record = dataclasses.replace(record, job=submitted[0].job_id.partition("_")[0])
-        record.write(self.root)
+        submission = dataclasses.replace(submission, job=submitted[0].job_id.partition("_")[0])
+        submission.write(self.root)
         for index, name in enumerate(names):
-            self.tasks[name], self.ids[name] = Task(record, index), record.task_id(index)
+            self.tasks[name], self.ids[name] = Task(submission, index), submission.task_id(index)
 
     def task_of(self, job: Job) -> RunTask:
         processes = max(1, self.config.slurm_gpus)

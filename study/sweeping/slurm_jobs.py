@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from helper.system.files import write_atomic
 
-JOB_PREFIX = "sweep-"  # of a job's name in SLURM; its record's key follows
+JOB_PREFIX = "sweep-"  # of a job's name in SLURM; its submission's key follows
 ACTIVE = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 STOPPED = {"CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "DEADLINE", "REVOKED"}  # nothing wrong with the run
 BROKEN = {"FAILED", "OUT_OF_MEMORY", "BOOT_FAIL"}
@@ -19,7 +19,7 @@ NAMES_AT_ONCE = 2_000  # in a command line
 
 
 @dataclass(frozen=True)
-class Record:
+class Submission:
     """What one call of sbatch submitted: runs in the order of the array's tasks, and the parent that all of them wait for."""
 
     key: str
@@ -29,7 +29,9 @@ class Record:
     job: str | None = None  # its id in SLURM; None until sbatch has returned
 
     def task_id(self, index: int) -> str | None:
-        return None if self.job is None else f"{self.job}_{index}" if len(self.runs) > 1 else self.job
+        if self.job is None:
+            return None
+        return f"{self.job}_{index}" if len(self.runs) > 1 else self.job
 
     def path(self, root: Path) -> Path:
         return record_folder(root) / f"{self.key}.json"
@@ -47,45 +49,45 @@ def record_folder(root: Path) -> Path:
     return slurm_folder(root) / "records"
 
 
-def read_records(root: Path) -> tuple[list[Record], list[Path]]:
-    """(records, oldest first; files that are none)."""
-    records, damaged = [], []
+def read_submissions(root: Path) -> tuple[list[Submission], list[Path]]:
+    """(submissions, oldest first; files that are none)."""
+    submissions, damaged = [], []
     for path in sorted(record_folder(root).glob("*.json")):
         try:
-            records.append(read_record(path))
+            submissions.append(read_submission(path))
         except (OSError, ValueError, TypeError, RecursionError):
             damaged.append(path)
-    return sorted(records, key=lambda record: record.submitted), damaged
+    return sorted(submissions, key=lambda submission: submission.submitted), damaged
 
 
-def read_record(path: Path) -> Record:
+def read_submission(path: Path) -> Submission:
     """Raises OSError, ValueError, TypeError: it is none, or names something outside of the results root."""
     if not path.is_file():
         raise ValueError("no file")
     content = json.loads(path.read_text())
-    record = Record(**content | {"runs": tuple(content["runs"])})
-    names = [*record.runs, *([record.after] if record.after is not None else [])]
-    kinds = all(isinstance(name, str) for name in names) and isinstance(record.submitted, (int, float))
-    job = record.job is None or (isinstance(record.job, str) and re.fullmatch(r"\d{1,20}", record.job, re.ASCII))
-    if not (kinds and job and record.runs and record.key == path.stem):
+    submission = Submission(**content | {"runs": tuple(content["runs"])})
+    names = [*submission.runs, *([submission.after] if submission.after is not None else [])]
+    kinds = all(isinstance(name, str) for name in names) and isinstance(submission.submitted, (int, float))
+    job = submission.job is None or (isinstance(submission.job, str) and re.fullmatch(r"\d{1,20}", submission.job, re.ASCII))
+    if not (kinds and job and submission.runs and submission.key == path.stem):
         raise ValueError("not what a sweep wrote")
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             raise ValueError(f"{name} is not below the results root")
-    return record
+    return submission
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run's place in a record: its latest job."""
+    """A run's place in a submission: its latest job."""
 
-    record: Record
+    submission: Submission
     index: int
 
 
-def latest_tasks(records: Iterable[Record]) -> dict[str, Task]:
-    """{run: its task in the newest record that has it}."""
-    return {name: Task(record, index) for record in records for index, name in enumerate(record.runs)}
+def latest_tasks(submissions: Iterable[Submission]) -> dict[str, Task]:
+    """{run: its task in the newest submission that has it}."""
+    return {name: Task(submission, index) for submission in submissions for index, name in enumerate(submission.runs)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Known:
 
 
 def squeue(keys: Collection[str]) -> dict[tuple[str, int], Known] | None:
-    """{(record's key, index): what SLURM knows}, of jobs that wait, run, or ended a few minutes ago; None: it does not answer.
+    """{(submission's key, index): what SLURM knows} of jobs that wait, run, or have just ended; None: it does not answer.
 
     Raises:
         FileNotFoundError: no squeue on this machine.

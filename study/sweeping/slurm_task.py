@@ -31,7 +31,8 @@ from types import FrameType
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-EXIT_INTERRUPTED = 75
+from helper.system.signals import EXIT_INTERRUPTED
+
 INTERRUPTED_LINE = "interrupted: "  # begins the last line of the log of a job that saved its run and ended
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 10.0

@@ -20,7 +20,7 @@ from helper.schema.config import Config, flag
 from helper.system.locks import in_use
 from helper.untrusted.texts import shown
 from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
-from study.sweeping.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_records, slurm_folder, squeue
+from study.sweeping.slurm_jobs import ACTIVE, BROKEN, ENDED, Known, Task, latest_tasks, read_submissions, slurm_folder, squeue
 
 DAMAGED = "damaged"  # trained to its end, with a file that is not whole
 UNKNOWN = "unknown"  # in a job of a SLURM that cannot be asked from here
@@ -89,10 +89,10 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
     """(every run known under a results root, remarks on what could not be read)."""
     folders = dict(run_folders(root))
     finished = {name for name, files in folders.items() if {"summary.json", "model.pt"} <= files}
-    records, damaged = read_records(root)
+    submissions, damaged = read_submissions(root)
     remarks = [f"left out, since it is damaged: {path}" for path in damaged]
-    tasks = latest_tasks(records)
-    known = squeue_or_none({task.record.key for name, task in tasks.items() if name not in finished})
+    tasks = latest_tasks(submissions)
+    known = squeue_or_none({task.submission.key for name, task in tasks.items() if name not in finished})
     if known is None:
         remarks.append("SLURM does not answer on this machine: jobs that it may have are counted as unknown")
     logs = set(names_in(root / "logs"))
@@ -101,8 +101,8 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
         log = f"{name.replace('/', '_')}.log"
         logs_of_it = root / "logs" / log if log in logs else None
         task = tasks.get(name)
-        found = (known or {}).get((task.record.key, task.index)) if task else None
-        job = found.id if found else task.record.task_id(task.index) if task else None
+        found = (known or {}).get((task.submission.key, task.index)) if task else None
+        job = found.id if found else task.submission.task_id(task.index) if task else None
         if name in finished and (found is None or found.state in ENDED):
             damage = damage_of(root / name)
             return RunStatus(name, DAMAGED if damage else FINISHED, job, logs_of_it or log_of_job(root, job), damage)
@@ -111,7 +111,7 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
 
     runs = {name: look(name) for name in [*folders, *(name for name in tasks if name not in folders)]}
     for name, task in tasks.items():
-        parent = runs.get(task.record.after)
+        parent = runs.get(task.submission.after)
         if runs[name].state == INTERRUPTED and name not in folders and parent and parent.state == FAILED:
             runs[name] = RunStatus(name, BLOCKED, runs[name].job, runs[name].log)
     taken = {f"{name.replace('/', '_')}.log" for name in runs}

@@ -1,26 +1,20 @@
-"""`experiment.py sweep`: all runs of a file, here or in SLURM, each once, with a live table; or what they would be and cost."""
+"""`experiment.py sweep`: all runs of a file, here or in SLURM, each once, with a live table."""
 
 import collections
-import functools
-import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from helper.command_line.effects import without_effect_in
 from helper.processes.interruption import check_signals, interruptible
-from helper.progress import Task, duration, tracked
-from helper.schema.config import Config, FlagError, flag, flatten, replace
+from helper.progress import Task
+from helper.schema.config import FlagError
 from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted.texts import one_line
-from loader.archives import DataError
-from loader.main import DataConfig, fingerprint_of
-from optim.config import RunConfig
-from study.sweeping.cost import Cost, Reference, choose_reference, cost_of, makespan, threads
+from study.sweeping.dry_run import dry_run
 from study.sweeping.executor import (
     BLOCKED,
     FAILED,
@@ -31,52 +25,13 @@ from study.sweeping.executor import (
     Job,
     LocalPool,
     failed_before,
-    threads_of,
 )
 from study.sweeping.plan import Planned, flags_named, plan, read_sweep, title_in
-from study.sweeping.slurm_options import SlurmConfig
+from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.waiting import display_of
-from study.sweeping.work import Work
 from study.titles import write_title
 
 SHOWN_LINES = 8  # of a failed run's log
-EXECUTORS = ("local", "slurm")
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SweepConfig(Config):
-    """Sweep: how its runs are run."""
-
-    executor: str = flag("local", "where they run: in processes of this machine, or as jobs of SLURM", choices=EXECUTORS)
-    jobs: int = flag(1, "runs at a time; each gets its share of the cores", low=1)
-    dry_run: bool = flag(False, "list the runs, what is there of them, and what the rest will take")
-    images_per_second: float | None = flag(
-        None,
-        "with --dry_run: speed of the device that is meant, as history.csv of a run there has it; default: measured here",
-        low=1e-6,
-    )
-    reference: str | None = flag(
-        None, "data/network, as folders are named, whose --images_per_second that is; default: what most is trained of"
-    )
-    retry: bool = flag(False, "repeat the runs that failed the last time")
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.executor == "local":
-            default = flatten(SlurmConfig())
-            for name, value in flatten(self.slurm).items():
-                if value != default[name]:
-                    raise FlagError(f"--{name} needs --executor slurm")
-        elif self.slurm.slurm_time is None:
-            raise FlagError("--executor slurm needs --slurm_time, such as 4:00:00")
-        elif self.jobs > 1 and not self.dry_run:
-            raise FlagError("--jobs is for --executor local; --max_array_parallelism bounds what SLURM runs at a time")
-        if self.images_per_second is not None and not self.dry_run:
-            raise FlagError("--images_per_second prices a sweep that is not run here; it needs --dry_run 1")
-        if self.reference is not None and self.images_per_second is None:
-            raise FlagError("--reference says what --images_per_second was measured with, which is not given")
 
 
 def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
@@ -108,8 +63,16 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
             executor.states[run.name] = FAILED
         elif run.name in todo:
             executor.submit(todo[run.name], [run.parent] if run.parent in todo else [])
+    signal = follow(executor, runs)
+    away = config.executor == "slurm" and not config.slurm.watch and not executor.waiting
+    return report_end(executor, todo, earlier, signal, away=away)
+
+
+def follow(executor: Executor, runs: Sequence[Planned]) -> str | None:
+    """Show what becomes of the jobs until there is nothing left to do here; the signal that ended it earlier, if one did."""
+    signals = Signals()
     try:
-        with Signals() as signals, interruptible(signals), display_of(runs, executor) as show:
+        with signals, interruptible(signals), display_of(runs, executor) as show:
             executor.poll()
             show()
             while not executor.done:
@@ -123,8 +86,7 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
         with Task("waiting for what runs to save its state"):
             lines = executor.stop()  # whatever ended the loop
         print(*lines, sep="\n", end="\n" if lines else "")
-    away = config.executor == "slurm" and not config.slurm.watch and not executor.waiting
-    return report_end(executor, todo, earlier, signals.received, away=away)
+    return signals.received
 
 
 def executor_of(config: SweepConfig, runs: Sequence[Planned], root: Path) -> Executor:
@@ -173,93 +135,3 @@ def report_end(
         print(f"experiment.py: {signal or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
-
-
-# -------------------------------------------------------------------------------------------------------- dry run
-
-
-def dry_run(config: SweepConfig, configs: Sequence[RunConfig]) -> None:
-    """Print the runs of a sweep, what is there, and an estimate of the time and disk that the others take."""
-    problem: list[RuntimeError] = []
-
-    @functools.cache
-    def fingerprint(data: DataConfig) -> str | None:
-        try:
-            return fingerprint_of(replace(data, download=False))
-        except DataError as error:
-            problem.append(error)
-            return None
-
-    with Task("planning"):
-        runs = plan(configs, fingerprint)
-    states = [state_of(run) for run in tracked(runs, "looking for", "runs")]
-    reference, estimate = None, cost_of
-    if config.images_per_second is not None:
-        reference = choose_reference(runs, config.images_per_second, config.reference)
-        estimate = reference.cost_of
-    n_threads = threads_of(config.jobs) if config.executor == "local" else config.slurm.slurm_cpus or 1
-    costs = []
-    if reference or not problem:
-        try:
-            with threads(n_threads):
-                costs = [
-                    Cost(Work(), 0.0) if state == "finished" else estimate(run)
-                    for run, state in tracked(list(zip(runs, states, strict=True)), "pricing", "runs")
-                ]
-        except RuntimeError as error:  # the device is not here
-            problem.append(error)
-    for index, (run, state) in enumerate(zip(runs, states, strict=True)):
-        print(f"{state:12} {duration(costs[index].seconds) if costs else '':>8}  {run.folder.path}")
-    count = ", ".join(f"{n} {state}" for state, n in collections.Counter(states).items())
-    print(f"\n{len(runs)} runs: {count}")
-    if problem and not reference:
-        print(f"no estimate: {problem[0]}")
-    if problem and isinstance(problem[0], DataError):
-        print("without the data, the folders' names are those of the published data files, and so are sizes")
-    if not costs:
-        return
-    positions = {run.name: index for index, run in enumerate(runs)}
-    seconds = [cost.seconds for cost in costs]
-    wall = makespan(seconds, [positions[run.parent] if run.parent else None for run in runs], config.jobs)
-    print(prices(runs, costs))
-    print(
-        f"about {duration(wall)} with --jobs {config.jobs}, {duration(sum(seconds))} one after the other, without start-up;\n"
-        + (priced_by(reference) if reference else measured_on(configs[0].device, n_threads))
-    )
-
-
-def prices(runs: Sequence[Planned], costs: Sequence[Cost]) -> str:
-    """A table with a line for each data set and network: images to be passed, device hours, disk."""
-    groups: dict[str, list[Cost]] = {}
-    for run, cost in zip(runs, costs, strict=True):
-        if cost.seconds:
-            groups.setdefault(run.group, []).append(cost)
-    everything = [cost for group in groups.values() for cost in group]
-    lines = [("images by a training step's cost", "runs", "training", "evaluation", "measuring", "device h", "MB", "files")]
-    for name, part in [*groups.items(), ("total", everything)]:
-        work = sum((cost.work for cost in part), Work())
-        images = (f"{n / 1e6:,.1f} M" for n in (work.training, work.evaluation, work.measuring))
-        hours = sum(cost.seconds for cost in part) / 3600
-        lines.append((name, f"{len(part):,}", *images, f"{hours:,.2f}", f"{work.bytes / 1e6:,.0f}", f"{work.files:,}"))
-    width = max(len(line[0]) for line in lines)
-    return "\n".join(f"{line[0]:{width}}" + "".join(f"{word:>12}" for word in line[1:]) for line in lines)
-
-
-def measured_on(device: str, n_threads: int) -> str:
-    count = f" with {n_threads} thread{'s' if n_threads > 1 else ''}, as they are when nothing else runs here"
-    return f"from steps measured on {device} just now" + (count if device == "cpu" else "")
-
-
-def priced_by(reference: Reference) -> str:
-    return (
-        f"every job has a device that trains {reference.images_per_second:,.0f} images/s of {reference.name} "
-        f"({reference.macs:,} multiply-accumulates each), other networks in that ratio"
-    )
-
-
-def state_of(run: Planned) -> str:
-    if run.finished:
-        return "finished"
-    if run.folder.finished:
-        return "to measure"
-    return "interrupted" if run.begun else "to do"
