@@ -1,45 +1,23 @@
-"""Tidy tables of a run folder -> figures, as PNG and PDF. No torch."""
+"""Tables of a run folder -> its figures. No torch."""
 
 import csv
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, StrMethodFormatter
 
+from helper.drawing import ABOVE, BESIDE, BLUE, GREEN, ORANGE, STYLE, save_figure
 from helper.interval import half_interval
 from helper.spectrum_file import MATRICES, read_spectrum
-from helper.untrusted.texts import one_line
 
-# Okabe & Ito 2008: distinguishable with every common form of colour blindness
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
-STYLE = {
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": 10,
-    "figure.constrained_layout.use": True,
-    "legend.frameon": False,
-    "axes.formatter.useoffset": False,
-}
-ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}  # places of legends, none of them on a curve
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
 
 
 def draw_run(folder: Path) -> Iterator[Path]:
@@ -54,7 +32,7 @@ def draw_run(folder: Path) -> Iterator[Path]:
                     if axis.get_xlabel() == "epoch":
                         axis.xaxis.get_major_locator().set_params(integer=True)
                 figure.suptitle(f"{title}\n{folder.name}", fontsize=10)
-                save(figure, folder / "figures" / name)
+                save_figure(figure, folder / "figures" / name)
         if figure is not None:
             yield folder / "figures" / f"{name}.png"
     for path in [folder / "spectrum.npz", *sorted(folder.glob("spectra/*.npz"))]:
@@ -93,31 +71,6 @@ def number(cell: str) -> float:
 def chosen(table: Columns, rows: numpy.ndarray) -> Columns:
     """The rows of a table with given positions, or where a mask is true."""
     return {name: column[rows] for name, column in table.items()}
-
-
-FORMULA = re.compile(r"\$\\(alpha|mathdefault\{[\d.+×^{}\\times−-]*\})\$")  # what these figures mean to be one
-
-
-def literal(figure: Figure) -> None:
-    """Show texts as they are: names of runs, layers and classes may hold formulas, or what no font has."""
-    for text in figure.findobj(Text):
-        words = text.get_text()
-        if "$" in FORMULA.sub("", words):
-            text.set_parse_math(False)
-        if not words.replace("\n", "").isprintable():
-            text.set_text("\n".join(one_line(line) for line in words.split("\n")))
-
-
-def save(figure: Figure, stem: Path) -> Path:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    literal(figure)
-    figure.set_dpi(150)
-    with open(stem.with_suffix(".png"), "wb") as file:
-        figure.canvas.print_png(file)  # draws once, where savefig draws once more for the layout
-    figure.set_layout_engine("none")  # it is found
-    FigureCanvasPdf(figure).print_pdf(stem.with_suffix(".pdf"))
-    plt.close(figure)
-    return stem.with_suffix(".png")
 
 
 def performance(history: Columns) -> Figure:
@@ -282,17 +235,7 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
             f"{arrays['residuals'].max():.1g}\nband: 2 standard errors of the density by the choice of its starting vectors",
             fontsize=9,
         )
-        return save(figure, stem)
-
-
-def plain_log(axis: Axes) -> None:
-    """A logarithmic vertical axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    if 0 < low < high < 30 * low:
-        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            which(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if high > 4 * low else numpy.arange(2, 10)))
+        return save_figure(figure, stem)
 
 
 def draw_eigenvalues(axis: Axes, arrays: Mapping[str, numpy.ndarray], n: int, population: int) -> None:

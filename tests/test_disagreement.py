@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 
+from helper.drawing import save_figure
 from helper.schema.config import unflatten
 from helper.system.seeds import stream
 from loader.dataset import Dataset, Split
@@ -31,7 +32,7 @@ from study.comparing.disagreement import (
     shown,
     tables,
 )
-from study.comparing.figures_disagreement import draw_classes, files_of
+from study.comparing.figures_disagreement import draw_classes
 from tests.conftest import tiny_conv
 from tests.edited import edit_summary, vouch
 
@@ -322,9 +323,10 @@ def test_figures_draw_awkward_names_and_colour_images(tmp_path):
     ticks = [text.get_text() for text in figures[0].axes[0].get_xticklabels()]
     assert {text.replace("\\$", "$") for text in ticks} == set(NAMES)
     assert sum(len(axis.images) for axis in figures[1].axes) == 7
-    for contents in map(files_of, figures):
-        assert contents[".png"].startswith(b"\x89PNG")
-        assert contents[".pdf"].startswith(b"%PDF")
+    for index, figure in enumerate(figures):
+        png = save_figure(figure, tmp_path / str(index))
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert png.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_under_label_noise_the_training_split_is_counted_by_given_labels_too():
@@ -357,13 +359,13 @@ def class_table(n_classes: int, n_hard: int) -> tuple[pandas.DataFrame, pandas.D
      (100, 3, {"class 0", "class 1", "class 2"}), (100, 0, {f"class {c}" for c in range(10)})],
 )  # fmt: skip
 @pytest.mark.filterwarnings("error")
-def test_many_classes_are_named_only_when_significant_or_first(n_classes, n_hard, named):
+def test_many_classes_are_named_only_when_significant_or_first(n_classes, n_hard, named, tmp_path):
     figure = draw_classes(*class_table(n_classes, n_hard), ["x", "y"], "heading")
     axis = figure.axes[0]
     assert {text.get_text() for text in axis.get_xticklabels()} == named
     heights = numpy.sum([[bar.get_height() for bar in bars] for bars in axis.containers], 0)
     assert heights.tolist() == pytest.approx([1.0] * n_hard + [0.2] * (n_classes - n_hard))
-    assert files_of(figure)[".png"].startswith(b"\x89PNG")
+    assert save_figure(figure, tmp_path / "classes").read_bytes().startswith(b"\x89PNG")
 
 
 # ------------------------------------------------------------------------------------------------------ whole command
@@ -449,10 +451,10 @@ def test_retrained_weights_are_compared_again(runs):
 def test_a_comparison_that_breaks_off_leaves_no_result(runs, monkeypatch):
     folder = disagree(DisagreeConfig(images=0), runs["scratch"], runs["finetune"])
 
-    def full(figure):
+    def full(figure, stem):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disagreement, "files_of", full)
+    monkeypatch.setattr(disagreement, "save_figure", full)
     with pytest.raises(OSError, match="No space"):
         disagree(DisagreeConfig(images=0, batch_size=100), runs["scratch"], runs["finetune"])
     assert not (folder / "result.json").exists()

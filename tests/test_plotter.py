@@ -5,7 +5,8 @@ import numpy
 import pytest
 from matplotlib.axes import Axes
 
-from helper.plotter import draw_spectrum, gradients, metrics, noisy_performance, performance, save, snr
+from helper.drawing import STYLE, save_figure
+from helper.plotter import draw_spectrum, gradients, metrics, noisy_performance, performance, snr
 
 EPOCHS = numpy.array([0.0, 1.0, 2.0, 3.0])
 
@@ -112,7 +113,7 @@ def arrays() -> dict[str, object]:
 
 def drawn_spectrum(arrays, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("helper.plotter.save", lambda figure, stem: kept.append(figure) or save(figure, stem))
+    monkeypatch.setattr("helper.plotter.save_figure", lambda figure, stem: kept.append(figure) or save_figure(figure, stem))
     draw_spectrum(arrays, tmp_path / "spectrum")
     return kept[0]
 
@@ -134,3 +135,30 @@ def test_a_spectrum_of_all_examples_has_no_bars(arrays, tmp_path, monkeypatch):
     assert [right.lines[0].get_xdata().tolist(), right.lines[0].get_ydata().tolist()] == [[1, 2, 3], [5, 3, -1]]
     assert not right.containers
     assert "all 500 examples" in figure.get_suptitle()
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_former_file_whole(tmp_path, monkeypatch):
+    before = save_figure(plt.figure(), tmp_path / "figure").read_bytes()
+
+    def full(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("helper.system.files.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save_figure(plt.figure(figsize=(1, 1)), tmp_path / "figure")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png"]
+    assert (tmp_path / "figure.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_a_saved_figure_looks_as_savefig_draws_it(constrained, tmp_path):
+    """Pixel by pixel: with a layout that is found while drawing, and with axes that are placed by hand."""
+    with plt.rc_context(STYLE | {"figure.constrained_layout.use": constrained}):
+        figure, axis = plt.subplots()
+        axis.plot([0, 1], [1, 3])
+        axis.set(xlabel="epoch", ylabel="loss (nats)")
+        figure.savefig(tmp_path / "plain.png", dpi=150)
+        png = save_figure(figure, tmp_path / "saved")
+    found, expected = (plt.imread(path) for path in (png, tmp_path / "plain.png"))
+    assert found.shape == expected.shape
+    assert (found == expected).all()

@@ -9,7 +9,8 @@ import pandas
 import pytest
 from matplotlib.figure import Figure
 
-from helper.plotter import STYLE, gradients, performance, read_columns, snr
+from helper.drawing import STYLE
+from helper.plotter import gradients, performance, read_columns, snr
 from helper.schema.config import unflatten
 from optim.config import RunConfig
 from scripts.made_up_runs import write_run

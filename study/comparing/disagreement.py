@@ -16,6 +16,7 @@ from scipy.special import rel_entr
 from scipy.stats import binomtest, false_discovery_control, fisher_exact, hypergeom
 from torch import Tensor, nn
 
+from helper.drawing import save_figure
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.progress import Task, tracked
 from helper.schema.config import Config, flag, flatten
@@ -24,7 +25,7 @@ from helper.system.locks import exclusive
 from helper.untrusted.texts import csv_text
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
-from study.comparing.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet, files_of
+from study.comparing.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet
 from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
 
 SHEETS = {"test": "most_disagreed", "train": "most_disagreed_train"}
@@ -115,8 +116,7 @@ def write(folder: Path, tables: dict[str, pandas.DataFrame], figures: dict[str, 
     for name, table in tables.items():
         write_atomic(folder / f"{name}.csv", csv_text(table))
     for stem, figure in figures.items():
-        for suffix, content in files_of(figure).items():
-            write_atomic(folder / "figures" / f"{stem}{suffix}", content)
+        save_figure(figure, folder / "figures" / stem)
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 

@@ -1,6 +1,5 @@
 """Tables of disagreements -> figures. No torch."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.plotter import BLUE, ORANGE, STYLE, literal
+from helper.drawing import BLUE, ORANGE, STYLE
 
 SIGNIFICANT = 0.05  # bound on the share of false discoveries
 FEW_CLASSES = 30  # up to so many all are named
@@ -167,17 +166,3 @@ def short(name: str, most: int = LETTERS) -> str:
 def plain(text: str) -> str:
     """A text in which matplotlib finds no formula."""
     return text.replace("$", r"\$")
-
-
-def files_of(figure: Figure) -> dict[str, bytes]:
-    """{suffix: content} of a figure as PNG and PDF; closes it."""
-    contents = {}
-    literal(figure)
-    # ticks take their style when they are drawn; and savefig gives a figure without a layout the one that the style has
-    with plt.rc_context(STYLE | {"figure.constrained_layout.use": False}):
-        for suffix in (".png", ".pdf"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], dpi=150)
-            contents[suffix] = buffer.getvalue()
-    plt.close(figure)
-    return contents

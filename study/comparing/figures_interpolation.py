@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from helper.plotter import BLUE, GREEN, ORANGE, PURPLE, SPLITS, STYLE
+from helper.drawing import BLUE, GREEN, ORANGE, PURPLE, STYLE
+from helper.plotter import SPLITS
 
 LINES = (BLUE, ORANGE, GREEN)  # one a path
 PLACES = (BLUE, ORANGE, GREEN, PURPLE)  # one an alpha

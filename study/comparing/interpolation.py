@@ -4,7 +4,6 @@ Paper, figures 6, 7 and 8, for a network trained sparse from scratch (Init-S, So
 mask (Init-F, Sol-F).
 """
 
-import io
 import json
 import logging
 import os
@@ -17,15 +16,14 @@ from typing import Any
 import numpy
 import pandas
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from helper.drawing import save_figure
 from helper.metrics.alignment import descent_cosines, upper_classes
 from helper.metrics.evaluation import evaluate
 from helper.metrics.line import State, barrier, between, reestimate_batch_norm
 from helper.metrics.parameters import PARAMS
-from helper.plotter import STYLE, literal
 from helper.processes.interruption import checking_signals
 from helper.progress import Task, tracked
 from helper.schema.config import Config, flag
@@ -332,17 +330,6 @@ def draw(folder: Path, tables: Tables) -> list[dict[str, str]]:
         save_figure(DRAWN[name](tables), folder / stem)
         entries.append({"id": name, "file": f"{stem}.png", "title": title, "caption": texts[name]})
     return entries
-
-
-def save_figure(figure: Figure, stem: Path) -> None:
-    """As PNG and PDF, each replaced atomically; closes it."""
-    literal(figure)
-    for suffix in ("png", "pdf"):
-        buffer = io.BytesIO()
-        with plt.rc_context(STYLE):  # ticks take their style when they are drawn
-            figure.savefig(buffer, dpi=150, format=suffix)
-        write_atomic(stem.with_suffix(f".{suffix}"), buffer.getvalue())
-    plt.close(figure)
 
 
 # ---------------------------------------------------------------------------------------------------------- files

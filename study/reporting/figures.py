@@ -12,7 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helper.plotter import BESIDE, GREEN, PURPLE, QUANTITIES, plain_log
+from helper.drawing import BESIDE, GREEN, PURPLE, plain_log
+from helper.plotter import QUANTITIES
 from optim.modes import MODES
 from study.reporting.aggregate import COUNTED, curves, range_of
 from study.reporting.collect import Record, grouped, number

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy
 from matplotlib.figure import Figure
 
-from helper.plotter import by_layer, plain_log
+from helper.drawing import plain_log
+from helper.plotter import by_layer
 from study.reporting.collect import Record
 from study.reporting.pairs import side_of
 

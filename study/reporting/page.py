@@ -21,8 +21,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from helper.drawing import DPI
+
 RUNS_CSV = "runs.csv"  # beside index.html: the run table for readers without JavaScript
-SCREEN = 96 / 150  # CSS pixels for a pixel of a figure saved at 150 dots per inch
+SCREEN = 96 / DPI  # CSS pixels for a pixel of a figure
 MEASURED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*[±\[†]")
 
 Value = str | float | int | None
@@ -30,7 +32,7 @@ Value = str | float | int | None
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, embedded; `file` is a PNG drawn at 150 dots per inch, `more` are (label, path) of what lies beside it.
+    """A figure, embedded; `file` is a PNG of `save_figure`, `more` are (label, path) of what lies beside it.
 
     Paths of links are POSIX paths relative to index.html, as they are: the page percent-encodes them.
     """

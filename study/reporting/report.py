@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas
 from matplotlib.figure import Figure
 
-from helper.plotter import STYLE, save
+from helper.drawing import STYLE, save_figure
 from helper.processes.interruption import check_signals, checking_signals
 from helper.progress import Task, tracked
 from helper.schema.config import Config, flag
@@ -201,7 +201,7 @@ def bias_noted(text: str, records: Sequence[Record]) -> str:
 
 
 def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
-    file = save(figure, folder / "figures" / stem)
+    file = save_figure(figure, folder / "figures" / stem)
     return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
 
 

@@ -1,0 +1,77 @@
+"""How every figure looks, and how it becomes files. No torch."""
+
+import io
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+from helper.system.files import write_atomic
+from helper.untrusted.texts import one_line
+
+# Okabe & Ito 2008: distinguishable with every common form of colour blindness
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+STYLE = {
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+}
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}  # places of legends, none of them on a curve
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+DPI = 150
+
+
+def save_figure(figure: Figure, stem: Path) -> Path:
+    """Write a figure as `<stem>.png` and `<stem>.pdf`, each replaced atomically, and close it; the PNG file's path.
+
+    Raises:
+        OSError: it could not be written; the file that was there before is as it was.
+    """
+    literal(figure)
+    figure.set_dpi(DPI)
+    png, pdf = io.BytesIO(), io.BytesIO()
+    with plt.rc_context(STYLE):  # ticks take their style when they are drawn
+        figure.canvas.print_png(png)  # draws once, where savefig draws once more for the layout
+        figure.set_layout_engine("none")  # it is found
+        FigureCanvasPdf(figure).print_pdf(pdf)
+    plt.close(figure)
+    write_atomic(stem.with_suffix(".png"), png.getvalue())
+    write_atomic(stem.with_suffix(".pdf"), pdf.getvalue())
+    return stem.with_suffix(".png")
+
+
+FORMULA = re.compile(r"\$\\(alpha|mathdefault\{[\d.+×^{}\\times−-]*\})\$")  # what these figures mean to be one
+
+
+def literal(figure: Figure) -> None:
+    """Show texts as they are: names of runs, layers and classes may hold formulas, or what no font has."""
+    for text in figure.findobj(Text):
+        words = text.get_text()
+        if "$" in FORMULA.sub("", words):
+            text.set_parse_math(False)
+        if not words.replace("\n", "").isprintable():
+            text.set_text("\n".join(one_line(line) for line in words.split("\n")))
+
+
+def plain_log(axis: Axes) -> None:
+    """A logarithmic vertical axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if 0 < low < high < 30 * low:
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if high > 4 * low else numpy.arange(2, 10)))
