@@ -14,7 +14,7 @@ os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line.help import Usage, page_width, section
 from helper.command_line.parsing import parse
-from helper.metrics.main import MetricConfig
+from helper.metrics.config import MetricConfig
 from helper.processes.interruption import interruptible
 from helper.schema.config import Config, FlagError
 from helper.schema.values import near_match

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from helper.drawing import ABOVE, BESIDE, BLUE, GREEN, ORANGE, STYLE, save_figure
 from helper.interval import half_interval
+from helper.metrics.main import METRICS
 from helper.spectrum_file import MATRICES, read_spectrum
 
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
@@ -153,13 +154,6 @@ def gradients(table: Columns) -> Figure:
     return figure
 
 
-QUANTITIES = {
-    "fisher": "Fisher trace\n(nats per squared parameter)",
-    "hessian": "Hessian trace\n(nats per squared parameter)",
-    "hessian_residual": "trace of Hessian - Gauss-Newton\n(nats per squared parameter)",
-    "jacobian": "squared Jacobian norm\n(per squared normalised input)",
-    "jacobian_top": "largest singular value of the Jacobian\n(per normalised input)",
-}
 SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}
 
 
@@ -186,7 +180,7 @@ def metrics(table: Columns) -> Figure:
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label
                     )
-        axis.set(xlabel="epoch", ylabel=QUANTITIES.get(name, name))
+        axis.set(xlabel="epoch", ylabel=METRICS[name].axis if name in METRICS else name)
         if (rows["value"] >= 0).all():
             axis.set_ylim(0, None)
         axis.legend(fontsize=8, **ABOVE)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from helper.mask import Mask
+from helper.metrics.config import MetricConfig
 from helper.metrics.evaluation import evaluate, means_of
-from helper.metrics.main import MetricConfig
 from helper.metrics.snr import GradientMoments
 from helper.processes.first import broadcast_from_first
 from helper.processes.sharing import Agreement, any_process

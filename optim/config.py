@@ -7,7 +7,8 @@ import functools
 import secrets
 from dataclasses import dataclass, field
 
-from helper.metrics.main import MetricConfig
+from helper.metrics.config import MetricConfig
+from helper.metrics.main import METRICS
 from helper.pruner import SCORES
 from helper.schema.config import Config, FlagError, flag, flatten, replace
 from helper.schema.registry import Readers
@@ -27,7 +28,7 @@ OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense pa
 
 def usual_measurements(device: str) -> dict[str, bool]:
     """What is measured by default: on a TPU nothing, which the host would have to do while the TPU waits."""
-    return {"save_snr": device != "tpu", "save_fisher": device != "tpu"}
+    return {metric.switch: device != "tpu" for metric in METRICS.values() if metric.usual}
 
 
 def drawn_seed() -> int:
@@ -202,7 +203,7 @@ class RunConfig(Config):
             raise FlagError(
                 "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
             )
-        if self.metrics.metric_every and not self.metrics.anything():
+        if self.metrics.metric_every and not self.metrics.wanted():
             raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
         if self.mode_spec.needs_parent:
             self.check_parent()

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from helper.mask import Mask
+from helper.metrics.config import MetricConfig
 from helper.metrics.estimate import Estimate, stratified
 from helper.metrics.evaluation import evaluate
-from helper.metrics.main import METRICS, MetricConfig, counted, measure_spectrum, settings, tensors_of
+from helper.metrics.main import METRICS
+from helper.metrics.metric import Metric
+from helper.metrics.quantities.spectrum import arrays_of, words_of
 from helper.metrics.snr import GradientMoments
-from helper.metrics.spectrum import Spectrum
 from helper.processes.first import broadcast_from_first
 from helper.progress import tracked
 from helper.schema.config import FlagError
@@ -26,6 +28,7 @@ from optim.folder import RunFolder, spectrum_key, write_arrays
 from optim.model import Stored, load_stored, put_into
 
 log = logging.getLogger(__name__)
+SPECTRUM = METRICS["spectrum"]
 LEAST_EXAMPLES = 2  # that have an error
 KEY = ("epoch", "metric", "split", "params", "settings", "checkpoint")
 
@@ -55,33 +58,31 @@ def measure_into(
     the two. What the table already has for this state and these settings is not measured again.
     """
     checkpoint = broadcast_from_first(content_hash, network.state_dict(), mask)
-    for name in config.wanted():
-        common = {
-            "epoch": str(epoch), "metric": name, "split": config.metric_split, "params": counted(name, config),
-            "settings": settings(name, config), "checkpoint": checkpoint,
-        }  # fmt: skip
+    for metric in config.tabulated():
+        common = {"epoch": str(epoch), "metric": metric.name, **how(metric, config), "checkpoint": checkpoint}
         if any(all(row[key] == common[key] for key in KEY) for row in table.rows):
             continue
-        found = measure_subsets(name, network, mask, dataset, config, seed)
+        found = measure_subsets(metric, network, mask, dataset, config, seed)
         if found["all"].left_out and not any(row["params"] for row in table.rows):
             log.info("--metric_params %s leaves out %s", config.metric_params, ", ".join(found["all"].left_out))
         for subset, estimate in found.items():
             rows = {"all": (estimate.value, estimate.standard_error), **estimate.by_layer}
-            how = {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": estimate.seconds}
+            made = {"n_samples": estimate.n_samples, "estimator": estimate.estimator, "seconds": estimate.seconds}
             for layer, (value, error) in rows.items():
                 cells = {"subset": subset, "layer": layer, "value": value, "standard_error": error}
-                table.append(common | how | cells | (shape_of(estimate) if layer == "all" else {}))
+                table.append(common | made | cells | (shape_of(estimate) if layer == "all" else {}))
         broadcast_from_first(table.write)
         total = found["all"]
         log.info(
             "epoch %s  %s %.5g ± %.2g (95 %% interval; %s; %.1f s)",
-            epoch, name, total.value, total.half, total.estimator, total.seconds,
+            epoch, metric.name, total.value, total.half, total.estimator, total.seconds,
         )  # fmt: skip
         if not all(estimate.reliable for estimate in found.values()):
             log.warning(
                 "epoch %s  %s: a few large draws decide on it (skewness %.2g), so that its interval may miss the true value; "
                 "it is marked unreliable in metrics.csv. Measure more examples%s",
-                epoch, name, max(found.values(), key=lambda estimate: abs(estimate.skewness)).skewness, cure(name, config),
+                epoch, metric.name, max(found.values(), key=lambda estimate: abs(estimate.skewness)).skewness,
+                metric.cure(config),
             )  # fmt: skip
 
 
@@ -91,20 +92,18 @@ def shape_of(estimate: Estimate) -> dict[str, float | int | None]:
     return {"degrees": degrees, "skewness": round(estimate.skewness, 4), "reliable": int(estimate.reliable)}
 
 
-def cure(name: str, config: MetricConfig) -> str:
-    """What gives an unreliable measurement more draws, or an estimator whose draws are alike."""
-    if name == "fisher" and config.fisher_method != "spectral":
-        return " (-ms), or all labels: --fisher_method spectral"
-    return ": a larger -ms, or none, and --metric_rtol 0"
+def how(metric: Metric, config: MetricConfig) -> dict[str, str]:
+    """What tells a measurement from others of the same state, for metrics.csv and spectrum.npz."""
+    return {"split": config.metric_split, "params": metric.counted(config), "settings": metric.settings(config)}
 
 
 def check_examples(config: RunConfig, dataset: Dataset) -> None:
     """Raise FlagError where there are too few examples for the measurements that are asked for: an error needs two."""
     metrics = config.metrics
-    wanted = [*metrics.wanted(), *(["spectrum"] if metrics.save_spectrum else [])]
+    wanted = metrics.wanted()
     n = len(getattr(dataset, metrics.metric_split))
     if wanted and n < LEAST_EXAMPLES:
-        cure = f"raise --limit_{metrics.metric_split}, or give {' '.join(f'--save_{name} 0' for name in wanted)}"
+        cure = f"raise --limit_{metrics.metric_split}, or give {' '.join(f'--{metric.switch} 0' for metric in wanted)}"
         raise FlagError(f"{n} {metrics.metric_split} example is too few for measurements, which need {LEAST_EXAMPLES}; {cure}")
 
 
@@ -114,36 +113,30 @@ def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
         epoch = str(folder.read_summary()["epoch_selected"])
         rows = [row for row in folder.metrics().rows if row["epoch"] == epoch and row["layer"] == "all"]
     except RuntimeError:  # damaged: the run itself says so
-        return config.wanted()
-
-    def how(name: str) -> dict[str, str]:
-        return {"split": config.metric_split, "params": counted(name, config), "settings": settings(name, config)}
-
-    wanted = {name: how(name) | {"metric": name} for name in config.wanted()}
+        return [metric.name for metric in config.tabulated()]
+    wanted = {metric.name: how(metric, config) | {"metric": metric.name} for metric in config.tabulated()}
     missing = [name for name, cells in wanted.items() if not any(cells.items() <= row.items() for row in rows)]
     if config.save_spectrum:
         key = spectrum_key(folder.spectrum()) or {}
-        cells = how("spectrum") | {"params": config.metric_params}
-        missing += [] if cells.items() <= key.items() else ["spectrum"]
+        missing += [] if how(SPECTRUM, config).items() <= key.items() else [SPECTRUM.name]
     return missing
 
 
 def measure_subsets(
-    name: str, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
+    metric: Metric, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
 ) -> dict[str, Estimate]:
     """{subset: estimate} of one metric: all examples of the split, and under label noise the clean and mislabelled ones."""
     network, dataset = where_measured(network, dataset)
     split: Split = getattr(dataset, config.metric_split)
     parts = {"clean": (~split.noisy).nonzero().flatten(), "mislabelled": split.noisy.nonzero().flatten()}
-    if min(len(rows) for rows in parts.values()) < 2:
+    if not metric.by_subset or min(len(rows) for rows in parts.values()) < 2:
         parts = {"all": torch.arange(len(split), device=split.labels.device)}
     found, sizes = {}, []
     for subset, rows in parts.items():
         part = split[rows]
         sizes.append(len(part))
-        found[subset] = METRICS[name](
-            network, dataset.examples(part), part.labels, mask, config, generator=stream(seed, "metric", name, subset)
-        )
+        generator = stream(seed, "metric", metric.name, subset)
+        found[subset] = metric.measure(network, dataset.examples(part), part.labels, mask, config, generator=generator)
     return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
 
 
@@ -164,32 +157,17 @@ def measure_spectrum_into(
     if not config.save_spectrum:
         return
     path = folder.spectrum(epoch)
-    key = {
-        "checkpoint": broadcast_from_first(content_hash, network.state_dict(), mask), "split": config.metric_split,
-        "params": config.metric_params, "settings": settings("spectrum", config),
-    }  # fmt: skip
+    key = {"checkpoint": once(content_hash, network.state_dict(), mask), **how(SPECTRUM, config)}
     if broadcast_from_first(spectrum_key, path) == key:
         return
     if broadcast_from_first(copy_measured, folder, path, key):
         return
     network, dataset = where_measured(network, dataset)
     split = getattr(dataset, config.metric_split)
-    generator = stream(seed, "metric", "spectrum")
-    found = measure_spectrum(network, dataset.examples(split), split.labels, mask, config, generator=generator)
-    broadcast_from_first(write_arrays, path, tensors_of(found) | key, folder.replace)
+    generator = stream(seed, "metric", SPECTRUM.name)
+    found = SPECTRUM.measure(network, dataset.examples(split), split.labels, mask, config, generator=generator)
+    broadcast_from_first(write_arrays, path, arrays_of(found) | key, folder.replace)
     log.info("%s: %s (%.1f s)", path.stem, words_of(found), found.seconds)
-
-
-def words_of(found: Spectrum) -> str:
-    """The largest eigenvalue, what it is of, and what its errors are."""
-    top, residual = found.eigenvalues[0], found.residuals[0]
-    if found.n_samples == found.population:
-        return f"largest eigenvalue {top:.5g} of all {found.population} examples (residual of Lanczos {residual:.1g})"
-    return (
-        f"largest eigenvalue {found.corrected[0]:.5g}, standard error {found.standard_errors[0]:.2g}, from {found.n_samples} "
-        f"of {found.population} examples, which have {top:.5g} themselves (bias {found.bias[0]:.2g}, residual of Lanczos "
-        f"{residual:.1g}); more with --monte_carlo_samples"
-    )
 
 
 def copy_measured(folder: RunFolder, path: Path, key: dict[str, str]) -> bool:

@@ -26,7 +26,7 @@ from optim.measuring import add_snr, check_examples, measure_selected, measure_s
 from optim.model import load_stored, restore, stored_config
 from study.runs import check_data_files
 
-NAMES = (*METRICS, "snr", "spectrum")
+NAMES = tuple(sorted(METRICS))
 
 
 def names(value: object) -> str:

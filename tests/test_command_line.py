@@ -9,7 +9,6 @@ import experiment
 import run as command_line
 from helper.command_line.effects import without_effect, without_effect_in
 from helper.command_line.parsing import parse
-from helper.metrics.main import settings
 from helper.schema.config import all_flags, checked, flag_fields, flatten, parts, replace, unflatten, value_type
 from helper.system.versions import ROOT
 from optim.config import RunConfig
@@ -221,8 +220,8 @@ def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_meas
                 other = config if name in apart else replace(config, **{name: value})
                 assert run_identity(other, None) == run_identity(config, None), name
                 assert other.metrics.wanted() == config.metrics.wanted()
-                for metric in config.metrics.wanted() + ["spectrum"] * config.metrics.save_spectrum:
-                    assert settings(metric, other.metrics) == settings(metric, config.metrics), name
+                for metric in config.metrics.wanted():
+                    assert metric.settings(other.metrics) == metric.settings(config.metrics), name
     assert told == {name for name, field in all_flags(RunConfig).items() if any(field.metadata["flag"].when)}
 
 

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from helper.metrics.main import MetricConfig
+from helper.metrics.config import MetricConfig
 from helper.schema.config import Config, FlagError, checked, flag, flag_fields, flatten, identity, parts, replace, unflatten
 from helper.schema.values import dashed
 from loader.main import DataConfig

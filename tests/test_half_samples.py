@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, vmap
 
+from helper.metrics.config import MetricConfig
 from helper.metrics.half_samples import bias_of, errors_of, same_ranks
-from helper.metrics.main import MetricConfig
+from helper.metrics.main import METRICS
 from helper.metrics.spectrum import AFFORDABLE, FEWEST, GROUPS, affordable, full_products, half_steps, spectrum
 from helper.system.seeds import stream
-from study.sweeping.work import spectrum_products
 
 N = 1200
 
@@ -165,7 +165,7 @@ def test_a_price_counts_the_products_that_are_made(monkeypatch):
         made[0] = 0
         spectrum(network, inputs, labels, k=3, steps=8, runs=2, max_samples=samples, generator=stream(0, "rows"))
         config = MetricConfig(spectrum_k=3, spectrum_steps=8, spectrum_runs=2, monte_carlo_samples=samples)
-        assert made[0] == spectrum_products(config, N)
+        assert made[0] == METRICS["spectrum"].products(config, N)
 
 
 def print_table() -> None:

@@ -12,11 +12,12 @@ from torch import nn
 
 import experiment
 from helper.mask import Mask
+from helper.metrics.config import MetricConfig
 from helper.metrics.estimate import Estimate
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
-from helper.metrics.main import METRICS, MetricConfig
+from helper.metrics.main import METRICS
 from helper.schema.config import replace
 from helper.system.seeds import stream
 from helper.system.signals import Interrupted
@@ -121,8 +122,8 @@ def test_an_estimator_gets_the_examples_labels_mask_and_random_numbers_of_its_su
         given.append((inputs, labels, mask, torch.rand(3, generator=generator)))
         return Estimate(0.0, 0.0, 0, "made up; every example")
 
-    monkeypatch.setitem(METRICS, "fisher", record)
-    found = measure_subsets("fisher", network, mask, data, MetricConfig(metric_split=split), seed=5)
+    monkeypatch.setattr(METRICS["fisher"], "measure", record)
+    found = measure_subsets(METRICS["fisher"], network, mask, data, MetricConfig(metric_split=split), seed=5)
     rows_of = data.train.noisy if split == "train" else None
     parts = [data.test] if rows_of is None else [data.train[~rows_of], data.train[rows_of]]
     assert list(found) == (["all"] if rows_of is None else ["all", "clean", "mislabelled"])
@@ -162,7 +163,7 @@ def test_the_flags_of_a_measurement_reach_its_estimator(metric, flags, function,
 
     def measured(**flags) -> Estimate:
         config = MetricConfig(metric_rtol=0, **flags)
-        return METRICS[metric](network, inputs, labels, mask, config, generator=stream(0, "flags"))
+        return METRICS[metric].measure(network, inputs, labels, mask, config, generator=stream(0, "flags"))
 
     found, usual = measured(**flags), measured()
     same = function(network, *arguments, rtol=0, generator=stream(0, "flags"), **options)

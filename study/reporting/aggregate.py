@@ -7,15 +7,16 @@ from typing import Any
 import numpy
 import pandas
 
+from helper.metrics.main import METRICS
 from optim.modes import MODES
-from study.reporting.collect import METRICS
+from study.reporting.collect import REPORTED
 from study.reporting.pairs import Pair
 from study.reporting.regimes import MARGIN, judge, regime, resolved
 from study.reporting.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
 
 QUANTITIES = (
     "acc_train", "acc_test", "loss_train", "loss_test", "entropy_train", "acc_clean", "acc_generalized", "acc_memorized",
-    "fisher", "hessian", "jacobian",
+    *REPORTED,
 )  # fmt: skip
 COUNTED = {  # accuracy: what it is a share of
     "acc_train": "train", "acc_test": "test", "acc_val": "val", "acc_clean": "clean", "acc_generalized": "mislabelled",
@@ -32,7 +33,7 @@ def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple
         The table, and (run, reason) of each value that was taken out.
     """
     runs, reasons = runs.copy(), []
-    for name in METRICS:
+    for name in REPORTED:
         by = runs[f"{name}_by"]
         usual = by[by != ""].groupby(runs["study"]).agg(lambda ways: ways.value_counts().index[0])
         other = (by != "") & (by != runs["study"].map(usual))
@@ -84,7 +85,7 @@ def range_of(quantity: str, n_classes: float) -> tuple[float, float]:
         return SHARES
     if quantity.startswith("entropy"):
         return (0.0, float(numpy.log(n_classes)) if n_classes > 0 else numpy.inf)
-    return (-numpy.inf, numpy.inf) if quantity == "hessian" else NOT_NEGATIVE
+    return (METRICS[quantity].least, numpy.inf) if quantity in METRICS else NOT_NEGATIVE
 
 
 def gaps(runs: pandas.DataFrame, pairs: Sequence[Pair], margin: float = MARGIN) -> pandas.DataFrame:
@@ -122,7 +123,7 @@ def compared(finetune: pandas.DataFrame, scratch: pandas.DataFrame) -> dict[str,
     return {
         "seeds": len(set(units)),
         "runs": len(units),
-        **{f"{name}_ratio": ratio(scratch[name], finetune[name]) for name in METRICS},
+        **{f"{name}_ratio": ratio(scratch[name], finetune[name]) for name in REPORTED},
         **{f"trend_{n}": ratio(of["fisher"], of["fisher_initial"]) for n, of in (("f", finetune), ("s", scratch))},
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas
 
 from helper.interval import NORMAL_QUANTILE, half_interval
+from helper.metrics.main import METRICS
 from helper.progress import tracked
 from helper.schema.config import digest, flag_fields, flatten
 from helper.tables import DamagedTable
@@ -26,7 +27,7 @@ from optim.modes import MODES, ModeSpec
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
 BIASED = "†"  # beside what --select test chose by test accuracy
-METRICS = ("fisher", "hessian", "jacobian")  # of table 2
+REPORTED = {name: metric.heading for name, metric in METRICS.items() if metric.heading}  # {column: its heading in tables}
 TABLES = {
     "history": HISTORY,
     "snr": SNR,
@@ -282,7 +283,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         **{name: summary.get(name, math.nan) for name in NUMBERS},
         **{f"n_{name}": summary.get("examples", {}).get(name, math.nan) for name in EXAMPLES},
         "entropy_train": at_selected(record, "entropy_train"),
-        **{key: value for name in METRICS for key, value in measured(summary["metrics"], name).items()},
+        **{key: value for name in REPORTED for key, value in measured(summary["metrics"], name).items()},
         "n_classes": summary.get("n_classes", math.nan),
         "fisher_initial": initial_fisher(record),
         **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),

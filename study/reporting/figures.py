@@ -1,4 +1,4 @@
-"""Figures of the report, from long tables of means with intervals and from the curves of single runs. No torch."""
+"""Figures of the report, from long tables of means with intervals and from the curves of single runs."""
 
 import collections
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from helper.drawing import BESIDE, GREEN, PURPLE, plain_log
-from helper.plotter import QUANTITIES
+from helper.metrics.main import METRICS
 from optim.modes import MODES
 from study.reporting.aggregate import COUNTED, curves, range_of
 from study.reporting.collect import Record, grouped, number
 from study.reporting.pairs import SIDES, side_of
 from study.reporting.statistics import independent
 
+FISHER = METRICS["fisher"]
 SHADES = {"generalization": GREEN, "optimization": PURPLE}
 
 
@@ -29,7 +30,7 @@ FIGURE1_PANELS = (
     ("entropy_train", "prediction entropy, training set (nats)"),
     ("loss_test", "test loss (nats)"),
     ("loss_train", "training loss (nats)"),
-    ("fisher", QUANTITIES["fisher"]),
+    (FISHER.name, FISHER.axis),
 )
 
 
@@ -45,7 +46,7 @@ def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
         against_sparsity(axis, rows, shade=quantity.startswith("acc"))
         axis.set_ylabel(label)
         mark_regimes(axis, gaps, words=axis in axes[0])
-        if quantity == "fisher" and rows["mean"].gt(0).any():
+        if quantity == FISHER.name and rows["mean"].gt(0).any():
             plain_log(axis)
     for axis in axes[1]:
         axis.set_xlabel("share of weights pruned")
@@ -177,7 +178,7 @@ def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
     else:
         bar = figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
         bar.ax.set_ylim(0, max(sparsities))
-    axes[0, 0].set_ylabel(QUANTITIES["fisher"])
+    axes[0, 0].set_ylabel(FISHER.axis)
     keep_positive(axes[0])
     return figure
 
@@ -211,7 +212,7 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
 
 
 def fisher_rows(record: Record, subset: str) -> list[dict[str, str]]:
-    wanted = {"metric": "fisher", "layer": "all", "subset": subset}
+    wanted = {"metric": FISHER.name, "layer": "all", "subset": subset}
     return [row for row in record.rows("metrics") if wanted.items() <= row.items()]
 
 
@@ -270,7 +271,7 @@ def figure5(records: Sequence[Record]) -> Figure | None:
             plot_curve(axis, line, mode, marker="o")
         axis.set(xlabel="epoch", title=label, yscale="log")
     keep_positive(axes)
-    axes[0].set_ylabel(QUANTITIES["fisher"])
+    axes[0].set_ylabel(FISHER.axis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

@@ -26,7 +26,7 @@ from helper.untrusted.reasons import reason_of
 from helper.untrusted.texts import csv_text, one_line, shown
 from study.reporting import figures
 from study.reporting.aggregate import gaps, measured_alike, over_seeds, studies
-from study.reporting.collect import BIASED, Collection, Record, collect, tidy
+from study.reporting.collect import BIASED, REPORTED, Collection, Record, collect, tidy
 from study.reporting.figures_layers import figure11
 from study.reporting.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
 from study.reporting.pairs import pair_runs
@@ -39,6 +39,7 @@ from study.reporting.sheets import (
     SHOWN,
     gap_rows,
     gap_tests,
+    listed,
     not_paired,
     sharpness,
     table1,
@@ -50,11 +51,11 @@ from study.titles import read_titles, title_of
 
 RUN_COLUMNS = (
     "data", "network", "mode", "series", "sparsity", "seed", "epochs", "acc_train", "acc_test", "loss_train", "loss_test",
-    "fisher", "hessian", "jacobian", "eigenvalue", "eigenvalue_error", "eigenvalue_of_sample", "seconds",
+    *REPORTED, "eigenvalue", "eigenvalue_error", "eigenvalue_of_sample", "seconds",
 )  # fmt: skip
 BANDS = (
     "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "
-    "seed, Tr F, Tr H and Jacobian have the interval of their measurement, and other quantities nothing."
+    f"seed, {listed(list(REPORTED.values()))} have the interval of their measurement, and other quantities nothing."
 )
 GEOMETRIC = (
     "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import pandas
 
-from study.reporting.collect import BIASED
+from helper.metrics.main import METRICS
+from study.reporting.collect import BIASED, REPORTED
 from study.reporting.page import Sheet
 from study.reporting.pairs import AS_LONG, AS_LONG_IN_TOTAL
 from study.reporting.regimes import Gap, rule
 from study.reporting.statistics import Interval, place, rounded
 
 SHOWN = {
-    "acc_train": "train acc", "acc_test": "test acc", "fisher": "Tr F", "hessian": "Tr H", "jacobian": "Jacobian",
+    "acc_train": "train acc", "acc_test": "test acc", **REPORTED,
 }  # fmt: skip
 GAPS = {"train_gap": "training gap", "test_gap": "test gap"}
 NOTE = (
@@ -95,10 +96,10 @@ def gap_rows(tables: Sequence[pandas.DataFrame]) -> pandas.DataFrame:
 
 def sharpness(compared: pandas.DataFrame) -> Sheet:
     columns = (
-        "share pruned", "seeds", "Tr F ratio", "Tr H ratio", "Jacobian ratio", "Tr F end/start, finetuned",
+        "share pruned", "seeds", *(f"{heading} ratio" for heading in REPORTED.values()), "Tr F end/start, finetuned",
         "Tr F end/start, scratch", "finetuned", "scratch",
     )  # fmt: skip
-    names = ("fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s")
+    names = (*(f"{name}_ratio" for name in REPORTED), "trend_f", "trend_s")
     rows = [
         (
             row["sparsity"],
@@ -155,10 +156,23 @@ def table2(table: pandas.DataFrame) -> Sheet:
     columns = ("solution", "share pruned", "seeds", *SHOWN.values())
     rows = [tuple(row[c] for c in ("series", "sparsity", "seeds", *SHOWN)) for _, row in wide.iterrows()]
     caption = (
-        "Tr F and Tr H of the mean cross-entropy (nats per squared parameter) and the squared norm of the input-output "
-        f"Jacobian (per squared normalised input) of the selected weights. {NOTE}{bias_of(wide['series'])}"
+        f"Of the mean cross-entropy at the selected weights: {'; '.join(map(explained, REPORTED))}. {NOTE}"
+        f"{bias_of(wide['series'])}"
     )
-    return Sheet("table 2", "Fisher trace, Hessian trace and Jacobian norm", caption, columns, tuple(rows))
+    title = listed([METRICS[name].label for name in REPORTED])
+    return Sheet("table 2", title, caption, columns, tuple(rows))
+
+
+def explained(name: str) -> str:
+    """What a column of `table2` means."""
+    metric = METRICS[name]
+    return f"{metric.heading}, {metric.about} ({metric.unit})"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -4,15 +4,13 @@ docs/scaling.md has the formulas and how well they fit.
 """
 
 import functools
-import math
+import operator
 from dataclasses import dataclass, fields
 
 import torch
 
 from helper.macs import count_macs
-from helper.metrics.main import MetricConfig, stops
-from helper.metrics.sampling import DRAW_COST, LEAST_DRAWS, MARGIN, PILOT, SCORED_PER_DRAW
-from helper.metrics.spectrum import affordable, full_products, half_steps
+from helper.metrics.price import FORWARD
 from helper.pruner import prunable_weights
 from helper.schema.registry import with_options
 from loader.sizes import Sizes
@@ -21,9 +19,6 @@ from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
 from study.sweeping.plan import Planned
 
-FORWARD = 1 / 3  # of a training step: one of its three products of every layer
-NOISE = 1.0  # variance of a weighted draw relative to the squared trace: 0.2 of networks that have memorised, 2 early on
-PRODUCT = 2  # training steps that a product of the Hessian with a vector takes
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 105, "metrics": 225, "log": 130}  # bytes of a row
 FIGURE = 125_000  # bytes of one, as PNG and PDF
@@ -83,36 +78,13 @@ def measured_epochs(config: RunConfig, first: int = -1) -> list[int]:
 
 
 def state_images(config: RunConfig, sizes: Sizes) -> float:
-    """What measuring one state takes, in images of a training step; a draw of an estimator counts as `DRAW_COST` forwards."""
+    """What measuring one state takes, in images of a training step."""
     metrics = config.metrics
     population = sizes.test if metrics.metric_split == "test" else sizes.train
     subsets = 2 if config.data.train_noisy and metrics.metric_split == "train" else 1
-    each = sum(draws(name, metrics, population, sizes.n_classes) for name in metrics.wanted())
-    images = subsets * each * FORWARD
-    if metrics.save_spectrum:
-        images += PRODUCT * spectrum_products(metrics, population)
-    return images
-
-
-def spectrum_products(config: MetricConfig, population: int) -> int:
-    """Products of an example with a vector that a spectrum takes: of all examples, or of a sample and its halves."""
-    k, steps, runs = config.spectrum_k, config.spectrum_steps, config.spectrum_runs
-    n = min(population, config.monte_carlo_samples or affordable(population, k, steps, runs))
-    return n * (full_products(k, steps, runs) + (half_steps(k, steps) if n < population else 0))
-
-
-def draws(name: str, config: MetricConfig, population: int, n_classes: int) -> float:
-    """Forward passes that one measurement comes to."""
-    budget = config.budget(stops=stops(name, config))
-    most = min(population, budget["max_samples"] or population)
-    if not stops(name, config):
-        labels = n_classes if (config.fisher_method == "exact" and name == "fisher") else budget["n_probes"] or 5
-        return DRAW_COST * most * labels
-    if budget["rtol"] == 0:
-        return DRAW_COST * most * (budget["n_probes"] or max(1, math.ceil(LEAST_DRAWS / population)))
-    needed = PILOT + NOISE * MARGIN / budget["rtol"] ** 2
-    scored = min(population, SCORED_PER_DRAW * PILOT)
-    return DRAW_COST * min(needed, budget["max_samples"] or needed) * (budget["n_probes"] or 1) + scored
+    prices = [metric.price(metrics, population, sizes.n_classes) for metric in metrics.wanted()]
+    times = [subsets if metric.by_subset else 1 for metric in metrics.wanted()]
+    return sum(map(operator.mul, prices, times))
 
 
 # ------------------------------------------------------------------------------------------------------- on disk
@@ -158,7 +130,7 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     checkpoint = state + kept * (FLOAT * shape.parameters + TENSOR * shape.tensors)
     states = len(train.saved_epochs()) + 1  # and model.pt
     epochs = train.n_epochs + 1
-    kinds = metrics.wanted()
+    kinds = metrics.tabulated()
     measured = len(measured_epochs(config)) * len(kinds) * (3 if noisy else 1)
     tables = epochs * (CELLS["history"] * (1.4 if noisy else 1) + CELLS["log"])
     tables += CELLS["snr"] * epochs * shape.layers if snr else 0
