@@ -180,11 +180,16 @@ def metrics(table: Columns) -> Figure:
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label
                     )
-        axis.set(xlabel="epoch", ylabel=METRICS[name].axis if name in METRICS else name)
+        axis.set(xlabel="epoch", ylabel=axis_of(name))
         if (rows["value"] >= 0).all():
             axis.set_ylim(0, None)
         axis.legend(fontsize=8, **ABOVE)
     return figure
+
+
+def axis_of(name: str) -> str:
+    """What an axis shows; of a metric that is no longer known, its name."""
+    return METRICS[name].axis if name in METRICS else name
 
 
 def ways_of(rows: Columns) -> list[tuple[str, Columns]]:

@@ -157,7 +157,7 @@ def measure_spectrum_into(
     if not config.save_spectrum:
         return
     path = folder.spectrum(epoch)
-    key = {"checkpoint": once(content_hash, network.state_dict(), mask), **how(SPECTRUM, config)}
+    key = {"checkpoint": broadcast_from_first(content_hash, network.state_dict(), mask), **how(SPECTRUM, config)}
     if broadcast_from_first(spectrum_key, path) == key:
         return
     if broadcast_from_first(copy_measured, folder, path, key):
