@@ -3,6 +3,7 @@
 import csv
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from matplotlib.figure import Figure
 
 from helper.drawing import ABOVE, BESIDE, BLUE, GREEN, ORANGE, STYLE, save_figure
 from helper.interval import half_interval
-from helper.metrics.main import METRICS
 from helper.spectrum_file import MATRICES, read_spectrum
 
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}
 
 
-def draw_run(folder: Path) -> Iterator[Path]:
-    """Draw what the tables of a run folder hold into `figures/`, one figure after the other; the PNG files' paths."""
+def draw_run(folder: Path, labels: Mapping[str, str]) -> Iterator[Path]:
+    """Draw what the tables of a run folder hold into `figures/`, one figure after the other; the PNG files' paths.
+
+    Args:
+        labels: {metric: what stands beside its axis}.
+    """
     tables = {name: read_columns(folder / f"{name}.csv") for name in ("history", "snr", "metrics")}
     title = f"{folder.parent.parent.parent.name}, {folder.parent.parent.name}, {folder.parent.name}"
-    for name, (table, draw) in FIGURES.items():
+    for name, (table, draw) in {**FIGURES, "metrics": ("metrics", partial(metrics, labels=labels))}.items():
         with plt.rc_context(STYLE):
             figure = draw(tables[table]) if tables[table] else None
             if figure is not None:
@@ -157,7 +161,7 @@ def gradients(table: Columns) -> Figure:
 SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}
 
 
-def metrics(table: Columns) -> Figure:
+def metrics(table: Columns, labels: Mapping[str, str]) -> Figure:
     """Totals of the measured quantities against the epoch, with 95 % intervals from their standard errors.
 
     Under label noise also those of the clean and of the mislabelled training examples (paper, figure 5). A quantity that
@@ -180,16 +184,11 @@ def metrics(table: Columns) -> Figure:
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label
                     )
-        axis.set(xlabel="epoch", ylabel=axis_of(name))
+        axis.set(xlabel="epoch", ylabel=labels.get(name, name))
         if (rows["value"] >= 0).all():
             axis.set_ylim(0, None)
         axis.legend(fontsize=8, **ABOVE)
     return figure
-
-
-def axis_of(name: str) -> str:
-    """What an axis shows; of a metric that is no longer known, its name."""
-    return METRICS[name].axis if name in METRICS else name
 
 
 def ways_of(rows: Columns) -> list[tuple[str, Columns]]:
@@ -272,5 +271,4 @@ FIGURES: dict[str, tuple[str, Callable[[Columns], Figure | None]]] = {
     "noisy_performance": ("history", noisy_performance),
     "snr": ("snr", snr),
     "gradients": ("snr", gradients),
-    "metrics": ("metrics", metrics),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from helper.mask import Mask
+from helper.metrics.main import METRICS
 from helper.processes.first import broadcast_from_first, call_in_first_then_others
 from helper.processes.group import connection_lost, world_size
 from helper.processes.interruption import interruptible
@@ -297,7 +298,7 @@ def draw(folder: RunFolder, config: RunConfig) -> None:
         from helper.plotter import draw_run  # matplotlib takes a second to import
 
         with Task("drawing figures") as task:
-            for _ in draw_run(folder.path):
+            for _ in draw_run(folder.path, {name: metric.axis for name, metric in METRICS.items()}):
                 task.advance()
 
 

@@ -88,7 +88,8 @@ def test_measurements_are_drawn_in_order_of_epochs_with_95_percent_intervals_of_
         "degrees": numpy.array([numpy.nan, 9.0] * 3),
     }  # fmt: skip
     layers = {name: values.copy() for name, values in table.items()} | {"layer": numpy.array(["a"] * n), "value": column(2, n)}
-    (axis,) = metrics({name: numpy.concatenate([layers[name], table[name]]) for name in table}).axes
+    (axis,) = metrics({name: numpy.concatenate([layers[name], table[name]]) for name in table}, {"fisher": "Tr F"}).axes
+    assert axis.get_ylabel() == "Tr F"
     names = ("spectral, layers, train", "spectral, layers, train, clean", "spectral, layers, train, mislabelled")
     for index, (name, container) in enumerate(zip(names, axis.containers, strict=True)):
         rows = [2 * index + 1, 2 * index]  # epoch 0, then 3
