@@ -1,6 +1,6 @@
 """Finished runs as objects: what the commands of experiment.py open and set side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from loader.main import load_dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import load_run
+from study.bias import CHOSEN, bias_noted, is_biased, marked
 
 COMPARISONS = "comparisons"  # folder under a results root, beside the data sets' folders
 
@@ -33,8 +34,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """`mode sparsity` for titles and legends."""
-        return self.config.mode + (f" {self.config.prune.prune_ratio:g}" if self.config.mode_spec.has_mask else "")
+        """`mode sparsity`, with the mark of a biased one, for titles and legends."""
+        words = self.config.mode + (f" {self.config.prune.prune_ratio:g}" if self.config.mode_spec.has_mask else "")
+        return marked(words, self.biased)
+
+    @property
+    def biased(self) -> bool:
+        return is_biased(flatten(self.config))
 
     @property
     def results_root(self) -> Path:
@@ -95,9 +101,16 @@ def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
     return runs[0].results_root / COMPARISONS / "_".join([kind, *(run.hash8 for run in runs)])
 
 
-def show_result(result: dict[str, Any], folder: Path) -> None:
-    """Print the numbers of a comparison, and last its folder."""
+def chosen_by_test(solutions: Mapping[str, Run]) -> dict[str, list[str]]:
+    """What the settings of a comparison say of those of its solutions that are biased; nothing where none is."""
+    chosen = [name for name, run in solutions.items() if run.biased]
+    return {CHOSEN: chosen} if chosen else {}
+
+
+def show_result(result: dict[str, Any], runs: Sequence[Run], folder: Path) -> None:
+    """Print the numbers of a comparison, the note on runs that are biased, and last its folder."""
     import pandas  # only a result that is shown needs it
 
     lines = pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format).split("\n")
-    print(*map(shown, [*lines, folder]), sep="\n")
+    note = bias_noted("", runs)
+    print(*map(shown, [*lines, *([note] if note else []), folder]), sep="\n")

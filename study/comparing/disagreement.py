@@ -25,8 +25,9 @@ from helper.system.locks import exclusive
 from helper.untrusted.texts import csv_text
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
+from study.bias import CHOSEN, bias_noted, marked
 from study.comparing.figures_disagreement import CAPTIONS, SIGNIFICANT, draw_classes, draw_sheet
-from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
+from study.runs import Run, check_comparable, chosen_by_test, comparison_folder, open_run, show_result
 
 SHEETS = {"test": "most_disagreed", "train": "most_disagreed_train"}
 NAMED = ("given_label", "true_label", "prediction_a", "prediction_b")  # columns of classes
@@ -61,7 +62,9 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
     if checkpoints[0] == checkpoints[1]:
         raise RuntimeError(f"{a} and {b} hold the same network, which disagrees with itself nowhere; give two different runs")
     settings = {name: value for name, value in flatten(config).items() if name != "root"}
-    settings |= {"checkpoint_a": checkpoints[0], "checkpoint_b": checkpoints[1]}
+    settings |= {"checkpoint_a": checkpoints[0], "checkpoint_b": checkpoints[1]} | chosen_by_test(
+        dict(zip("AB", runs, strict=True))
+    )
     folder = comparison_folder("disagree", runs)
     result = finished_result(folder, settings)
     if result:
@@ -70,15 +73,20 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
         dataset = runs[0].dataset
         examples = every_example(runs, config.batch_size)
         totals, classes = tables(examples, dataset)
-        names = [run.name for run in runs]
+        if CHOSEN in settings:
+            totals[CHOSEN] = " ".join(settings[CHOSEN])
+        names, note = [run.name for run in runs], bias_noted("", runs)
         with Task("drawing figures 9 and 10"):
             figures = {"figure9_10": draw_classes(classes, totals, names, heading(runs))}
-            figures |= contact_sheets(examples, dataset, names, config.images)
+            figures |= contact_sheets(examples, dataset, names, config.images, note)
         result = {
             "kind": "disagree",
             "title": f"Where {names[0]} (A) and {names[1]} (B) disagree, {dataset.name}",
             "runs": relative_paths(runs),
-            "figures": [{**CAPTIONS[stem], "file": f"figures/{stem}.png"} for stem in figures],
+            "figures": [
+                {**CAPTIONS[stem], "caption": bias_noted(CAPTIONS[stem]["caption"], runs), "file": f"figures/{stem}.png"}
+                for stem in figures
+            ],
             "numbers": shown(totals, noisy=dataset.noisy),
             "settings": settings,
             "seconds": round(time.perf_counter() - begin, 2),
@@ -86,7 +94,7 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
         listed = disagreed_rows(examples, dataset.class_names)
         with exclusive(folder), Task("writing figures 9 and 10"):
             write(folder, {"examples": listed, "classes": classes, "splits": totals}, figures, result)
-    show_result(result, folder)
+    show_result(result, runs, folder)
     return folder
 
 
@@ -306,8 +314,10 @@ def disagreed_rows(examples: pandas.DataFrame, class_names: Sequence[str]) -> pa
     return table[["split", *table.columns.drop("split")]]
 
 
-def contact_sheets(examples: pandas.DataFrame, dataset: Dataset, names: Sequence[str], n: int) -> dict[str, Figure]:
-    """{stem: figure} of the n most disagreed images of either split; prints why there is none."""
+def contact_sheets(
+    examples: pandas.DataFrame, dataset: Dataset, names: Sequence[str], n: int, note: str = ""
+) -> dict[str, Figure]:
+    """{stem: figure} of the n most disagreed images of either split, with a note or "" below; prints why there is none."""
     if n == 0:
         return {}
     if dataset.train.inputs.ndim != 4:
@@ -321,7 +331,7 @@ def contact_sheets(examples: pandas.DataFrame, dataset: Dataset, names: Sequence
             continue
         pixels = splits_of(dataset)[split].inputs[torch.tensor(rows.index.to_numpy())].cpu()
         images = (pixels.permute(0, 2, 3, 1) / dataset.scale).numpy()
-        figures[stem] = draw_sheet(images, with_names(rows, dataset.class_names), names, split)
+        figures[stem] = draw_sheet(images, with_names(rows, dataset.class_names), names, split, note)
     return figures
 
 
@@ -351,5 +361,8 @@ def relative_paths(runs: Sequence[Run]) -> list[str]:
 
 
 def heading(runs: Sequence[Run]) -> str:
-    """Which runs are drawn, a line each."""
-    return "\n".join(f"{letter}: {path}" for letter, path in zip("AB", relative_paths(runs), strict=True))
+    """Which runs are drawn, a line each, and the note where one is biased."""
+    paths = zip("AB", relative_paths(runs), runs, strict=True)
+    lines = [f"{letter}: {marked(path, run.biased)}" for letter, path, run in paths]
+    note = bias_noted("", runs)
+    return "\n".join([*lines, note] if note else lines)

@@ -1,5 +1,6 @@
 """Tables of disagreements -> figures. No torch."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ CAPTIONS = {
     },
 }
 COLUMNS, CELL, CAPTION, LINE = 6, 1.5, 0.5, 0.14  # of a contact sheet: images in a row; inches of a cell, three lines, one line
+LETTERS_PER_INCH = 17  # of the smallest print
 
 
 def draw_classes(classes: pandas.DataFrame, totals: pandas.DataFrame, names: Sequence[str], heading: str) -> Figure:
@@ -112,7 +114,7 @@ def class_bars(axis: Axes, rows: pandas.DataFrame, names: Sequence[str]) -> list
     return [*handles, band]
 
 
-def draw_sheet(images: numpy.ndarray, rows: pandas.DataFrame, names: Sequence[str], split: str) -> Figure:
+def draw_sheet(images: numpy.ndarray, rows: pandas.DataFrame, names: Sequence[str], split: str, note: str = "") -> Figure:
     """Images with their labels and what either network predicts below.
 
     Args:
@@ -120,12 +122,14 @@ def draw_sheet(images: numpy.ndarray, rows: pandas.DataFrame, names: Sequence[st
         rows: n of given_label, true_label, prediction_a, probability_a, prediction_b, probability_b; names, not numbers.
         names: of network A and B.
         split: train or test.
+        note: stands below.
     """
     heading = f"{SPLITS[split].capitalize()} examples with the largest divergence of predictions"
     columns = min(COLUMNS, len(images))
     lines = -(-len(images) // columns)
     below = CAPTION + LINE * (rows["given_label"] != rows["true_label"]).any()
-    width, height, top = max(columns, 4) * CELL, lines * (CELL + below), 0.45
+    foot = textwrap.wrap(note, int(LETTERS_PER_INCH * max(columns, 4) * CELL))
+    width, height, top = max(columns, 4) * CELL, lines * (CELL + below) + LINE * len(foot), 0.45
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(width, height + top), layout="none")
         figure.text(0.5, 1 - 0.12 / (height + top), heading, ha="center", va="top", fontsize=9)
@@ -133,12 +137,13 @@ def draw_sheet(images: numpy.ndarray, rows: pandas.DataFrame, names: Sequence[st
             figure.text(place, 1 - 0.34 / (height + top), name, ha="center", va="top", fontsize=9, color=colour)
         for position, (image, row) in enumerate(zip(images, rows.itertuples(), strict=True)):
             line, column = divmod(position, columns)
-            left, bottom = (column + 0.06) * CELL, (lines - 1 - line) * (CELL + below) + below
+            left, bottom = (column + 0.06) * CELL, (lines - 1 - line) * (CELL + below) + below + LINE * len(foot)
             box = (left / width, bottom / (height + top), 0.88 * CELL / width, 0.88 * CELL / (height + top))
             axis = figure.add_axes(box)
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # a single channel is squeezed
             axis.set_axis_off()
             caption(axis, row)
+        figure.text(0.5, 0.04 / (height + top), "\n".join(foot), ha="center", va="bottom", fontsize=7)
         return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from helper.drawing import BLUE, GREEN, ORANGE, PURPLE, STYLE
 from helper.plotter import SPLITS
+from study.bias import CHOSEN, marked
 
 LINES = (BLUE, ORANGE, GREEN)  # one a path
 PLACES = (BLUE, ORANGE, GREEN, PURPLE)  # one an alpha
@@ -21,12 +22,13 @@ NAMED = 16  # classes that are named where there are more
 MORE, LESS, CHANCE = ORANGE, BLUE, "0.75"
 
 
-def draw_lines_and_cosines(line: pandas.DataFrame, alphas: numpy.ndarray, cosines: numpy.ndarray) -> Figure:
+def draw_lines_and_cosines(line: pandas.DataFrame, alphas: numpy.ndarray, cosines: numpy.ndarray, note: str = "") -> Figure:
     """Loss and accuracy along the paths, density and cumulative distribution of the cosines (paper, figure 6).
 
     Args:
-        line: columns path, alpha, split (train, test), loss (nats), acc.
+        line: columns path, alpha, split (train, test), loss (nats), acc, and CHOSEN where a solution is biased.
         alphas: (A,); cosines: (A, N), nan where undefined.
+        note: stands below.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(10.5, 7.6))
@@ -38,7 +40,23 @@ def draw_lines_and_cosines(line: pandas.DataFrame, alphas: numpy.ndarray, cosine
         path_legend(axes[0, 0], line)
         split_legend(axes[0, 1])
         distributions(axes[1, 0], axes[1, 1], alphas, cosines)
+        write_below(figure, note)
     return figure
+
+
+def write_below(figure: Figure, note: str) -> None:
+    if note:
+        figure.supxlabel(note, fontsize=7)
+
+
+def path_names(line: pandas.DataFrame) -> dict[str, str]:
+    """{path: as people read it}, in which solutions that test accuracy has chosen are marked."""
+    chosen = line[CHOSEN].fillna("") if CHOSEN in line else [""] * len(line)
+    names = {}
+    for path, solutions in zip(line["path"], chosen, strict=True):
+        ends = [marked(end, end in solutions.split()) for end in path.split(" -> ")]
+        names[path] = " -> ".join(ends)
+    return names
 
 
 def paths(axis: Axes, line: pandas.DataFrame, quantity: str) -> None:
@@ -48,7 +66,7 @@ def paths(axis: Axes, line: pandas.DataFrame, quantity: str) -> None:
 
 
 def path_legend(axis: Axes, line: pandas.DataFrame) -> None:
-    pairs = zip(LINES, line["path"].unique(), strict=False)
+    pairs = zip(LINES, path_names(line).values(), strict=False)
     handles = [Line2D([], [], color=colour, label=path.replace("->", "→")) for colour, path in pairs]
     axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=len(handles), fontsize=8)
 
@@ -81,7 +99,7 @@ def distributions(density: Axes, cumulative: Axes, alphas: numpy.ndarray, cosine
             axis.legend(fontsize=8, loc="upper right" if axis is density else "best")
 
 
-def draw_classes(classes: pandas.DataFrame) -> Figure:
+def draw_classes(classes: pandas.DataFrame, note: str = "") -> Figure:
     """Class distribution of the examples with the largest cosines, a row for each alpha (figures 7 and 8).
 
     Up to LABELLED classes: every bar has its name. More: all classes by rank, and beside it those furthest from
@@ -89,6 +107,7 @@ def draw_classes(classes: pandas.DataFrame) -> Figure:
 
     Args:
         classes: columns alpha, class, name, count, size, expected, p_value, q_value.
+        note: stands below.
     """
     places = list(classes.groupby("alpha", sort=False))
     many = len(places[0][1]) > LABELLED
@@ -110,6 +129,7 @@ def draw_classes(classes: pandas.DataFrame) -> Figure:
             Line2D([], [], color="black", label="expected by chance"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+        write_below(figure, note)
     return figure
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ from optim.checkpoint import content_hash
 from optim.folder import write_arrays
 from optim.model import restore
 from optim.modes import ModesThat
-from study.comparing.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines
-from study.runs import Run, check_comparable, comparison_folder, open_run, show_result
+from study.bias import CHOSEN, bias_noted, marked
+from study.comparing.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines, path_names
+from study.runs import Run, check_comparable, chosen_by_test, comparison_folder, open_run, show_result
 
 log = logging.getLogger(__name__)
 DRAWN_ANEW = ModesThat(lambda mode: mode.has_mask and not mode.starts_from.of_parent)
@@ -94,7 +95,7 @@ class InterpolateConfig(Config):
 class Tables:
     """What is measured, as the files of the folder hold it."""
 
-    line: pandas.DataFrame  # path, alpha, split, loss (nats), acc
+    line: pandas.DataFrame  # path, alpha, split, loss (nats), acc; CHOSEN, where a solution is biased: the path's that are
     cosines: dict[str, numpy.ndarray]  # index, label (N,), alphas (A,), cosines (A, N)
     classes: pandas.DataFrame  # alpha, class, name, count, size, expected, p_value, q_value
 
@@ -117,26 +118,26 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
     check_pair(*runs)
     states = endpoints(*runs)
     folder = comparison_folder("interpolate", runs)
-    settings = settings_of(config, states, runs[0])
+    settings = settings_of(config, states, runs[0]) | chosen_by_test({"Sol-S": runs[0], "Sol-F": runs[1]})
     with exclusive(folder):
         stored = read_result(folder)
         tables = read_tables(folder) if stored.get("settings") == settings else None
         if tables:
             log.info("%s is finished with these settings", folder)
             if stored["figures"] or not config.figures:
-                show_result(stored, folder)
+                show_result(stored, runs, folder)
                 return folder
             seconds = stored["seconds"]
         else:
             clear(folder)
             tables = measure(config, runs[0], states)
+            mark_biased(tables.line, settings.get(CHOSEN, []))
             write_tables(folder, tables)
             seconds = round(time.perf_counter() - started, 2)
-        figures = draw(folder, tables) if config.figures else []
+        figures = draw(folder, tables, bias_noted("", runs)) if config.figures else []
         result = {
             "kind": "interpolate",
-            "title": f"On the line to Sol-F: {runs[0].config.data.loader_name}, {runs[0].config.network.label}, "
-            f"sparsity {runs[0].mask.sparsity:.3g}",
+            "title": title_of(runs),
             "runs": [os.path.relpath(run.folder.path.resolve(), runs[0].results_root) for run in runs],
             "figures": figures,
             "numbers": numbers(tables),
@@ -144,8 +145,14 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
             "seconds": seconds,
         }
         write_atomic(folder / RESULT, json.dumps(result, indent=2) + "\n")
-    show_result(result, folder)
+    show_result(result, runs, folder)
     return folder
+
+
+def title_of(runs: tuple[Run, Run]) -> str:
+    config, sparsity = runs[0].config, runs[0].mask.sparsity
+    where = f"{config.data.loader_name}, {config.network.label}, sparsity {sparsity:.3g}"
+    return f"On the line to {marked('Sol-F', runs[1].biased)}: {where}"
 
 
 # ------------------------------------------------------------------------------------------------------- the two runs
@@ -233,6 +240,12 @@ def measure_lines(config: InterpolateConfig, run: Run, states: dict[str, State])
     return line
 
 
+def mark_biased(line: pandas.DataFrame, chosen: Sequence[str]) -> None:
+    """Name in each row of a line the solutions on its path that were chosen by test accuracy, if any path has one."""
+    if chosen:
+        line[CHOSEN] = [" ".join(end for end in path.split(" -> ") if end in chosen) for path in line["path"]]
+
+
 def batches_of(run: Run, split: str, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
     return tracked(run.dataset.batches(getattr(run.dataset, split), batch_size), f"{split} set", "batches")
 
@@ -272,6 +285,7 @@ def move(config: InterpolateConfig, run: Run, state: State) -> None:
 def numbers(tables: Tables) -> list[dict[str, Any]]:
     """Rows quantity, of, split, alpha, value: what the figures show, in numbers."""
     rows: list[dict[str, Any]] = []
+    names = path_names(tables.line)
 
     def add(quantity: str, of: str, split: str, alpha: float | None, value: float) -> None:
         finite = float(value) if numpy.isfinite(value) else None
@@ -280,10 +294,10 @@ def numbers(tables: Tables) -> list[dict[str, Any]]:
     for (path, split), part in tables.line.groupby(["path", "split"], sort=False):
         alphas, losses = part["alpha"].to_numpy(), part["loss"].to_numpy()
         height, where, rise = barrier(alphas, losses)
-        add("barrier height (nats)", path, split, where, height)
-        add("largest loss - larger end's (nats)", path, split, float(alphas[losses.argmax()]), rise)
+        add("barrier height (nats)", names[path], split, where, height)
+        add("largest loss - larger end's (nats)", names[path], split, float(alphas[losses.argmax()]), rise)
     for alpha, cosines in zip(tables.cosines["alphas"].tolist(), tables.cosines["cosines"], strict=True):
-        of, defined = "Init-S -> Sol-F", cosines[~numpy.isnan(cosines)]
+        of, defined = names.get("Init-S -> Sol-F", "Init-S -> Sol-F"), cosines[~numpy.isnan(cosines)]
         add("median cosine", of, "train", alpha, numpy.median(defined) if len(defined) else numpy.nan)
         add("share of examples with a positive cosine", of, "train", alpha, (defined > 0).mean() if len(defined) else numpy.nan)
         add("examples left out: zero gradient", of, "train", alpha, len(cosines) - len(defined))
@@ -297,11 +311,11 @@ def numbers(tables: Tables) -> list[dict[str, Any]]:
 
 
 def captions(tables: Tables) -> dict[str, str]:
-    line, cosines = tables.line, tables.cosines
+    line, cosines, names = tables.line, tables.cosines, path_names(tables.line)
     heights = []
     for path, part in line[line["split"] == "train"].groupby("path", sort=False):
         height, where, _ = barrier(part["alpha"].to_numpy(), part["loss"].to_numpy())
-        heights.append(f"{height:.3g} on {path} (at {where:.2f})")
+        heights.append(f"{height:.3g} on {names[path]} (at {where:.2f})")
     left_out = numpy.isnan(cosines["cosines"]).sum(1)
     places = ", ".join(f"{alpha:g}" for alpha in cosines["alphas"])
     return {
@@ -317,18 +331,20 @@ def captions(tables: Tables) -> dict[str, str]:
     }  # fmt: skip
 
 
-DRAWN: dict[str, Callable[[Tables], Figure]] = {
-    "figure 6": lambda tables: draw_lines_and_cosines(tables.line, tables.cosines["alphas"], tables.cosines["cosines"]),
-    "figures 7 and 8": lambda tables: draw_classes(tables.classes),
+DRAWN: dict[str, Callable[[Tables, str], Figure]] = {
+    "figure 6": lambda tables, note: draw_lines_and_cosines(
+        tables.line, tables.cosines["alphas"], tables.cosines["cosines"], note
+    ),
+    "figures 7 and 8": lambda tables, note: draw_classes(tables.classes, note),
 }
 
 
-def draw(folder: Path, tables: Tables) -> list[dict[str, str]]:
-    """Draw into figures/; the entries of result.json."""
+def draw(folder: Path, tables: Tables, note: str) -> list[dict[str, str]]:
+    """Draw into figures/, each with a note or "" below; the entries of result.json."""
     texts, entries = captions(tables), []
     for name, (stem, title) in tracked(FIGURES.items(), "drawing", "figures"):
-        save_figure(DRAWN[name](tables), folder / stem)
-        entries.append({"id": name, "file": f"{stem}.png", "title": title, "caption": texts[name]})
+        save_figure(DRAWN[name](tables, note), folder / stem)
+        entries.append({"id": name, "file": f"{stem}.png", "title": title, "caption": f"{texts[name]} {note}".rstrip()})
     return entries
 
 

@@ -23,10 +23,10 @@ from optim.folder import HISTORY, SHAPE, SNR, RunFolder
 from optim.folder import METRICS as METRICS_COLUMNS
 from optim.model import stored_config
 from optim.modes import MODES, ModeSpec
+from study.bias import is_biased, marked
 
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
-BIASED = "†"  # beside what --select test chose by test accuracy
 REPORTED = {name: metric.heading for name, metric in METRICS.items() if metric.heading}  # {column: its heading in tables}
 TABLES = {
     "history": HISTORY,
@@ -73,8 +73,7 @@ class Record:
 
     @property
     def biased(self) -> bool:
-        """Whether the epoch was chosen by the accuracy on the test examples, which makes that accuracy too high."""
-        return self.flags["select"] == "test"
+        return is_biased(self.flags)
 
     @property
     def origins(self) -> list[tuple[str, Any]]:
@@ -351,7 +350,7 @@ def series_labels(records: Sequence[Record]) -> dict[str, str]:
         varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
         for record in group:
             words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
-            labels[record.name] = ", ".join([record.mode, *words]) + (f" {BIASED}" if record.biased else "")
+            labels[record.name] = marked(", ".join([record.mode, *words]), record.biased)
     return labels
 
 

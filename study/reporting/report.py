@@ -24,15 +24,15 @@ from helper.system.locks import exclusive
 from helper.system.signals import usual_signals
 from helper.untrusted.reasons import reason_of
 from helper.untrusted.texts import csv_text, one_line, shown
+from study.bias import bias_noted, marked
 from study.reporting import figures
 from study.reporting.aggregate import gaps, measured_alike, over_seeds, studies
-from study.reporting.collect import BIASED, REPORTED, Collection, Record, collect, tidy
+from study.reporting.collect import REPORTED, Collection, Record, collect, tidy
 from study.reporting.figures_layers import figure11
 from study.reporting.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import MARGIN, rule
 from study.reporting.sheets import (
-    BIAS_NOTE,
     BRACKETS,
     NOTE,
     PAGE_NOTE,
@@ -196,11 +196,6 @@ def study_figures(
         yield "figure 11", "Gradients and weights of every layer", caption, figure
 
 
-def bias_noted(text: str, records: Sequence[Record]) -> str:
-    """A text, with a word on the bias of what --select test chose, where it is about such runs."""
-    return f"{text} {BIAS_NOTE}" if any(record.biased for record in records) else text
-
-
 def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
     file = save_figure(figure, folder / "figures" / stem)
     return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
@@ -264,7 +259,7 @@ def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[RunEn
         row = rows.loc[record.name]
         cells = {name: plain(row[name]) for name in RUN_COLUMNS}
         if record.biased and cells["acc_test"] is not None:
-            cells["acc_test"] = f"{digits(cells['acc_test'])} {BIASED}"
+            cells["acc_test"] = marked(digits(cells["acc_test"]), True)
         pictures = tuple((p.stem, f"../{record.name}/figures/{p.name}") for p in sorted(record.path.glob("figures/*.png")))
         yield RunEntry(record.name, cells, record.flags, pictures)
 

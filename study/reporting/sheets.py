@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pandas
 
 from helper.metrics.main import METRICS
-from study.reporting.collect import BIASED, REPORTED
+from study.bias import BIAS_NOTE, BIASED, marked
+from study.reporting.collect import REPORTED
 from study.reporting.page import Sheet
 from study.reporting.pairs import AS_LONG, AS_LONG_IN_TOTAL
 from study.reporting.regimes import Gap, rule
@@ -26,10 +27,6 @@ PAGE_NOTE = (
     "as many as the column of seeds says. Runs that share a seed or a dense parent are one independent unit, the mean of "
     "which counts. No interval reaches beyond what a quantity can be, and seeds whose accuracies differ by less are taken to "
     "differ by one example. Of a single seed ± is that of the measurement, which says nothing of other seeds."
-)
-BIAS_NOTE = (
-    f"{BIASED} The epoch was chosen by the accuracy on the test examples (--select test, as in the paper), which biases that "
-    "accuracy upwards."
 )
 WHICH = ("study", "sparsity", "finetune", "scratch", "budget", "seeds", "runs")  # row of a table of gaps
 BUDGETS = {AS_LONG: "as many epochs", AS_LONG_IN_TOTAL: "as many as dense and finetuned together"}
@@ -184,8 +181,7 @@ def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:
         found = {row.quantity: Interval(row.mean, row.low, row.high, row.n, row.method, row.runs) for row in part.itertuples()}
         seeds = counted(*max((interval.n, interval.runs) for interval in found.values()))
         cells = {name: str(found[name]) if name in found else "" for name in SHOWN}
-        if BIASED in series and cells["acc_test"]:
-            cells["acc_test"] += f" {BIASED}"
+        cells["acc_test"] = marked(cells["acc_test"], BIASED in series and cells["acc_test"] != "")
         rows.append(
             {"data": data, "network": network, "mode": mode, "series": series, "sparsity": sparsity, "seeds": seeds} | cells
         )
