@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy
 
-from study.reporting.page import Picture, Report, RunEntry, Section, Sheet
+from study.reporting.page import Picture, Report, Row, Section, Sheet
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"
 HOSTILE_NAMES = (
@@ -27,7 +27,7 @@ def write_picture(path: Path) -> Path:
     return path
 
 
-def run_entries(n: int) -> tuple[RunEntry, ...]:
+def run_entries(n: int) -> tuple[Row, ...]:
     """Runs in no order, with a Fisher trace over ten decades that every fourth run lacks, and 90 settings."""
     draw = random.Random(0)
     settings = {f"flag_{i}": i for i in range(86)} | {"lr": 0.1, "nesterov": False, "parent": None}
@@ -43,11 +43,11 @@ def run_entries(n: int) -> tuple[RunEntry, ...]:
             "fisher": None if i % 4 == 3 else 10 ** draw.uniform(-5, 5),
         }
         name = f"digits/mlp/{mode}/l1-{sparsity}-s{i}-{i:08x}"
-        runs.append(RunEntry(name, cells, settings | {"seed": i}, (("accuracy", f"../{name}/figures/accuracy.png"),)))
+        runs.append(Row(name, cells, settings | {"seed": i}, (("accuracy", f"../{name}/figures/accuracy.png"),)))
     return tuple(runs)
 
 
-def hostile_run() -> RunEntry:
+def hostile_run() -> Row:
     cells = {
         "data": HOSTILE_NAMES[0],
         "mode": HOSTILE_NAMES[1],
@@ -56,7 +56,7 @@ def hostile_run() -> RunEntry:
         "fisher": float("nan"),
     }
     settings = {name: name for name in HOSTILE_NAMES} | {"lr": 0.5}
-    return RunEntry(FOLDER, cells, settings, ((HOSTILE, f"../{FOLDER}/figures/accuracy.png"),))
+    return Row(FOLDER, cells, settings, ((HOSTILE, f"../{FOLDER}/figures/accuracy.png"),))
 
 
 def made_up_report(root: Path, n_runs: int = 40) -> Report:

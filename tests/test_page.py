@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy
 import pytest
 
-from study.reporting.page import Report, RunEntry, Sheet, cell, image, link, render
+from study.reporting.page import Report, Row, Sheet, cell, image, link, render
 from tests.made_up_report import FOLDER, HOSTILE, HOSTILE_NAMES, PICTURE_WIDTH, made_up_report, run_entries, write_picture
 
 EMPTY = Report("Report", "results", "2026-01-02T03:04:05", "", (), ("data", "network"), ())
@@ -76,7 +76,7 @@ def test_links_are_paths_whatever_the_folder_is_called():
 
 def test_a_name_that_is_no_text_can_be_written():
     name = b"runs/\xff".decode("utf-8", "surrogateescape")
-    html = render(replace(EMPTY, root=name, runs=(RunEntry(name, {}, {name: name}),)))
+    html = render(replace(EMPTY, root=name, runs=(Row(name, {}, {name: name}),)))
     assert html.encode("utf-8").decode("utf-8") == html
 
 
@@ -125,7 +125,7 @@ def test_rounding_to_four_digits_is_right_within_half_a_unit_of_the_fourth():
 
 
 def test_every_setting_of_every_run_can_be_had_back():
-    runs = (RunEntry("a", {}, {"lr": 0.1, "mode": "dense", "epochs": 3}), RunEntry("b", {}, {"lr": 0.2, "mode": "dense"}))
+    runs = (Row("a", {}, {"lr": 0.1, "mode": "dense", "epochs": 3}), Row("b", {}, {"lr": 0.2, "mode": "dense"}))
     data = data_of(Page(render(replace(EMPTY, runs=runs))))
     assert data["common"] == {"mode": "dense"}
     assert data["flags"] == ["lr", "mode", "epochs"]
@@ -134,7 +134,7 @@ def test_every_setting_of_every_run_can_be_had_back():
 
 
 def test_the_summary_counts_runs_data_sets_and_networks():
-    runs = tuple(RunEntry(str(i), {"data": "digits", "network": f"mlp{i}"}, {}) for i in range(2))
+    runs = tuple(Row(str(i), {"data": "digits", "network": f"mlp{i}"}, {}) for i in range(2))
     assert "2 runs, 1 data set, 2 networks in results, 2026-01-02 03:04:05" in Page(render(replace(EMPTY, runs=runs))).text
 
 

@@ -70,7 +70,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class RunEntry:
+class Row:
     """A row of the run table and what opens below it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Report:
     note: str
     sections: tuple[Section, ...]
     columns: tuple[str, ...]
-    runs: tuple[RunEntry, ...]
+    runs: tuple[Row, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
 

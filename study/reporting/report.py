@@ -29,7 +29,7 @@ from study.reporting import figures
 from study.reporting.aggregate import gaps, measured_alike, over_seeds, studies
 from study.reporting.collect import REPORTED, Collection, Record, collect, tidy
 from study.reporting.figures_layers import figure11
-from study.reporting.page import Picture, Report, RunEntry, Section, Sheet, digits, image, render
+from study.reporting.page import Picture, Report, Row, Section, Sheet, digits, image, render
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import MARGIN, rule
 from study.reporting.sheets import (
@@ -253,7 +253,7 @@ def link(result: Path, png: str) -> str:
     return f"../{COMPARISONS}/{result.parent.name}/{Path(png).with_suffix('.pdf').as_posix()}"
 
 
-def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[RunEntry]:
+def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[Row]:
     rows = runs.set_index("run")
     for record in records:
         row = rows.loc[record.name]
@@ -261,7 +261,7 @@ def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[RunEn
         if record.biased and cells["acc_test"] is not None:
             cells["acc_test"] = marked(digits(cells["acc_test"]), True)
         pictures = tuple((p.stem, f"../{record.name}/figures/{p.name}") for p in sorted(record.path.glob("figures/*.png")))
-        yield RunEntry(record.name, cells, record.flags, pictures)
+        yield Row(record.name, cells, record.flags, pictures)
 
 
 def plain(value: Any) -> str | float | int | None:
