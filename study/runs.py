@@ -1,6 +1,18 @@
-"""Finished runs as objects: what the commands of experiment.py open and set side by side."""
+"""Finished runs with their weights and their data, for what computes with them.
 
-from collections.abc import Mapping, Sequence
+What the parts of study/ call a run, one word for each meaning:
+
+| word         | where                  | what it knows                                                          |
+|--------------|------------------------|------------------------------------------------------------------------|
+| PlannedRun   | study.sweeping.plan    | the configuration, the folder that it has or will have, its parent     |
+| RunStatus    | study.sweeping.status  | name and state, by what lies on disk and by SLURM                      |
+| FinishedRun  | study.reporting.collect| flags, summary and tables of a finished run, without weights           |
+| LoadedRun    | here                   | a finished run with network, mask and data set on a device             |
+
+`optim.folder.RunFolder` knows the files of any run. A `Job` (study.sweeping.executor) is a call of run.py, a `Submission`
+(study.sweeping.slurm_jobs) a call of sbatch, and a `Row` (study.reporting.page) a line of the page.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +23,19 @@ from torch import nn
 from helper.mask import Mask
 from helper.schema.config import flatten
 from helper.system.devices import choose_device
-from helper.untrusted.texts import shown
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import load_run
-from study.bias import CHOSEN, bias_noted, is_biased, marked
+from study.bias import is_biased, marked
 
 COMPARISONS = "comparisons"  # folder under a results root, beside the data sets' folders
+RESULT = "result.json"  # in the folder of a comparison, written last
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """A finished run with its selected weights, in eval mode, and its data set, all on one device."""
 
     folder: RunFolder
@@ -51,7 +63,7 @@ class Run:
         return self.folder.path.resolve().name.rpartition("-")[2]
 
 
-def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None) -> Run:
+def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None) -> LoadedRun:
     """A finished run.
 
     Args:
@@ -65,7 +77,7 @@ def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None 
     dataset = load_dataset(config.data).to(where)
     network.to(where, memory_format=torch.channels_last)
     check_data_files(folder, dataset, config.data.root)
-    return Run(folder, config, network, mask.to(where), dataset)
+    return LoadedRun(folder, config, network, mask.to(where), dataset)
 
 
 def check_data_files(folder: RunFolder, dataset: Dataset, root: str) -> None:
@@ -76,41 +88,3 @@ def check_data_files(folder: RunFolder, dataset: Dataset, root: str) -> None:
             f"{folder.path} was trained on other data files ({then or 'the published ones'}) than those under "
             f"{root} ({now or 'the published ones'}); say with --root where its files are"
         )
-
-
-def check_comparable(runs: Sequence[Run], parts: Sequence[str]) -> None:
-    """Raise RuntimeError, naming the flag, where runs differ in a part of the configuration that has to be the same.
-
-    Args:
-        parts: of RunConfig, such as "network" and "data".
-    """
-    first, *others = runs
-    for other in others:
-        for part in parts:
-            mine, theirs = (flatten(getattr(run.config, part)) for run in (first, other))
-            for name in mine:
-                if mine[name] != theirs[name] and name not in ("root", "filename", "verify_data", "download"):
-                    raise RuntimeError(
-                        f"{first.folder.path} has --{name} {mine[name]} and {other.folder.path} --{name} {theirs[name]}: "
-                        f"they have no {part} in common"
-                    )
-
-
-def comparison_folder(kind: str, runs: Sequence[Run]) -> Path:
-    """`<results_root>/comparisons/<kind>_<hash8>_<hash8>` of the first run's results root."""
-    return runs[0].results_root / COMPARISONS / "_".join([kind, *(run.hash8 for run in runs)])
-
-
-def chosen_by_test(solutions: Mapping[str, Run]) -> dict[str, list[str]]:
-    """What the settings of a comparison say of those of its solutions that are biased; nothing where none is."""
-    chosen = [name for name, run in solutions.items() if run.biased]
-    return {CHOSEN: chosen} if chosen else {}
-
-
-def show_result(result: dict[str, Any], runs: Sequence[Run], folder: Path) -> None:
-    """Print the numbers of a comparison, the note on runs that are biased, and last its folder."""
-    import pandas  # only a result that is shown needs it
-
-    lines = pandas.DataFrame(result["numbers"]).to_string(index=False, float_format="{:.4g}".format).split("\n")
-    note = bias_noted("", runs)
-    print(*map(shown, [*lines, *([note] if note else []), folder]), sep="\n")

@@ -11,7 +11,6 @@ from matplotlib.text import Text
 import experiment
 from helper.drawing import save_figure
 from study.bias import BIAS_NOTE, BIASED, CHOSEN
-from study.comparing import disagreement, interpolation
 from tests.outcome import outcome
 
 QUICK = ("--figures", 0, "--n_epochs", 2, "--save_snr", 0, "--save_fisher", 0, "--limit_train", 300, "--hidden_dims", 8)
@@ -33,11 +32,11 @@ def drawn(monkeypatch) -> list[str]:
     """The texts of each figure that is saved, joined."""
     found = []
 
-    def note(figure: Figure) -> None:
+    def note(figure: Figure, stem: Path) -> Path:
         found.append(" ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split()))
+        return save_figure(figure, stem)
 
-    for module in (interpolation, disagreement):
-        monkeypatch.setattr(module, "save_figure", lambda figure, stem: note(figure) or save_figure(figure, stem))
+    monkeypatch.setattr("study.comparing.comparison.save_figure", note)
     return found
 
 

@@ -19,14 +19,14 @@ from optim.model import stored_config
 from study.sweeping import cost
 from study.sweeping.cost import STEP, Cost, Reference, Speeds, choose_reference, makespan
 from study.sweeping.dry_run import prices
-from study.sweeping.plan import Planned, plan
+from study.sweeping.plan import PlannedRun, plan
 from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.work import FORWARD, Work, disk_of, measured_epochs, state_images, work_of
 
 TRAIN, TEST = 1438, 359  # digits
 
 
-def planned(root="nowhere", **flags) -> Planned:
+def planned(root="nowhere", **flags) -> PlannedRun:
     """The last run that some flags plan: not its dense parent."""
     return plan([unflatten(RunConfig, {"results_root": str(root), **flags})], fingerprint=lambda data: None)[-1]
 
@@ -203,7 +203,7 @@ def test_another_network_is_as_much_faster_as_it_multiplies_less_but_no_step_is_
     big, small, tiny = (planned(hidden_dims=dims) for dims in ("1024-1024", "512-512", "4"))
     sizes = published_sizes(big.config.data)
 
-    def macs(run: Planned) -> int:
+    def macs(run: PlannedRun) -> int:
         return count_macs(build_network(run.config.network, (1, 8, 8), 10, torch.Generator()), (1, 8, 8))[0]
 
     reference = choose_reference([small, big, tiny], 500.0, None)

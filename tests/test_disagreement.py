@@ -17,22 +17,19 @@ from loader.dataset import Dataset, Split
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.main import train_run
-from study.comparing import disagreement
+from study.comparing import comparison, disagreement
 from study.comparing.disagreement import (
     DisagreeConfig,
-    by_class,
     compare_logits,
     contact_sheets,
     disagree,
     disagreed_rows,
-    expected_disagreement,
     logits_of,
     most_disagreed,
-    overall,
     shown,
-    tables,
 )
 from study.comparing.figures_disagreement import draw_classes
+from study.comparing.outcomes import by_class, expected_disagreement, overall, tables
 from tests.conftest import tiny_conv
 from tests.edited import edit_summary, vouch
 
@@ -454,7 +451,7 @@ def test_a_comparison_that_breaks_off_leaves_no_result(runs, monkeypatch):
     def full(figure, stem):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disagreement, "save_figure", full)
+    monkeypatch.setattr(comparison, "save_figure", full)
     with pytest.raises(OSError, match="No space"):
         disagree(DisagreeConfig(images=0, batch_size=100), runs["scratch"], runs["finetune"])
     assert not (folder / "result.json").exists()

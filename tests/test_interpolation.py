@@ -17,7 +17,8 @@ from helper.system.seeds import stream
 from loader.main import load_dataset
 from optim.checkpoint import load_state, save_state
 from optim.model import load_run, load_stored
-from study.comparing.interpolation import InterpolateConfig, Tables, interpolate, numbers
+from study.comparing.interpolation import InterpolateConfig, interpolate
+from study.comparing.interpolation_tables import Tables, numbers
 from tests.conftest import tiny_conv
 from tests.edited import vouch
 from tests.test_alignment import brute_force

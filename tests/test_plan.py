@@ -6,7 +6,7 @@ from helper.schema.config import FlagError, all_flags, unflatten
 from helper.system.versions import ROOT
 from optim.config import RunConfig
 from study.sweeping.executor import Job
-from study.sweeping.plan import Planned, expand, plan, read_sweep
+from study.sweeping.plan import PlannedRun, expand, plan, read_sweep
 
 SWEEPS = sorted((ROOT / "scripts/paper").glob("**/*.yaml"))
 
@@ -22,7 +22,7 @@ def written(tmp_path):
     return write
 
 
-def names(runs: list[Planned]) -> list[str]:
+def names(runs: list[PlannedRun]) -> list[str]:
     return [f"{run.config.mode} {run.config.prune.prune_ratio:g} {run.config.random_state}" for run in runs]
 
 
@@ -136,7 +136,7 @@ def test_the_papers_sweeps_plan_and_are_headed_by_their_command(file):
 
 @pytest.mark.parametrize("scale", ["", "small/"])
 def test_fair_budgets_share_the_dense_parents_of_figure_1_and_reach_their_total(scale):
-    def planned(name: str) -> list[Planned]:
+    def planned(name: str) -> list[PlannedRun]:
         return plan(read_sweep(ROOT / f"scripts/paper/{scale}{name}.yaml", {}), fingerprint=lambda data: None)
 
     fair = planned("fair_budget")

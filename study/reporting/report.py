@@ -46,7 +46,7 @@ from study.reporting.sheets import (
     table2,
     wide_table,
 )
-from study.runs import COMPARISONS
+from study.runs import COMPARISONS, RESULT
 from study.titles import read_titles, title_of
 
 RUN_COLUMNS = (
@@ -218,7 +218,7 @@ def intro(records: Sequence[Record]) -> str:
 def comparison_sections(root: Path, collection: Collection) -> list[Section]:
     """What `experiment.py interpolate` and `disagree` left under a results root."""
     sections = []
-    for file in sorted((root / COMPARISONS).glob("*/result.json")):
+    for file in sorted((root / COMPARISONS).glob(f"*/{RESULT}")):
         try:
             if not within(file, root):
                 raise ValueError("no file of this folder")

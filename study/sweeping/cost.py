@@ -25,7 +25,7 @@ from loader.sizes import Sizes, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
 from optim.trainer import Trainer
-from study.sweeping.plan import Planned
+from study.sweeping.plan import PlannedRun
 from study.sweeping.work import Work, shape_for, work_of
 
 ENOUGH = 0.3  # seconds of a step from which a larger one would take as much for each example, and of repetitions of one
@@ -41,7 +41,7 @@ class Cost:
     seconds: float
 
 
-def cost_of(run: Planned) -> Cost:
+def cost_of(run: PlannedRun) -> Cost:
     """Of a run that is not finished, by steps measured on its device.
 
     Raises:
@@ -68,13 +68,13 @@ class Reference:
     images_per_second: float
     macs: int
 
-    def cost_of(self, run: Planned) -> Cost:
+    def cost_of(self, run: PlannedRun) -> Cost:
         """Of a run that is not finished. No data file is read: the data set is taken for the published one."""
         sizes = published_sizes(run.config.data)
         work = work_of(run, sizes)
         return Cost(work, work.images / self.speed(run, sizes))
 
-    def speed(self, run: Planned, sizes: Sizes) -> float:
+    def speed(self, run: PlannedRun, sizes: Sizes) -> float:
         """Training images a second of a run."""
         if run.group == self.name:
             return self.images_per_second
@@ -82,7 +82,7 @@ class Reference:
         return min(self.images_per_second * self.macs / macs, min(run.config.train.batch_size, sizes.train) / STEP)
 
 
-def choose_reference(runs: Sequence[Planned], images_per_second: float, name: str | None) -> Reference:
+def choose_reference(runs: Sequence[PlannedRun], images_per_second: float, name: str | None) -> Reference:
     """The network that is named, or else the one with the most multiply-accumulates to train.
 
     Raises:

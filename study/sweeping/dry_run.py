@@ -11,7 +11,7 @@ from loader.main import DataConfig, fingerprint_of
 from optim.config import RunConfig
 from study.sweeping.cost import Cost, Reference, choose_reference, cost_of, makespan, threads
 from study.sweeping.executor import threads_of
-from study.sweeping.plan import Planned, plan
+from study.sweeping.plan import PlannedRun, plan
 from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.work import Work
 
@@ -58,7 +58,7 @@ def fingerprint_or_problem(problems: list[RuntimeError]) -> Callable[[DataConfig
     return fingerprint
 
 
-def state_of(run: Planned) -> str:
+def state_of(run: PlannedRun) -> str:
     if run.finished:
         return "finished"
     if run.folder.finished:
@@ -66,13 +66,13 @@ def state_of(run: Planned) -> str:
     return "interrupted" if run.begun else "to do"
 
 
-def costs_of(runs: Sequence[Planned], states: Sequence[str], estimate: Callable[[Planned], Cost]) -> list[Cost]:
+def costs_of(runs: Sequence[PlannedRun], states: Sequence[str], estimate: Callable[[PlannedRun], Cost]) -> list[Cost]:
     """What is left of each run; nothing of a finished one."""
     work = list(zip(runs, states, strict=True))
     return [Cost(Work(), 0.0) if state == "finished" else estimate(run) for run, state in tracked(work, "pricing", "runs")]
 
 
-def print_runs(runs: Sequence[Planned], states: Sequence[str], costs: Sequence[Cost]) -> None:
+def print_runs(runs: Sequence[PlannedRun], states: Sequence[str], costs: Sequence[Cost]) -> None:
     """A line for each run, with its time if there are costs, and one that counts them."""
     times = [duration(cost.seconds) for cost in costs] or [""] * len(runs)
     for run, state, time in zip(runs, states, times, strict=True):
@@ -81,7 +81,7 @@ def print_runs(runs: Sequence[Planned], states: Sequence[str], costs: Sequence[C
     print(f"\n{len(runs)} runs: {count}")
 
 
-def times(runs: Sequence[Planned], costs: Sequence[Cost], n_jobs: int) -> str:
+def times(runs: Sequence[PlannedRun], costs: Sequence[Cost], n_jobs: int) -> str:
     """How long all runs take, so many at a time and one after the other."""
     positions = {run.name: index for index, run in enumerate(runs)}
     parents = [positions[run.parent] if run.parent else None for run in runs]
@@ -90,7 +90,7 @@ def times(runs: Sequence[Planned], costs: Sequence[Cost], n_jobs: int) -> str:
     return f"about {together} with --jobs {n_jobs}, {duration(sum(seconds))} one after the other, without start-up;"
 
 
-def prices(runs: Sequence[Planned], costs: Sequence[Cost]) -> str:
+def prices(runs: Sequence[PlannedRun], costs: Sequence[Cost]) -> str:
     """A table with a line for each data set and network: images to be passed, device hours, disk."""
     groups: dict[str, list[Cost]] = {}
     for run, cost in zip(runs, costs, strict=True):

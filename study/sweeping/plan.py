@@ -33,7 +33,7 @@ ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretra
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """A run of a sweep: where it goes, and which other run of the sweep it starts from."""
 
     config: RunConfig
@@ -153,7 +153,7 @@ def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
     return replace(config, **both, metric_every=every)
 
 
-def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[Planned]:
+def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[PlannedRun]:
     """Every run once, those without a parent first; dense parents that the sweep does not name itself are among them.
 
     Args:
@@ -164,7 +164,7 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
     roots = {config.results_root for config in configs}
     if len(roots) > 1:
         raise FlagError(f"results_root: a sweep has one, not {', '.join(sorted(roots))}")
-    found: dict[str, Planned] = {}
+    found: dict[str, PlannedRun] = {}
 
     def add(config: RunConfig) -> str:  # its name
         for name in PATHS:
@@ -177,7 +177,7 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
         else:
             needed = config.mode_spec.needs_parent and not config.pretrain_model_path
             parent = add(config.dense_parent()) if needed else None
-            found[name] = Planned(config, folder, parent)
+            found[name] = PlannedRun(config, folder, parent)
         return name
 
     for config in configs:

@@ -26,7 +26,7 @@ from study.sweeping.executor import (
     LocalPool,
     failed_before,
 )
-from study.sweeping.plan import Planned, flags_named, plan, read_sweep, title_in
+from study.sweeping.plan import PlannedRun, flags_named, plan, read_sweep, title_in
 from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.waiting import display_of
 from study.titles import write_title
@@ -68,7 +68,7 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     return report_end(executor, todo, earlier, signal, away=away)
 
 
-def follow(executor: Executor, runs: Sequence[Planned]) -> str | None:
+def follow(executor: Executor, runs: Sequence[PlannedRun]) -> str | None:
     """Show what becomes of the jobs until there is nothing left to do here; the signal that ended it earlier, if one did."""
     signals = Signals()
     try:
@@ -89,7 +89,7 @@ def follow(executor: Executor, runs: Sequence[Planned]) -> str | None:
     return signals.received
 
 
-def executor_of(config: SweepConfig, runs: Sequence[Planned], root: Path) -> Executor:
+def executor_of(config: SweepConfig, runs: Sequence[PlannedRun], root: Path) -> Executor:
     """Raises FlagError: GPUs that no run uses, or none for runs that need one. RuntimeError: no SLURM here."""
     devices = {run.config.device for run in runs}
     if config.executor == "local":
@@ -105,7 +105,7 @@ def executor_of(config: SweepConfig, runs: Sequence[Planned], root: Path) -> Exe
     return SlurmQueue(config.slurm, root)
 
 
-def job_of(run: Planned, root: Path) -> Job:
+def job_of(run: PlannedRun, root: Path) -> Job:
     return Job(run.name, tuple(run.flags()), run.folder, root / "logs" / f"{run.name.replace('/', '_')}.log")
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from helper.progress import EVERY, duration
 from helper.tables import last_row
 from study.sweeping.executor import FINISHED, RUNNING, Executor
-from study.sweeping.plan import Planned
+from study.sweeping.plan import PlannedRun
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Progress:
     first_epoch: int | None = None
 
 
-def display_of(runs: Sequence[Planned], executor: Executor):
+def display_of(runs: Sequence[PlannedRun], executor: Executor):
     """Context of a function that shows the state: a live table on a terminal, a line for each change elsewhere."""
     console = Console()
     if console.is_terminal:
@@ -35,7 +35,7 @@ def display_of(runs: Sequence[Planned], executor: Executor):
 class LiveTable:
     """Counts of all runs, and a line for each running one: epoch, loss, accuracies, remaining time."""
 
-    def __init__(self, runs: Sequence[Planned], executor: Executor, console: Console) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], executor: Executor, console: Console) -> None:
         self.runs, self.executor = {run.name: run for run in runs}, executor
         self.live = Live(console=console, refresh_per_second=2)
         self.progress: dict[str, Progress] = {}
@@ -64,7 +64,7 @@ class LiveTable:
                 table.add_row(*self.row(self.runs[name]))
         return table
 
-    def row(self, run: Planned) -> list[str]:
+    def row(self, run: PlannedRun) -> list[str]:
         progress = self.progress.setdefault(run.name, Progress())
         last = last_row(run.folder.path / "history.csv")
         if not last or not last.get("epoch"):
@@ -81,7 +81,7 @@ class LiveTable:
 class Lines:
     """A line whenever a run starts or ends, and one about all of them when that has not happened for half a minute."""
 
-    def __init__(self, runs: Sequence[Planned], executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
         self.runs, self.executor, self.before = {run.name: run for run in runs}, executor, dict(executor.states)
         self.clock, self.started, self.spoken = clock, clock(), clock()
 

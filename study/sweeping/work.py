@@ -17,7 +17,7 @@ from loader.sizes import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
-from study.sweeping.plan import Planned
+from study.sweeping.plan import PlannedRun
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 105, "metrics": 225, "log": 130}  # bytes of a row
@@ -50,7 +50,7 @@ class Work:
         return self.training + self.evaluation + self.measuring
 
 
-def work_of(run: Planned, sizes: Sizes) -> Work:
+def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     """The epochs to come of a run that has begun; of a trained one, which lacks a measurement, that of its selected weights."""
     config, metrics = run.config, run.config.metrics
     if run.folder.finished:
