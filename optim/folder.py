@@ -21,7 +21,6 @@ HISTORY = [
     "seconds", "images_per_second", "peak_memory_mb",
 ]  # fmt: skip
 NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
-TIMING = ("seconds", "images_per_second", "peak_memory_mb")  # columns that differ between equal runs
 SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
 FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
 SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")

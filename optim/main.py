@@ -295,7 +295,7 @@ def write_labels(folder: RunFolder, dataset: Dataset) -> None:
 
 def draw(folder: RunFolder, config: RunConfig) -> None:
     if config.figures:
-        from helper.plotter import draw_run  # matplotlib takes a second to import
+        from helper.plotter.main import draw_run  # matplotlib takes a second to import
 
         with Task("drawing figures") as task:
             for _ in draw_run(folder.path, {name: metric.axis for name, metric in METRICS.items()}):

@@ -28,12 +28,13 @@ import numpy
 import torch
 
 import helper.metrics.spectrum
-import helper.plotter  # noqa: F401
-import optim.events  # noqa: F401
+import helper.plotter.main  # noqa: F401
+import optim.trackers.tensorboard  # noqa: F401
 import run as command_line
 from loader.main import DataConfig, load_dataset
 from optim.checkpoint import load_latest, previous
-from optim.folder import TIMING, RunFolder
+from optim.folder import RunFolder
+from tests.outcome import TIMING
 
 LIMIT = 120  # seconds after which an attempt hangs
 QUICK = (

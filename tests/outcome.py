@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+TIMING = ("seconds", "images_per_second", "peak_memory_mb")  # columns that differ between equal runs
+
 
 @dataclass(frozen=True)
 class Outcome:

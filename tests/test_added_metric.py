@@ -23,8 +23,8 @@ POWER_2 = json.dumps({"weight_power": 2})
 
 
 LABELS = """
-import helper.plotter, optim.main
-helper.plotter.save_figure = lambda figure, stem: print(stem.name, [axis.get_ylabel() for axis in figure.axes])
+import helper.plotter.main, optim.main
+helper.plotter.main.save_figure = lambda figure, stem: print(stem.name, [axis.get_ylabel() for axis in figure.axes])
 folder = optim.main.RunFolder(pathlib.Path(sys.argv[1]))
 optim.main.draw(folder, optim.main.RunConfig())
 """

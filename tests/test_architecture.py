@@ -108,7 +108,7 @@ def test_modules_and_imports_are_found():
     assert Import("helper.mask", False) in IMPORTS["helper.pruner"]
     assert imports_of(ast.parse("if TYPE_CHECKING:\n    from optim.config import RunConfig")) == [Import("optim.config", True)]
     assert imports_of(ast.parse("def f():\n    import run")) == [Import("run", False)]
-    assert layer_of("helper.schema.config") < layer_of("helper.plotter") < layer_of("helper.metrics.main") < layer_of("run")
+    assert layer_of("helper.schema.config") < layer_of("helper.tables") < layer_of("helper.metrics.main") < layer_of("run")
 
 
 def test_imports_point_down():

@@ -24,11 +24,12 @@ from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.checkpoint import load_latest, load_state, save_state
 from optim.config import TrainConfig
-from optim.folder import TIMING, RunFolder, spectrum_key, write_arrays
+from optim.folder import RunFolder, spectrum_key, write_arrays
 from optim.model import load_stored
 from optim.parallel import GlobalBatchNorm
 from optim.trainer import Trainer
 from tests.conftest import tiny_conv
+from tests.outcome import TIMING
 from tests.several import printed, start_runs, together
 
 LOCAL = {"OMP_NUM_THREADS": "1"}

@@ -6,7 +6,11 @@ import pytest
 from matplotlib.axes import Axes
 
 from helper.drawing import STYLE, save_figure
-from helper.plotter import draw_spectrum, gradients, metrics, noisy_performance, performance, snr
+from helper.plotter import spectrum
+from helper.plotter.gradients import gradients, snr
+from helper.plotter.measurements import metrics
+from helper.plotter.spectrum import draw_spectrum
+from helper.plotter.training import noisy_performance, performance
 
 EPOCHS = numpy.array([0.0, 1.0, 2.0, 3.0])
 
@@ -114,7 +118,7 @@ def arrays() -> dict[str, object]:
 
 def drawn_spectrum(arrays, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("helper.plotter.save_figure", lambda figure, stem: kept.append(figure) or save_figure(figure, stem))
+    monkeypatch.setattr(spectrum, "save_figure", lambda figure, stem: kept.append(figure) or save_figure(figure, stem))
     draw_spectrum(arrays, tmp_path / "spectrum")
     return kept[0]
 

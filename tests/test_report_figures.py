@@ -10,7 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from helper.drawing import STYLE
-from helper.plotter import gradients, performance, read_columns, snr
+from helper.plotter.columns import read_columns
+from helper.plotter.gradients import gradients, snr
+from helper.plotter.training import performance
 from helper.schema.config import unflatten
 from optim.config import RunConfig
 from scripts.made_up_runs import write_run

@@ -25,9 +25,10 @@ from helper.system.versions import ROOT
 from loader.main import load_dataset
 from optim import callbacks, main, trainer
 from optim.config import ParentConfig, RunConfig
-from optim.folder import HISTORY, TIMING
+from optim.folder import HISTORY
 from optim.model import load_run, load_stored
 from tests.conftest import shell
+from tests.outcome import TIMING
 
 SHORT = ("--figures", 0, "--n_epochs", 2, "--save_snr", 0, "--save_fisher", 0)
 

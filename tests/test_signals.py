@@ -20,10 +20,10 @@ from helper.processes.interruption import check_signals, checking_signals, inter
 from helper.system.signals import Interrupted, Signals
 from loader import archives
 from network.mlp import MLP
-from optim.folder import TIMING, RunFolder
+from optim.folder import RunFolder
 from tests import several
 from tests.chaos import differences
-from tests.outcome import Outcome, outcome
+from tests.outcome import TIMING, Outcome, outcome
 from tests.stops import signal_at
 
 FLAGS = (
@@ -106,9 +106,9 @@ def test_a_sparse_run_is_interrupted_in_its_parents_passes_and_ends_the_same(tmp
 
 
 def test_figures_are_interrupted_between_two_and_drawn_by_the_same_command(tmp_path, monkeypatch):
-    from helper import plotter
+    from helper.plotter import main as drawing
 
-    save = plotter.save
+    save = drawing.save_figure
 
     def interrupted(figure, stem):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_figures_are_interrupted_between_two_and_drawn_by_the_same_command(tmp_p
 
     flags = (*FLAGS, "--figures", 1, "--save_snr", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(plotter, "save", interrupted)
+        patch.setattr(drawing, "save_figure", interrupted)
         assert start(tmp_path, *flags).code == 75
     folder = only_run(tmp_path)
     assert not folder.finished

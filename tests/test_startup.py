@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from helper import plotter
 from helper.metrics.per_example import pull_back
+from helper.plotter.columns import TEXTS, read_columns
 from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
@@ -110,10 +110,10 @@ def test_pulled_back_cotangents_are_autograds_to_the_bit():
 def test_tables_are_read_for_figures_as_pandas_reads_them(train):
     folder = train("--n_epochs", "2", "--lr_milestones", "1", "--limit_train", "300", "--figures", "0", "--save_jacobian", "1")
     for name in ("history", "snr", "metrics"):
-        found, expected = plotter.read_columns(folder / f"{name}.csv"), pandas.read_csv(folder / f"{name}.csv")
+        found, expected = read_columns(folder / f"{name}.csv"), pandas.read_csv(folder / f"{name}.csv")
         assert list(found) == list(expected)
         for column, values in found.items():
-            if column in plotter.TEXTS:
+            if column in TEXTS:
                 assert values.tolist() == expected[column].fillna("").astype(str).tolist()
             else:
                 numpy.testing.assert_array_equal(values, expected[column].to_numpy(dtype=float))
@@ -123,10 +123,10 @@ def test_tables_are_read_for_figures_as_pandas_reads_them(train):
 def test_a_damaged_table_is_not_drawn(tmp_path, content):
     (tmp_path / "history.csv").write_text(content)
     with pytest.raises(RuntimeError, match="damaged"):
-        plotter.read_columns(tmp_path / "history.csv")
+        read_columns(tmp_path / "history.csv")
 
 
 def test_a_table_without_rows_has_nothing_to_draw(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,loss_train\n")
-    assert plotter.read_columns(tmp_path / "history.csv") == {}
-    assert plotter.read_columns(tmp_path / "none.csv") == {}
+    assert read_columns(tmp_path / "history.csv") == {}
+    assert read_columns(tmp_path / "none.csv") == {}

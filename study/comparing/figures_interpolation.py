@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from helper.drawing import BLUE, GREEN, ORANGE, PURPLE, STYLE
-from helper.plotter import SPLITS
+from helper.plotter.training import SPLITS
 from study.bias import CHOSEN, marked
 
 LINES = (BLUE, ORANGE, GREEN)  # one a path

@@ -7,7 +7,7 @@ import numpy
 from matplotlib.figure import Figure
 
 from helper.drawing import plain_log
-from helper.plotter import by_layer
+from helper.plotter.gradients import by_layer
 from study.reporting.collect import Record
 from study.reporting.pairs import side_of
 

@@ -11,8 +11,9 @@ import pytest
 
 import experiment
 from helper.system.versions import ROOT
-from optim.folder import TIMING, RunFolder
+from optim.folder import RunFolder
 from study.sweeping.slurm_options import minutes_of
+from tests.outcome import TIMING
 from tests.slurm.conftest import MAX_WAIT, eventually
 
 pytestmark = pytest.mark.slurm
