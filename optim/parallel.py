@@ -1,6 +1,6 @@
 """One network trained by several processes, each with its share of every batch."""
 
-import copy
+import types
 from typing import Any
 
 import torch
@@ -17,16 +17,18 @@ def parallel(network: nn.Module, device: torch.device, *, sync_batch_norm: bool)
 
     Args:
         network: on `device`; its parameters and buffers are shared. With one process it is returned itself.
-        sync_batch_norm: normalise by the statistics of the global batch; otherwise each process by those of its share, and
-            the first one's running statistics are kept.
+        sync_batch_norm: let its BatchNorm layers normalise by the statistics of the global batch, see `synchronise`;
+            otherwise each process does by those of its share, and the first one's running statistics are kept.
     """
     if world_size() == 1:
         return network
     if sync_batch_norm:
-        network = synchronised(network)
+        synchronise(network)
     devices = [device.index] if device.type == "cuda" else None
     replica = Replica(network).to(device)
-    return nn.parallel.DistributedDataParallel(replica, device_ids=devices, find_unused_parameters=True)
+    shared = nn.parallel.DistributedDataParallel(replica, device_ids=devices, find_unused_parameters=True)
+    shared.broadcast_buffers = not sync_batch_norm  # at every step; with global statistics they come out equal by themselves
+    return shared
 
 
 class Replica(nn.Module):
@@ -45,15 +47,15 @@ class Replica(nn.Module):
         return self.network(x)
 
 
-def synchronised(network: nn.Module) -> nn.Module:
-    """The same network with `GlobalBatchNorm` in place of BatchNorm, for training only; it shares all tensors."""
-    shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-    duplicate = copy.deepcopy(network, shared).train()
-    for module in list(duplicate.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, _BatchNorm):
-                setattr(module, name, GlobalBatchNorm(child))
-    return duplicate
+def synchronise(network: nn.Module) -> None:
+    """Let a network's BatchNorm layers, in training, normalise by the statistics of all processes' examples together.
+
+    The layers stay where they are and what they are. A copy of the network would not do: a closure in it, such as
+    `self.f = lambda x: self.norm(x)`, goes on calling the layers of the original.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.forward = types.MethodType(global_batch_norm, layer)  # a method, so that a copy calls its own layers
 
 
 class Sum(torch.autograd.Function):
@@ -68,37 +70,32 @@ class Sum(torch.autograd.Function):
         return Sum.apply(gradient)
 
 
-class GlobalBatchNorm(nn.Module):
-    """A BatchNorm layer in training that normalises by the statistics of all processes' examples taken together.
+def global_batch_norm(layer: _BatchNorm, x: Tensor) -> Tensor:
+    """A BatchNorm layer's forward pass, in training by the statistics of all processes' examples taken together.
 
     It runs on any device, takes empty shares, and can be differentiated as often as one likes, none of which
-    nn.SyncBatchNorm can.
+    nn.SyncBatchNorm can. In eval mode it is the layer's own.
     """
+    if not layer.training:
+        return type(layer).forward(layer, x)
+    given = x.dtype
+    x = x if given == torch.float64 else x.float()
+    weight = x.new_ones(x.shape[1]) if layer.weight is None else layer.weight
+    bias = x.new_zeros(x.shape[1]) if layer.bias is None else layer.bias
+    output, mean, variance, n = Normalisation.apply(x, weight, bias, layer.eps)
+    follow(layer, mean, variance * n / (n - 1))
+    return output.to(given)
 
-    def __init__(self, layer: _BatchNorm) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.statistics = [layer]  # in a list: no part of this module, so that nobody sends its buffers around
 
-    def forward(self, x: Tensor) -> Tensor:
-        (layer,), given = self.statistics, x.dtype
-        x = x if given == torch.float64 else x.float()
-        weight = x.new_ones(x.shape[1]) if self.weight is None else self.weight
-        bias = x.new_zeros(x.shape[1]) if self.bias is None else self.bias
-        output, mean, variance, n = Normalisation.apply(x, weight, bias, layer.eps)
-        self.follow(mean, variance * n / (n - 1))
-        return output.to(given)
-
-    @torch.no_grad()
-    def follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics as nn.BatchNorm does, with the unbiased variance."""
-        (layer,) = self.statistics
-        if layer.running_mean is None:
-            return
-        layer.num_batches_tracked.add_(1)
-        momentum = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
-        layer.running_mean.lerp_(mean, momentum)
-        layer.running_var.lerp_(variance, momentum)
+@torch.no_grad()
+def follow(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics as nn.BatchNorm does, with the unbiased variance."""
+    if layer.running_mean is None:
+        return
+    layer.num_batches_tracked.add_(1)
+    momentum = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean, momentum)
+    layer.running_var.lerp_(variance, momentum)
 
 
 class Normalisation(torch.autograd.Function):

@@ -88,8 +88,7 @@ class Trainer:
             end_of_graph(self.device, wait=True)
             self.train_seconds = time.perf_counter() - started
             self.sums = None if self.sums is None else sum_over_processes(self.sums)
-            if not self.config.sync_batch_norm:
-                copy_from_first(self.network.buffers())
+            copy_from_first(self.network.buffers())
             self.end_epoch(signals)
         self.emit("on_end")
 

@@ -1,5 +1,6 @@
 """Several processes train what one does, measure what one does, write what one writes, and end together."""
 
+import copy
 import csv
 import os
 import signal
@@ -17,7 +18,7 @@ from torch import nn
 from helper.processes import group, sharing
 from helper.processes.first import broadcast_from_first
 from helper.system.locks import exclusive
-from helper.system.seeds import stream
+from helper.system.seeds import global_seed, stream
 from helper.system.versions import ROOT
 from loader.archives import DataError
 from loader.main import DataConfig, load_dataset
@@ -26,7 +27,7 @@ from optim.checkpoint import load_latest, load_state, save_state
 from optim.config import TrainConfig
 from optim.folder import RunFolder, spectrum_key, write_arrays
 from optim.model import load_stored
-from optim.parallel import GlobalBatchNorm
+from optim.parallel import synchronise
 from optim.trainer import Trainer
 from tests.conftest import tiny_conv
 from tests.outcome import TIMING
@@ -81,10 +82,11 @@ def normalise_share(x: torch.Tensor, weights: torch.Tensor, share: list[slice], 
     """One process's part of a layer, its gradients, and the gradients of a gradient penalty."""
     x = x[share[group.rank()]].requires_grad_()
     layer = nn.BatchNorm2d(3, **options).double()
-    synchronised = GlobalBatchNorm(layer) if group.world_size() > 1 else layer
+    if group.world_size() > 1:
+        synchronise(layer)
     for name, parameter in layer.named_parameters():
         torch.nn.init.uniform_(parameter, generator=stream(0, name))
-    output = synchronised(x)
+    output = layer(x)
     (slope,) = torch.autograd.grad((output * weights[share[group.rank()]]).sin().sum(), x, create_graph=True)
     (slope.square().sum() + output.cos().sum()).backward()
     found = {"output": output, "slope": slope, "x": x.grad} | {n: p.grad for n, p in layer.named_parameters()}
@@ -210,6 +212,52 @@ def test_processes_train_what_one_does_to_rounding(network, options, augment):
     for weights in together(3, train_in_double, network, config, augment):  # the last batch leaves two with nothing
         for name, tensor in expected.items():
             torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-6)  # losses are in float32
+
+
+class Captured(nn.Module):
+    """Convolution, BatchNorm and Linear, where BatchNorm is called by something that a copy of the network does not rebind."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 10)
+        norm = self.norm
+        ways = {
+            "a closure over the network": lambda x: self.norm(x),
+            "a closure over the layer": lambda x, norm=norm: norm(x),
+            "a part of the layer's own": norm.__call__,
+        }
+        self.normalise = ways[way]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.normalise(self.convolution(x))).mean((2, 3)))
+
+
+def train_captured(way: str) -> dict[str, torch.Tensor]:
+    dataset = load_dataset(DataConfig(loader_name="digits", limit_train=70))
+    with global_seed(stream(0, "captured")):
+        model = InDoublePrecision(Captured(way))
+    Trainer(model, dataset, TrainConfig(n_epochs=2, batch_size=23, lr=0.02, lr_milestones="1"), seed=3, callbacks=[]).fit()
+    copied, images = copy.deepcopy(model.network.norm).eval(), torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    assert torch.equal(copied(images), model.network.norm.eval()(images))
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("way", ["a closure over the network", "a closure over the layer", "a part of the layer's own"])
+def test_batch_norm_is_global_whoever_calls_it(way):
+    """A copy of the network would call the layers of the original, each normalising by its own process's share."""
+    expected = train_captured(way)
+    for weights in together(2, train_captured, way):
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_of_a_synchronised_network_calls_its_own_layers():
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).double()
+    synchronise(network)
+    copied = copy.deepcopy(network)
+    copied(torch.randn(9, 3, generator=stream(0, "x"), dtype=torch.float64))
+    assert network[0].num_batches_tracked == 0
+    assert copied[0].num_batches_tracked == 1
 
 
 def steps_of(compiled: bool) -> list[float]:
