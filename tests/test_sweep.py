@@ -17,6 +17,7 @@ from helper.schema.config import unflatten
 from helper.system.locks import exclusive, in_use
 from helper.system.versions import ROOT
 from helper.tables import last_row
+from helper.untrusted.texts import one_line
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from study.sweeping import cost, executor
@@ -24,6 +25,7 @@ from study.sweeping.cost import makespan
 from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
 from study.sweeping.waiting import LiveTable
 from study.titles import read_titles, title_of, write_title
+from tests.outcome import outcome
 
 QUICK = "figures: 0, n_epochs: 2, save_snr: 0, save_fisher: 0, lr_milestones: 1, hidden_dims: 8"
 
@@ -188,6 +190,10 @@ def test_steps_of_another_device_are_timed_by_the_clock_on_the_wall():
         (("--jobs", 40), None, 1),
         (("--jobs", 2), "4", 4),
         (("--jobs", 8), "4", 2),
+        (("--jobs", 2), "4,2", 4),  # of nested loops the outermost
+        (("--jobs", 2), " 3 , 1", 3),
+        (("--jobs", 2), "", 8),
+        (("--jobs", 2), "99999999999999", 8),
         (("--executor", "slurm", "--slurm_time", 60, "--slurm_cpus", 6), None, 6),
         (("--executor", "slurm", "--slurm_time", 60), None, 1),
     ],
@@ -198,12 +204,23 @@ def test_steps_are_timed_with_the_threads_that_jobs_have(sweep, monkeypatch, fla
     monkeypatch.setattr(cost, "SPEEDS", {})
     monkeypatch.setattr(cost, "seconds_per_example", lambda *_: seen.append(torch.get_num_threads()) or 1.0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
+    if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     before = torch.get_num_threads()
     code, printed = sweep("grid: {random_state: 1}", "--dry_run", 1, *flags)
     assert (code, seen, torch.get_num_threads()) == (0, [expected] * 3, before)
     assert f"{expected} thread{'s' if expected > 1 else ''}" in printed
+
+
+@pytest.mark.parametrize("value", ["4,x", "0", "-2", "2.5", "four", "4,,2", "4\x1b[31m"])
+@pytest.mark.parametrize("flags", [(), ("--dry_run",)])
+def test_a_malformed_number_of_threads_is_told_in_one_line(tmp_path, monkeypatch, value, flags):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    (tmp_path / "sweep.yaml").write_text("flags: {n_epochs: 1}\ngrid: {random_state: 1}")
+    found = outcome(experiment.main, "sweep", tmp_path / "sweep.yaml", "--results_root", tmp_path / "results", *flags)
+    assert found.code == 1
+    assert f"OMP_NUM_THREADS={one_line(value)}: expected a whole number of at least 1, or several" in found.line
+    assert not list(tmp_path.glob("results/digits*"))
 
 
 def test_sweeps_refuse_wrong_flags_in_one_line(sweep):

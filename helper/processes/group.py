@@ -8,7 +8,6 @@ All processes have to call it, in the same order; whatever else a program does, 
 import contextlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from helper.system.devices import choose_device
+from helper.system.environment import whole_number
 
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -55,14 +55,19 @@ def rank() -> int:
     return dist.get_rank() if links.group is not None and not links.acting_alone else 0
 
 
+def n_launched() -> int:
+    """How many processes torchrun, or a launcher that sets the same variables, has started for this run."""
+    return whole_number("WORLD_SIZE", 1)
+
+
 def launched() -> bool:
-    """Whether this process is one of several that torchrun, or a launcher that sets the same variables, has started."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    """Whether this process is one of several."""
+    return n_launched() > 1
 
 
 def launched_rank() -> int:
     """This process's number as the launcher says it, also before the processes have joined."""
-    return int(os.environ.get("RANK", 0)) if launched() else 0
+    return whole_number("RANK", 0, low=0) if launched() else 0
 
 
 @contextlib.contextmanager

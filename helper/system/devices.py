@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from helper.system.environment import whole_number
 from helper.system.xla import xla_device
 
 
@@ -16,7 +17,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError("--device cuda: this PyTorch sees no CUDA device; check the driver, or use --device cpu")
-        index, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        index, there = whole_number("LOCAL_RANK", 0, low=0), torch.cuda.device_count()
         if index >= there:
             raise RuntimeError(f"--device cuda: process {index} of this machine has no device of its own, of {there} there are")
         return torch.device("cuda", index)

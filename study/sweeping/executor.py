@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from helper.system.devices import available_cores
+from helper.system.environment import whole_number
 from helper.system.locks import IN_USE, in_use
 from helper.system.signals import EXIT_INTERRUPTED
 from helper.system.versions import ROOT
@@ -66,6 +67,7 @@ class LocalPool:
     def __init__(self, n_jobs: int, *, n_devices: int = 0) -> None:
         self.states: dict[str, str] = {}
         self.n_jobs, self.n_devices = n_jobs, n_devices
+        self.threads = str(threads_of(n_jobs))
         self.jobs: dict[str, tuple[Job, Sequence[str]]] = {}
         self.running: dict[int, tuple[Job, subprocess.Popen]] = {}  # slot -> process
 
@@ -97,8 +99,7 @@ class LocalPool:
 
     def start(self, job: Job) -> None:
         slot = min(set(range(self.n_jobs)) - set(self.running))
-        threads = str(threads_of(self.n_jobs))
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = os.environ | {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads}
         if self.n_devices:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.n_devices)))).split(",")
             environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
@@ -134,9 +135,15 @@ class LocalPool:
 
 
 def threads_of(n_jobs: int) -> int:
-    """Threads that each of so many jobs at a time has: its share of the cores, or fewer if OMP_NUM_THREADS says so."""
+    """Threads that each of so many jobs at a time has: its share of the cores, or fewer if OMP_NUM_THREADS says so.
+
+    Of a list, one number for each level of nested loops, the outermost one's counts: PyTorch does not nest them.
+
+    Raises:
+        RuntimeError: OMP_NUM_THREADS is no such number or list.
+    """
     share = max(1, available_cores() // n_jobs)
-    return min(share, int(os.environ.get("OMP_NUM_THREADS", share)))
+    return min(share, whole_number("OMP_NUM_THREADS", share, several=True))
 
 
 def first_line(job: Job) -> str:
