@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helper.system.collector import imports_are_done
+from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals, end_at_once
 from helper.system.threads import brief_spins
 
+if __name__ == "__main__":
+    end_at_once("experiment.py")  # before the imports, which take seconds
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line.help import Usage, page_width, section
@@ -20,7 +23,6 @@ from helper.schema.config import Config, FlagError
 from helper.schema.values import near_match
 from helper.system.errors import one_line_errors
 from helper.system.logs import log_to_stderr
-from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from optim.config import RunConfig
 

@@ -5,20 +5,22 @@ import os
 import sys
 
 from helper.system.collector import imports_are_done
+from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals, end_at_once
 from helper.system.threads import brief_spins
 
+if __name__ == "__main__":
+    end_at_once("run.py")  # before the imports, which take seconds
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line.effects import without_effect
 from helper.command_line.help import Usage
 from helper.command_line.parsing import parse
 from helper.processes.first import broadcast_from_first
-from helper.processes.group import join_processes, only_first_prints, rank
+from helper.processes.group import join_processes, n_launched, only_first_prints, rank
 from helper.progress import lines_above_bars
 from helper.schema.config import FlagError
 from helper.system.errors import one_line_errors
 from helper.system.logs import log_to_stderr
-from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from optim.config import RunConfig
 from optim.main import train_run
@@ -39,16 +41,23 @@ EXIT_WRONG_FLAGS = 2
 
 
 def main(argv: list[str] | None = None) -> None:
+    with Signals() as signals:  # before anything is printed: who reads a line may ask for an end
+        run(argv, signals)
+
+
+def run(argv: list[str] | None, signals: Signals) -> None:
+    sys.excepthook = one_line_errors("run.py")
     with only_first_prints():
         line = parse(RunConfig, USAGE, argv)
         config = line.config
-        for words in without_effect(config, line.given):
+        for words in without_effect(config, line.given, n_launched()):
             print(f"run.py: {one_line(words)}", file=sys.stderr)
     log_to_stderr()
-    if not config.debug:
-        sys.excepthook = one_line_errors("run.py")
+    if config.debug:
+        sys.excepthook = sys.__excepthook__
     try:
-        with Signals() as signals, lines_above_bars(), join_processes(config.device):
+        signals.answer()  # before others wait for this process
+        with lines_above_bars(), join_processes(config.device):
             folder = train_run(broadcast_from_first(lambda: config), signals)  # one seed where each process has drawn its own
             speaks = rank() == 0
     except FlagError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from helper.progress import Task
-from helper.schema.config import Config, FlagError, flag
+from helper.schema.config import Above, Config, FlagError, flag
 from helper.schema.registry import Readers, options_of, with_options
 from helper.system.seeds import stream
 from loader import (
@@ -84,7 +84,19 @@ class WithNoise(Mapping):
         return 2 * len(self.registry)
 
 
+class WithoutNoise(WithNoise):
+    """The same data sets, of which only the plain names are told."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.registry)
+
+
 NAMES = WithNoise(DATASETS)
+
+
+def read_by_some(name: str) -> dict[str, Readers]:
+    """`when` of a flag that not all data sets read."""
+    return {"loader_name": Readers(name, WithoutNoise(DATASETS))}
 
 
 @dataclass(frozen=True)
@@ -92,19 +104,30 @@ class DataConfig(Config):
     """Data: which set, where, how much of it, and with which label noise."""
 
     loader_name: str = flag("digits", "data set; `NAME_noisy` is NAME with --train_noisy 1", short="-ln", choices=NAMES)
-    root: str = flag("data", "folder of the data files", short="-rt", identity=False)
-    filename: str = flag("var_u.mat", "file of the toy set under --root", short="-fn", identity=False)
-    download: bool = flag(True, "download what is missing", short="-dl", identity=False)
-    verify_data: bool = flag(True, "insist on the published checksums; 0 loads other files of the same layout", identity=False)
+    root: str = flag("data", "folder of the data files", short="-rt", when=read_by_some("root"), identity=False)
+    filename: str = flag(
+        "var_u.mat", "file of the toy set under --root", short="-fn", when=read_by_some("filename"), identity=False
+    )
+    download: bool = flag(True, "download what is missing", short="-dl", when=read_by_some("download"), identity=False)
+    verify_data: bool = flag(
+        True,
+        "insist on the published checksums; 0 loads other files of the same layout",
+        when=read_by_some("verify_data"),
+        identity=False,
+    )
     test_size: float = flag(
         0.2, "share held out for testing", short="-ts", low=0.01, below=1,
-        when={"loader_name": Readers("test_size", NAMES)},
+        when=read_by_some("test_size"),
     )  # fmt: skip
     limit_classes: int | None = flag(None, "use only this many classes, the first of the data set's list; default: all", low=2)
     limit_train: int | None = flag(None, "use only this many training examples, class-balanced; default: all", low=1)
     limit_test: int | None = flag(None, "use only this many test examples, class-balanced; default: all", low=1)
     val_size: float = flag(0.0, "share of the training examples held out for validation, class-balanced", low=0, below=1)
-    split_seed: int = flag(0, "seed of every split and subset")
+    split_seed: int = flag(
+        0, "seed of every split and subset",
+        when=(read_by_some("split_seed"), *({name: Above(0)} for name in ("limit_train", "limit_test", "val_size"))),
+        always_counts=True,
+    )  # fmt: skip
     augment: str = flag(
         "auto", "random crop and flip of training images; auto: for CIFAR", choices=("auto", "none", "crop_flip")
     )

@@ -1,7 +1,7 @@
 """Options, registry and builder of the networks: `build_network(NetworkConfig, input_shape, n_classes, generator)`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ class Architecture:
     build: Callable[..., nn.Module]  # (input_shape, n_classes, *, the flags that it reads)
     label: str | None = None  # with flags in braces, as run folders are named; default: the name, and flags that are changed
     revision: int = 1  # raised when the name comes to mean another network: runs of the former one are then other runs
+    batch_norm: bool = True  # whether such networks have BatchNorm layers
 
     @property
     def functions(self) -> tuple[Callable, ...]:
@@ -48,15 +49,28 @@ def build_lenet(input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Architecture | Callable] = {
-    "mlp": Architecture(build_mlp, "mlp-{hidden_dims}"),
+    "mlp": Architecture(build_mlp, "mlp-{hidden_dims}", batch_norm=False),
     "resnet": Architecture(build_resnet, "resnet{depth}x{widen_factor}", revision=2),
-    "mnist_lenet": Architecture(build_lenet, revision=2),
+    "mnist_lenet": Architecture(build_lenet, revision=2, batch_norm=False),
 }
 
 
 def read_by_some(name: str) -> dict[str, Readers]:
     """`when` of a flag that not all networks read."""
     return {"net_name": Readers(name, NETWORKS)}
+
+
+class WithBatchNorm(Collection):
+    """The words of NETWORKS whose networks have, or may have, BatchNorm layers, for `when`."""
+
+    def __contains__(self, word: object) -> bool:
+        return word in NETWORKS and getattr(NETWORKS[word], "batch_norm", True)
+
+    def __iter__(self) -> Iterator[str]:
+        return (word for word in NETWORKS if word in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)

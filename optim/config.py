@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
 from helper.pruner import SCORES
-from helper.schema.config import Config, FlagError, flag, flatten, replace
+from helper.schema.config import PROCESSES, Above, Config, FlagError, flag, flatten, replace
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
-from network.main import NetworkConfig
+from network.main import NetworkConfig, WithBatchNorm
 from optim.modes import MODES, REWINDING, WITH_MASK, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
 from optim.regularizer import REGULARIZERS
@@ -74,8 +74,9 @@ class TrainConfig(Config):
     )  # fmt: skip
     precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
     sync_batch_norm: bool = flag(
-        True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share"
-    )
+        True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share",
+        when={"net_name": WithBatchNorm(), PROCESSES: Above(1)}, always_counts=True,
+    )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     train_eval: str = flag(
         "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",

@@ -13,7 +13,7 @@ from helper.mask import Mask
 from helper.metrics.main import METRICS
 from helper.processes.first import broadcast_from_first, call_in_first_then_others
 from helper.processes.group import connection_lost, world_size
-from helper.processes.interruption import interruptible
+from helper.processes.interruption import check_signals, interruptible
 from helper.progress import Task, tracked
 from helper.schema.config import FlagError
 from helper.system.devices import choose_device
@@ -64,6 +64,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         tracker.check()
     keep_freed_memory()
     with interruptible(signals):
+        check_signals()
         dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)

@@ -13,14 +13,17 @@ case ${1:-} in
     *) echo "paper.sh: error: $1: say small, or nothing for the paper's scale" >&2 && exit 2 ;;
 esac
 root=${ROOT:-data}
-flags+=(--results_root "$results" --jobs "${JOBS:-2}" --verify_data "${VERIFY_DATA:-1}")
+flags+=(--results_root "$results" --jobs "${JOBS:-2}")
 [ -z "${DEVICE:-}" ] || flags+=(--device "$DEVICE")
 
 for name in figure1 figure4 figure11 figure3 fair_budget; do
-    place=$root
-    [ "$name" = figure3 ] && [ -e "$root/toy/var_u.mat" ] && place=$root/toy
+    data=(--root "$root" --verify_data "${VERIFY_DATA:-1}")
+    case $name:${1:-} in
+        figure3:*) [ ! -e "$root/toy/var_u.mat" ] && data=() || data=(--root "$root/toy") ;; # generated where there is no file
+        figure11:small) data=() ;;                                                           # digits need no file
+    esac
     echo "$name"
-    "$PYTHON" experiment.py sweep "$sweeps/$name.yaml" --root "$place" "${flags[@]}"
+    "$PYTHON" experiment.py sweep "$sweeps/$name.yaml" "${data[@]}" "${flags[@]}"
 done
 run() { echo "$results"/cifar100/*/"$1/l1-$2-lr"*"-e$epochs-s1-"*; }
 "$PYTHON" experiment.py interpolate "$(run sparse-scratch 0.9)" "$(run sparse-finetune 0.9)"

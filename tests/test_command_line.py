@@ -1,5 +1,6 @@
 """--help of every command, and where the flags that were given stand."""
 
+import contextlib
 import re
 import shlex
 
@@ -171,6 +172,17 @@ IDLE = [
     ("-fd exact -mt 3", "--monte_carlo_trials 3 has no effect with --fisher_method exact"),
     ("-fd vmap --metric_rtol 0.1", "--metric_rtol 0.1 has no effect with --fisher_method vmap"),
     ("--save_snr 0 --snr_mode online", "--snr_mode online has no effect with --save_snr 0"),
+    ("--root x", "--root x has no effect with --loader_name digits; it acts with --loader_name toy, mnist, fmnist, cifar10 or"),
+    ("-ln digits_noisy -rt x", "--root x has no effect with --loader_name digits_noisy"),
+    ("-ln mnist -fn x.mat", "--filename x.mat has no effect with --loader_name mnist; it acts with --loader_name toy"),
+    ("-ln toy --download 0", "--download 0 has no effect with --loader_name toy"),
+    ("--verify_data 0", "--verify_data 0 has no effect with --loader_name digits"),
+    ("-ln mnist --split_seed 3",
+     "--split_seed 3 has no effect with --loader_name mnist, --limit_train none, --limit_test none, --val_size 0.0; it acts "
+     "with --loader_name digits or toy, --limit_train above 0, --limit_test above 0 or --val_size above 0"),
+    ("-nt resnet --sync_batch_norm 0",
+     "--sync_batch_norm 0 has no effect with one process; it acts with --net_name resnet and with several processes"),
+    ("--sync_batch_norm 0", "--sync_batch_norm 0 has no effect with --net_name mlp, one process; it acts with"),
 ]  # fmt: skip
 
 
@@ -190,7 +202,9 @@ def test_a_flag_that_was_given_in_vain_is_told_once(words, expected):
      "-sf 0 --save_spectrum --spectrum_k 3 --spectrum_matrix hessian -ms 10 --metric_params all", "-fd vmap -mt 3 -ms 5",
      "--save_jacobian_top -sf 0 --jacobian_output probabilities --metric_rtol 0.1", "-nt resnet -dp 20 -wf 2 -ln mnist",
      "-rp jacobian -rw 0.5", "--lr_schedule exponential --lr_gamma 0.9", "--test_size 0.3", "-dv tpu",
-     "--save_snr --snr_mode online"],
+     "--save_snr --snr_mode online", "-ln toy -rt x -fn y.mat --split_seed 1", "-ln cifar100_noisy -rt x -dl 0 --verify_data 0",
+     "--split_seed 1", "-ln mnist --split_seed 1 --limit_train 9", "-ln fmnist --split_seed 1 --limit_test 9",
+     "-ln cifar10 --split_seed 1 --val_size 0.1"],
 )  # fmt: skip
 def test_a_flag_that_acts_is_not_told(words):
     line = parse(RunConfig, command_line.USAGE, words.split())
@@ -206,6 +220,37 @@ BASES = (
 )  # fmt: skip
 
 
+def test_several_processes_give_an_effect_to_what_they_share():
+    line = parse(RunConfig, command_line.USAGE, ["--sync_batch_norm", "0", "-nt", "resnet"])
+    assert without_effect(line.config, line.given, 2) == []
+    line = parse(RunConfig, command_line.USAGE, ["--sync_batch_norm", "0"])
+    (told,) = without_effect(line.config, line.given, 2)
+    assert told.startswith("--sync_batch_norm 0 has no effect with --net_name mlp; it acts with")
+    assert without_effect_in([line.config, replace(line.config, net_name="resnet")], line.given, 2) == []
+
+
+def test_a_run_of_several_processes_knows_of_them(monkeypatch):
+    monkeypatch.setattr(command_line, "train_run", lambda config, signals: "the folder")
+    monkeypatch.setattr(command_line, "join_processes", lambda device: contextlib.nullcontext())
+    words = ("-nt", "resnet", "-ln", "mnist", "--sync_batch_norm", 0)
+    assert "--sync_batch_norm 0 has no effect" in outcome(command_line.main, *words).err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert outcome(command_line.main, *words).err == ""
+
+
+ALWAYS = {"split_seed": {"loader_name": "cifar10"}, "sync_batch_norm": {}}
+
+
+@pytest.mark.parametrize(("name", "base"), ALWAYS.items())
+def test_what_has_always_counted_goes_on_counting_where_it_is_told_to_be_without_effect(name, base):
+    """Or a run that is there would be found no more."""
+    config = unflatten(RunConfig, base)
+    other = replace(config, **{name: int(not flatten(config)[name])})
+    assert without_effect(other, {name}) != []
+    assert run_identity(other, None) == run_identity(config, None) | {name: flatten(other)[name]}
+    assert [n for n, f in all_flags(RunConfig).items() if f.metadata["flag"].always_counts] == list(ALWAYS)
+
+
 def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_measurement():
     """Of every flag with conditions, in configurations that do not meet them."""
     told = set()
@@ -218,7 +263,7 @@ def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_meas
                 others = [choice for choice in spec.choices or () if choice != flatten(config)[name]]
                 value = others[-1] if others else OTHERS[value_type(cls, field)[0]]
                 other = config if name in apart else replace(config, **{name: value})
-                assert run_identity(other, None) == run_identity(config, None), name
+                assert spec.always_counts or run_identity(other, None) == run_identity(config, None), name
                 assert other.metrics.wanted() == config.metrics.wanted()
                 for metric in config.metrics.wanted():
                     assert metric.settings(other.metrics) == metric.settings(config.metrics), name

@@ -22,7 +22,7 @@ from loader.label_noise import METHODS
 from loader.main import DATASETS, DataConfig, Loader, Published, load_dataset
 from loader.sizes import Sizes, published_sizes
 from loader.splits import balanced_rows
-from network.main import NETWORKS, NetworkConfig
+from network.main import NETWORKS, NetworkConfig, build_network
 from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
 from optim.optimizers import OPTIMIZERS, tensors_kept
@@ -194,7 +194,10 @@ def tied(cls: type[Config], word: str) -> set[str]:
 
 
 READ = {  # the flags of each registry that only some of its entries read, entry by entry
-    "data set": {"digits": {"test_size"}, "toy": {"test_size"}, "mnist": (), "fmnist": (), "cifar10": (), "cifar100": ()},
+    "data set": {
+        "digits": {"test_size", "split_seed"}, "toy": {"test_size", "split_seed", "root", "filename"},
+        **dict.fromkeys(("mnist", "fmnist", "cifar10", "cifar100"), ("root", "download", "verify_data")),
+    },
     "network": {"mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "mnist_lenet": ()},
     "schedule": {"stepwise": {"lr_milestones", "lr_gamma"}, "exponential": {"lr_gamma"}, "cosine": (), "constant": ()},
     "optimiser": {"sgd": {"momentum", "nesterov"}, "adam": ()},
@@ -216,6 +219,18 @@ def test_the_flags_that_count_with_an_entry_are_those_that_it_reads(kind):
             if any(entry in condition[word] for condition in flags[name].metadata["flag"].when if word in condition)
         }  # fmt: skip
     assert found == {entry: set(names) for entry, names in READ[kind].items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_says_whether_it_has_batch_norm(name):
+    network = build_network(NetworkConfig(net_name=name), (1, 8, 8), 10, stream(0, "init"))
+    assert NETWORKS[name].batch_norm == any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def test_an_added_network_that_says_nothing_may_have_batch_norm(parts):
+    words = all_flags(TrainConfig)["sync_batch_norm"].metadata["flag"].when[0]["net_name"]
+    assert list(words) == ["resnet", "plain"]
+    assert len(words) == 2
 
 
 def test_every_flag_that_an_entry_reads_is_one_and_every_tie_names_its_own_flag():

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helper.schema.config import Config, Flag, flag_fields, parts, value_type
+from helper.schema.config import PROCESSES, Above, Config, Flag, flag_fields, parts, value_type
 
 INDENT = 26  # of the help texts
 VALUES = {bool: "1|0", int: "N", float: "X", str: "WORD"}
@@ -111,12 +111,19 @@ def explained(each: dataclasses.Field) -> str:
 def needs(spec: Flag) -> str:
     """`with --mode dense and without --debug`: the other flags with which one acts; alternatives with `or` between."""
     if all(len(each) == 1 and None not in values for each in spec.when for values in each.values()):
-        return f"with {either([f'--{name} {alternatives(values)}' for each in spec.when for name, values in each.items()])}"
+        return f"with {either([wanted(name, values) for each in spec.when for name, values in each.items()])}"
     return "; or ".join(" and ".join(condition(name, values) for name, values in each.items()) for each in spec.when)
 
 
-def condition(name: str, values: Sequence[Any]) -> str:
-    return f"without --{name}" if tuple(values) == (None,) else f"with --{name} {alternatives(values)}"
+def condition(name: str, values: Collection[Any] | Above) -> str:
+    return f"without --{name}" if values == (None,) else f"with {wanted(name, values)}"
+
+
+def wanted(name: str, values: Collection[Any] | Above) -> str:
+    """`--mode dense or lottery`, `--val_size above 0`, `several processes`."""
+    if name == PROCESSES:
+        return "several processes"
+    return f"--{name} {f'above {values.bound:g}' if isinstance(values, Above) else alternatives(values)}"
 
 
 def alternatives(values: Collection[Any]) -> str:

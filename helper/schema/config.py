@@ -25,6 +25,17 @@ class FlagError(ValueError):
     """A flag has a wrong value or contradicts another; the message names the flag."""
 
 
+@dataclass(frozen=True)
+class Above:
+    """Numbers above a bound, for `when`; None, which leaves a flag at what it does by itself, is not among them."""
+
+    bound: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, (int, float)) and value > self.bound
+
+
+PROCESSES = "processes"  # in `when` beside flags: how many train the run together
 Condition = dict[str, Container]  # {other flag: values of it}
 
 
@@ -42,6 +53,7 @@ class Flag:
     below: float | None
     when: tuple[Condition, ...]
     identity: bool
+    always_counts: bool
 
     def acts(self, flat: dict[str, Any]) -> bool:
         """Whether the flag has any effect beside these values of all flags."""
@@ -61,6 +73,7 @@ def flag(
     below: float | None = None,
     when: Condition | Sequence[Condition] = (),
     identity: bool = True,
+    always_counts: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -72,9 +85,10 @@ def flag(
         when: {other flag: values of it} with which this flag has any effect, or several such mappings, one of which is
             enough; otherwise it does not count in `identity`, and one who gives it is told.
         identity: whether it changes the trained weights.
+        always_counts: in `identity` also where it has no effect; whoever gives it there is told all the same.
     """
     conditions = (when,) if isinstance(when, dict) else tuple(when) or ({},)
-    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity)
+    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity, always_counts)
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 
@@ -219,8 +233,13 @@ def identity(config: Config) -> dict[str, Any]:
     return {
         name: flat[name]
         for name, field in all_flags(type(config)).items()
-        if field.metadata["flag"].identity and flat[name] != field.default and field.metadata["flag"].acts(flat)
+        if flat[name] != field.default and counts(field.metadata["flag"], flat)
     }
+
+
+def counts(spec: Flag, flat: dict[str, Any]) -> bool:
+    """Whether a flag's value tells one run from another beside these values of all flags."""
+    return spec.identity and (spec.always_counts or spec.acts(flat))
 
 
 def digest(payload: dict[str, Any]) -> str:

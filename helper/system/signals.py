@@ -1,9 +1,13 @@
 """Signals that ask for an orderly end; `helper.processes.interruption` answers them between the parts of long work."""
 
+import contextlib
+import os
 import signal
 from types import FrameType
 
 EXIT_INTERRUPTED = 75  # of a process that did as it was asked: the same command goes on
+STDERR = 2  # its descriptor: a handler may not use a stream that it has interrupted
+GOES_ON = "the same command goes on from there"
 
 
 class Interrupted(Exception):
@@ -38,6 +42,11 @@ class Signals:
         if self.at_once:
             raise self.interruption()
 
+    def answer(self) -> None:
+        """Raise Interrupted if an end has been asked for. One of several processes that have joined: `check_signals`."""
+        if self.received:
+            raise self.interruption()
+
     def interruption(self, where: str = "") -> Interrupted:
         """What ends the work.
 
@@ -45,7 +54,23 @@ class Signals:
             where: words that follow `stopped`.
         """
         asked = self.received or "another process was asked to end"
-        return Interrupted(f"{asked}: stopped{where}; the same command goes on from there")
+        return Interrupted(f"{asked}: stopped{where}; {GOES_ON}")
+
+
+def end_at_once(prog: str) -> None:
+    """From now on each of the signals ends the process where it is, with its line: for what has begun nothing yet.
+
+    No exception: one that is raised inside of an import may be taken for a library that is missing.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+            with contextlib.suppress(OSError):  # nobody listens any more
+                os.write(STDERR, f"{prog}: {signal.Signals(number).name}: stopped; {GOES_ON}\n".encode())
+        os._exit(EXIT_INTERRUPTED)
+
+    for number in Signals.WATCHED:
+        signal.signal(number, end)
 
 
 def usual_signals() -> None:

@@ -238,7 +238,7 @@ class SlurmQueue:
             self.tasks[name], self.ids[name] = Task(submission, index), submission.task_id(index)
 
     def task_of(self, job: Job) -> RunTask:
-        processes = max(1, self.config.slurm_gpus)
+        processes = self.config.n_processes
         grace = GRACE * self.config.slurm_signal_delay
         return RunTask(tuple(launch_line(job.command, processes)), str(job.log.resolve()), processes, grace, IN_USE)
 

@@ -99,6 +99,11 @@ class SlurmConfig(Config):
             raise FlagError(f"--slurm_signal_delay {self.slurm_signal_delay}: must be below --slurm_time {self.slurm_time}")
 
     @property
+    def n_processes(self) -> int:
+        """That train a run together."""
+        return max(1, self.slurm_gpus)
+
+    @property
     def asks_for_gpus(self) -> bool:
         return bool(self.slurm_gpus) or any(name.startswith(("gres", "gpus")) for name in options_of(self.slurm_options or ""))
 

@@ -12,7 +12,7 @@ from helper.command_line.effects import without_effect_in
 from helper.processes.interruption import check_signals, interruptible
 from helper.progress import Task
 from helper.schema.config import FlagError
-from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals
+from helper.system.signals import EXIT_INTERRUPTED, GOES_ON, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from study.sweeping.dry_run import dry_run
 from study.sweeping.executor import (
@@ -42,7 +42,8 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     of_file = {Path(file): read_sweep(Path(file), given) for file in files}
     titles = {file: title_in(file) for file in of_file}
     configs = [run for runs in of_file.values() for run in runs]
-    for words in without_effect_in(configs, {*given, *(name for file in of_file for name in flags_named(file))}):
+    named = {*given, *(name for file in of_file for name in flags_named(file))}
+    for words in without_effect_in(configs, named, config.slurm.n_processes):
         print(f"experiment.py: {one_line(words)}", file=sys.stderr)
     if config.dry_run:
         dry_run(config, configs)
@@ -132,6 +133,6 @@ def report_end(
     if away and not count[INTERRUPTED]:
         return 0
     if count[INTERRUPTED] + count[QUEUED] + count[RUNNING]:
-        print(f"experiment.py: {signal or 'a run was stopped'}; the same command goes on from there", file=sys.stderr)
+        print(f"experiment.py: {signal or 'a run was stopped'}; {GOES_ON}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
