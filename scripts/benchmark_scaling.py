@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.metrics.fisher import every_label, fisher_trace, spectral_cotangents
+from helper.metrics.cotangents import every_label, spectral_cotangents
+from helper.metrics.fisher import fisher_trace
 from helper.metrics.snr import GradientMoments
 from helper.metrics.subject import Subject, signs
 from helper.pruner import prune

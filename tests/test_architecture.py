@@ -29,11 +29,9 @@ UPWARD = {("helper.macs", "helper.metrics.operations"), ("helper.macs", "helper.
 FOR_TYPES_ONLY = {"optim.trainer"}
 IN_CIRCLES = {"optim.trainer", "optim.callbacks"}
 LONG_FILES = {
-    "helper.metrics.fisher", "helper.metrics.per_example", "optim.callbacks", "optim.main",
-    "study.reporting.collect", "study.reporting.figures",
+    "optim.callbacks", "optim.main", "study.reporting.collect", "study.reporting.figures",
 }  # fmt: skip
 LONG_FUNCTIONS = {
-    "helper.metrics.fisher.fisher_trace", "helper.metrics.hessian.hessian_trace", "helper.metrics.jacobian.jacobian_norm",
     "helper.metrics.spectrum.active_operator", "helper.metrics.spectrum.spectrum", "scripts.made_up_runs.write_run",
 }  # fmt: skip
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from helper.metrics import per_example
-from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace, sampled_labels, spectral_cotangents
+from helper.metrics import layer_sums
+from helper.metrics.cotangents import sampled_labels, spectral_cotangents
+from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace
 from helper.metrics.parameters import counted_parameters
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
 from helper.metrics.subject import Subject, signs
@@ -182,7 +183,7 @@ def test_hooks_give_the_norms_of_whole_gradients(name, masked):
 
 def test_norms_of_many_channels_are_taken_from_gram_matrices(monkeypatch):
     used = []
-    monkeypatch.setattr(per_example, "gram_squares", lambda *args: used.append(1) or torch.ones(len(args[1])))
+    monkeypatch.setattr(layer_sums, "gram_squares", lambda *args: used.append(1) or torch.ones(len(args[1])))
     for name in ("many channels on few pixels", "many channels with a stride", "oblong kernel"):
         fisher(prepared(LAYERS[name]), batch()[0], method="exact")
         assert bool(used) == name.startswith("many")

@@ -11,8 +11,9 @@ from helper.interval import half_interval
 from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, stratified, two_stage_mean, weighted_mean, with_total
 from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
+from helper.metrics.importance import importance_mean, planned_draws
 from helper.metrics.jacobian import jacobian_norm
-from helper.metrics.sampling import Budget, importance_mean, planned, planned_draws, sample_groups, sample_mean
+from helper.metrics.sampling import Budget, SimpleSample, sample_groups, sample_mean
 from helper.metrics.scores import LayerInputs, outlying
 from helper.metrics.softmax import total_variance
 from helper.metrics.spectrum import spectrum
@@ -92,11 +93,18 @@ def test_strata_are_weighted_by_their_sizes():
     )
 
 
+def planned(across: float, within: float, target: float, population: int, limit: int, *, probes: int | None) -> tuple[int, int]:
+    """(examples, probes of each) that reach a target, for a budget of `limit` examples and so many probes, None: any number."""
+    return SimpleSample(torch.zeros, population, Budget(0.05, limit, probes), stream(0, "plan"), exact=False).plan(
+        across, within, target
+    )
+
+
 def test_plans_reach_their_target():
     """Both formulas solved: the squared error that a plan will have, by the formulas of the estimates."""
     for population in (300, 10**6):
         for target in (1e-2, 1e-4, 1e-6):
-            n, k = planned(2.0, 3.0, target, population, population, 2, fixed=False)
+            n, k = planned(2.0, 3.0, target, population, population, probes=None)
             error = (2 + 3 / k) / n - 2 / population
             assert 0.5 * target < error <= target * (1 + 1e-9) or (n, k) == (population, 2) or n * k >= 10**6
     for rtol in (0.05, 0.01):
@@ -108,14 +116,14 @@ def test_plans_reach_their_target():
 
 
 def test_where_every_example_is_measured_each_is_probed_as_often_as_the_target_asks():
-    assert planned(2.0, 3.0, 1e-2, 300, 300, 2, fixed=False) == (210, 2)  # 3.5 / (0.01 + 2 / 300)
-    assert planned(2.0, 3.0, 1e-4, 300, 300, 2, fixed=False) == (
+    assert planned(2.0, 3.0, 1e-2, 300, 300, probes=None) == (210, 2)  # 3.5 / (0.01 + 2 / 300)
+    assert planned(2.0, 3.0, 1e-4, 300, 300, probes=None) == (
         300,
         100,
     )  # 3 / 1e-4 draws, the spread between examples is gone
-    assert planned(2.0, 3.0, 1e-9, 300, 300, 2, fixed=False) == (300, 3334)  # a million draws at most
-    assert planned(2.0, 3.0, 1e-4, 300, 300, 2, fixed=True) == (300, 2)
-    assert planned(2.0, 3.0, 1e-4, 300, 200, 2, fixed=False) == (200, 2)
+    assert planned(2.0, 3.0, 1e-9, 300, 300, probes=None) == (300, 3334)  # a million draws at most
+    assert planned(2.0, 3.0, 1e-4, 300, 300, probes=2) == (300, 2)
+    assert planned(2.0, 3.0, 1e-4, 300, 200, probes=None) == (200, 2)
 
 
 def test_a_simple_random_sample_is_as_large_as_its_pilot_asks_with_a_margin():

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from helper.metrics.cotangents import every_label, sampled_labels, spectral_cotangents
 from helper.metrics.evaluation import evaluate
-from helper.metrics.fisher import every_label, fisher_trace, sampled_labels, spectral_cotangents
+from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.softmax import cross_entropies, probabilities, residuals, total_variance

@@ -4,13 +4,15 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, two_stage_mean, with_total
 from helper.metrics.fisher import spectral_mean
+from helper.metrics.options import ParameterOptions
 from helper.metrics.parameters import active, one_of
 from helper.metrics.products import choose_products
 from helper.metrics.sampling import Budget, finite, sample_groups, sample_mean
@@ -26,22 +28,30 @@ PRODUCT_COPIES = (10.0, 8.0)  # of activations and parameters that an example ta
 LIBRARY_PRODUCTS = {"pyhessian": 5, "eigenthings": 15}  # Hessian-vector products for each batch; Hutch++ takes thirds
 
 
+@dataclass(frozen=True)
+class HessianOptions(ParameterOptions):
+    """Which estimator of the Hessian trace, or of a part of it.
+
+    method: `gauss_newton` measures Tr G and refuses a network where that is not Tr H; `hutchinson` v^T H v with
+        independent signs v for every example (forward over reverse); `auto` the first where it holds, else the second,
+        as the estimate says; `pyhessian` Hutchinson and `eigenthings` Hutch++ with probes shared by a batch.
+    term: `hessian`, or `residual` for Tr R alone (`auto` and `hutchinson` only; 0 without a draw where `auto` knows it).
+    rtol: not for the libraries, nor for `residual`, which may be 0.
+    n_probes: in the libraries products for each batch.
+    """
+
+    method: str = "auto"
+    term: str = "hessian"
+
+
 def hessian_trace(
     network: nn.Module,
     inputs: Examples,
     labels: Tensor,
     mask=None,
     *,
-    method: str = "auto",
-    term: str = "hessian",
-    rtol: float = 0.05,
-    max_samples: int | None = None,
-    n_probes: int | None = None,
-    params: str = "layers",
-    batch_size: int | None = None,
-    memory_mb: float = 1000,
-    progress: bool = False,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Estimate:
     """Trace of the Hessian of the mean cross-entropy over the active parameters.
 
@@ -52,17 +62,8 @@ def hessian_trace(
         network: maps (N, ...) inputs to (N, C) logits; measured in eval mode, left as it was.
         inputs, labels: (N, ...) examples and (N,) classes that the mean is about, tensors or arrays.
         mask: parameter name -> bool tensor of the parameter's shape; pruned coordinates do not count.
-        method: `gauss_newton` measures Tr G and refuses a network where that is not Tr H; `hutchinson` v^T H v with
-            independent signs v for every example (forward over reverse); `auto` the first where it holds, else the second,
-            as the estimate says; `pyhessian` Hutchinson and `eigenthings` Hutch++ with probes shared by a batch.
-        term: `hessian`, or `residual` for Tr R alone (`auto` and `hutchinson` only; 0 without a draw where `auto` knows it).
-        rtol: relative standard error asked for; not for the libraries, nor for `residual`, which may be 0.
-        max_samples: most examples; default: all.
-        n_probes: probes for each example; products for each batch in the libraries.
-        params: `layers` (every weight and bias but those of normalisations), `weights` (without biases) or `all`.
-        batch_size, memory_mb: bounds on what is computed at once.
-        progress: show how far it is: a bar on a terminal, else a log line every half a minute.
         generator: of the draws; default: one seeded with 0, so that the same call gives the same number.
+        options: fields of `HessianOptions`.
     Returns:
         Estimate in nats per squared parameter unit; its by_layer traces sum to the value (`eigenthings` gives none),
         left_out says what was not counted.
@@ -70,26 +71,28 @@ def hessian_trace(
         ValueError: fewer than 2 examples, values that are not finite, a `gauss_newton` that is not the Hessian's.
     Source: Ye et al. 2022, eq. 2.1; Hutchinson 1989; Schraudolph 2002; Meyer et al. 2021 for Hutch++.
     """
-    started = time.perf_counter()
-    subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
+    started, options = time.perf_counter(), HessianOptions(**options)
+    subject = options.subject(network, inputs, mask, options.params)
     labels, generator = subject.checked_labels(labels), own_generator(generator)
-    chosen, why = choose_method(method, term, subject.seen.curved)
-    layers = list(subject.layers)
+    chosen, why = choose_method(options.method, options.term, subject.seen.curved)
     with subject.measuring():
-        if chosen == "zero":
-            nothing = torch.zeros(1 + len(layers), dtype=torch.float64)
-            sampled = Sampled(Mean(nothing, nothing, math.inf, 0.0), len(inputs), "no draw needed")
-        elif chosen == "gauss_newton":
-            sampled = spectral_mean(subject, Budget(rtol, max_samples, n_probes), generator)
-        elif chosen == "hutchinson":
-            precision = rtol if term == "hessian" else 0
-            sampled = hutchinson_mean(subject, labels, term, Budget(precision, max_samples, n_probes), generator)
-        else:
-            budget = Budget(0, max_samples, n_probes)
-            sampled = library_mean(subject, labels, chosen, budget, generator)
-            layers = layers if chosen == "pyhessian" else []
+        sampled = hessian_mean(subject, labels, chosen, options, generator)
+    layers = [] if chosen == "eigenthings" else list(subject.layers)
     found = estimate_of(sampled, layers, f"{chosen}{why}", time.perf_counter() - started)
     return replace(found, left_out=subject.left_out)
+
+
+def hessian_mean(subject: Subject, labels: Tensor, chosen: str, options: HessianOptions, generator: torch.Generator) -> Sampled:
+    """By the estimator that `choose_method` has chosen."""
+    if chosen == "zero":
+        nothing = torch.zeros(1 + len(subject.layers), dtype=torch.float64)
+        return Sampled(Mean(nothing, nothing, math.inf, 0.0), len(subject.inputs), "no draw needed")
+    if chosen == "gauss_newton":
+        return spectral_mean(subject, options.budget, generator)
+    if chosen == "hutchinson":
+        budget = options.budget if options.term == "hessian" else options.budget_of_all
+        return hutchinson_mean(subject, labels, options.term, budget, generator)
+    return library_mean(subject, labels, chosen, options.budget_of_all, generator)
 
 
 def choose_method(method: str, term: str, curved: str | None) -> tuple[str, str]:

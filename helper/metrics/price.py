@@ -2,7 +2,8 @@
 
 import math
 
-from helper.metrics.sampling import DRAW_COST, LEAST_DRAWS, MARGIN, PILOT, SCORED_PER_DRAW, Budget
+from helper.metrics.importance import DRAW_COST, SCORED_PER_DRAW
+from helper.metrics.sampling import LEAST_DRAWS, MARGIN, PILOT, Budget
 
 FORWARD = 1 / 3  # of a training step: one of its three products of every layer
 PRODUCT = 2  # training steps that a product of the Hessian with a vector takes

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from helper.metrics.parameters import active
-from helper.metrics.sampling import OUTLYING
 from helper.metrics.subject import AT_ONCE, Subject
 
 LARGEST_SCAN = 1 << 32  # bytes of inputs that are looked through for outlying ones
+OUTLYING = 10  # squared norms of an input, in medians, from which an example is scored for sure
 RAREST = 50  # outlying examples are at most one in so many
 
 

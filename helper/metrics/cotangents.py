@@ -1,0 +1,58 @@
+"""Cotangents of logits: z with E z z^T = S = diag(p) - p p^T, of which ||J^T z||^2 has the Fisher trace as its mean."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from helper.metrics.sampling import LEAST_DRAWS, Budget
+from helper.metrics.softmax import probabilities, residuals
+
+LIKELY = 15  # classes that an eigendecomposition tells apart
+LABEL_DRAWS = 5  # of each example, where n_probes does not say
+
+
+def spectral_cotangents(logits: Tensor, e: Tensor) -> Tensor:
+    """(k, n, C) z in float64 with E z z^T = S, from (n, C) logits and (n, k, C + 1) signs e.
+
+    Over the eigenpairs of S the noise is least, but their C x C matrices take longer than the network's gradient. So the
+    likeliest classes and all others taken as one are treated in this way, and the variance among the others, which is
+    small where the network is sure of anything, by columns sqrt(r_c) (e_c - r) with r = p(class | one of the others).
+    On a trained network with 100 classes this has 1.003 times the noise.
+    """
+    n_likely = min(LIKELY, logits.shape[1])
+    ranked, order = logits.double().sort(1, descending=True)
+    p, others_than = probabilities(ranked)
+    r = ranked[:, n_likely:].softmax(1)[:, None]
+    rest = p[:, n_likely:].sum(1, keepdim=True)
+    coarse = torch.cat([p[:, :n_likely], rest], 1)
+    without = torch.cat([others_than[:, :n_likely], p[:, :n_likely].sum(1, keepdim=True)], 1)
+    pairs = -coarse[:, :, None] * coarse[:, None]
+    values, vectors = torch.linalg.eigh(pairs.diagonal_scatter(coarse * without, dim1=1, dim2=2))
+    vectors = vectors * torch.where(vectors[:, :1] < 0, -1.0, 1.0)  # else rounding decides on their signs, and so on the draw
+    e = e.to(p)
+    z = (e[:, :, : n_likely + 1] * values.clamp(min=0).sqrt()[:, None]) @ vectors.transpose(1, 2)
+    spread = r.sqrt() * e[:, :, n_likely + 1 :]
+    others = r * z[:, :, -1:] + rest.sqrt()[:, None] * (spread - r * spread.sum(2, keepdim=True))
+    z = torch.cat([z[:, :, :-1], others], 2)
+    return torch.empty_like(z).scatter_(2, order[:, None].expand_as(z), z).transpose(0, 1)
+
+
+def every_label(logits: Tensor) -> Tensor:
+    """(C, n, C) columns sqrt(p_c) (e_c - p), whose squares sum to the expectation over labels."""
+    every = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+    return logits.double().softmax(1).t().sqrt()[..., None] * residuals(logits, every)
+
+
+def sampled_labels(logits: Tensor, uniform: Tensor) -> Tensor:
+    """(n, k) labels with the network's probabilities, from (n, k) uniform numbers."""
+    ranked, order = logits.double().sort(1)  # unlikely ones first: after the likely ones rounding would swallow them
+    cumulative = ranked.softmax(1).cumsum(1)
+    places = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    return order.gather(1, places)
+
+
+def label_draws(budget: Budget, population: int) -> int:
+    """Labels sampled for each example: as asked for, else five, or without any budget so many that there are a thousand."""
+    least = 0 if budget.max_samples else math.ceil(LEAST_DRAWS / population)
+    return budget.n_probes or max(LABEL_DRAWS, least)
