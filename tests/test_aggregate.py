@@ -18,6 +18,7 @@ from study.reporting.collect import collect, tidy
 from study.reporting.pairs import AS_LONG_IN_TOTAL, pair_runs
 from study.reporting.sheets import not_paired, table1, table2
 from study.reporting.statistics import Interval, independent, interval, ratio_interval
+from study.reporting.unreliable import unreliable_of
 from tests.edited import edit_summary, vouch
 
 
@@ -228,6 +229,30 @@ def test_what_test_accuracy_chose_is_marked_wherever_it_stands(folders):
     assert all(row[place].endswith("†") for row in sheet.rows)
     assert "biases that accuracy upwards" in sheet.caption
     assert "†" not in table2(over_seeds(runs.assign(series=runs["mode"]))).caption
+
+
+def test_a_mean_counts_how_many_of_its_measurements_are_unreliable(folders, tmp_path):
+    folders(*family(ratios=(0.5,)))
+    marks = {("sparse-scratch", 1): 0.0, ("sparse-scratch", 3): 0.0, ("sparse-scratch", 2): 1.0, ("dense", 1): 1.0}
+    for (mode, seed), reliable in marks.items():
+        (path,) = tmp_path.glob(f"*/*/{mode}/*-s{seed}-*")
+        edit_summary(path, lambda summary, reliable=reliable: summary["metrics"]["fisher"].update(reliable=reliable))
+    runs, _ = measured_alike(tidy(collect(tmp_path)))
+    table = over_seeds(runs)
+    of_fisher = table[table["quantity"] == "fisher"].set_index("mode")["unreliable"].to_dict()
+    assert of_fisher == {"dense": 0, "sparse-finetune": 0, "sparse-scratch": 2}
+    assert table.loc[table["quantity"] != "fisher", "unreliable"].eq(0).all()
+    cells = {row[0]: row[table2(table).columns.index("Tr F")] for row in table2(table).rows}
+    assert {mode: cell.endswith(" ‡") for mode, cell in cells.items()} == {mode: n > 0 for mode, n in of_fisher.items()}
+
+
+def test_the_mark_of_a_measurement_that_is_taken_out_goes_with_it(folders, tmp_path):
+    folders(*family(ratios=(0.5,)))
+    (path,) = tmp_path.glob("*/*/dense/*-s2-*")
+    edit_summary(path, lambda summary: summary["metrics"]["fisher"].update(params="all", reliable=0.0))
+    runs, _ = measured_alike(tidy(collect(tmp_path)))
+    assert over_seeds(runs)["unreliable"].sum() == 0
+    assert unreliable_of(runs, ["fisher", "fisher_initial"]) == (0, 0)
 
 
 def test_a_study_is_a_dense_setting_and_longer_training_is_a_series_of_its_own(folders):

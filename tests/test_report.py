@@ -87,6 +87,51 @@ def test_a_report_of_sparse_runs_that_were_not_paired_says_why(tmp_path, run_com
     assert "biases that accuracy upwards" in (tmp_path / "other/report/index.html").read_text()
 
 
+def mark_unreliable(path, epochs) -> None:
+    """Mark a run's totals of some epochs in metrics.csv and summary.json, and know of the others that they are reliable."""
+    table = pandas.read_csv(path / "metrics.csv")
+    table["reliable"] = (~table["epoch"].isin(epochs)).astype(int).where(table["layer"] == "all").astype("Int64")
+    table.to_csv(path / "metrics.csv", index=False)
+    edit_summary(
+        path, lambda summary: summary["metrics"]["fisher"].update(reliable=float(summary["epoch_selected"] not in epochs))
+    )
+    vouch(path)
+
+
+def test_unreliable_measurements_are_marked_and_counted_wherever_they_stand(tmp_path, run_command):
+    write_family(tmp_path, loader_name="digits_noisy")
+    assert run_command("report", tmp_path)[0] == 0
+    assert "‡" not in (tmp_path / "report/index.html").read_text()  # tables from before do not tell
+    for path in tmp_path.glob("*/*/*/*/metrics.csv"):
+        mark_unreliable(path.parent, [])
+    code, printed, _ = run_command("report", tmp_path)
+    assert (code, printed.count("None of 30 measurements")) == (0, 1)  # 15 runs, at the start and at the end
+    assert "may miss the true value" not in (tmp_path / "report/index.html").read_text()
+    (path,) = tmp_path.glob("*/*/sparse-scratch/l1-0.9-*-s2-*/metrics.csv")
+    mark_unreliable(path.parent, [0, 20, 30])
+    code, printed, _ = run_command("report", tmp_path)
+    assert (code, printed.count("2 of 30 measurements")) == (0, 1)
+    assert "may miss the true value" in printed
+    page = (tmp_path / "report/index.html").read_text()
+    assert page.count("2 of 30 measurements") == 2  # at the head and in the study
+    for id, words in {
+        "figure-1": "1 of 15 values of Tr F is marked ‡", "figure-3": "3 of 60 values of Tr F are marked ‡",
+        "figure-5": "6 of 72 values of Tr F are marked ‡", "table-1-sharpness": " ‡</td>", "table-2": " ‡</td>",
+    }.items():  # fmt: skip
+        part = page[page.index(f'<figure id="{id}">') :].split("</figure>")[0]
+        assert words in part, id
+        assert part.count("may miss the true value") == 1, id
+    runs = pandas.read_csv(tmp_path / "report/runs.csv").set_index("run")
+    name = path.parent.relative_to(tmp_path).as_posix()
+    for column in ("fisher_reliable", "fisher_initial_reliable"):
+        assert runs.index[runs[column] == 0].tolist() == [name]
+    rows = json.loads(page.split('class="run-data">')[1].split("</script>")[0])["runs"]
+    cells = next(row["cells"] for row in rows if row["name"] == name)
+    assert [key for text, key in cells if text.endswith(" ‡")] == [pytest.approx(runs.loc[name, "fisher"], rel=1e-3)]
+    table = pandas.read_csv(tmp_path / "report/over_seeds.csv").query("quantity == 'fisher' and unreliable == 1")
+    assert table[["mode", "sparsity"]].values.tolist() == [["sparse-scratch", 0.9]]
+
+
 def test_comparisons_of_runs_that_test_accuracy_chose_say_so(tmp_path, run_command):
     write_family(tmp_path, select="test")
     names = [record.name for record in collect(tmp_path).records[-2:]]

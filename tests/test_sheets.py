@@ -29,6 +29,7 @@ ROW = {
     "study": "abc", "finetune": "sparse-finetune", "scratch": "sparse-scratch", "budget": AS_LONG, "sparsity": 0.9, "seeds": 3,
     "runs": 4, "train_gap": gap(0.052), "test_gap": gap(0.023), "regime": "optimization",
     "fisher_ratio": ratio(2), "hessian_ratio": ratio(3), "jacobian_ratio": ratio(4), "trend_f": ratio(5), "trend_s": ratio(6),
+    "unreliable": (),
 }  # fmt: skip
 
 
@@ -82,6 +83,33 @@ def test_ratios_stand_under_their_quantities():
     }
 
 
+def test_a_ratio_that_rests_on_an_unreliable_measurement_is_marked_and_explained():
+    sheet = sharpness(pandas.DataFrame([ROW | {"unreliable": ("hessian_ratio", "trend_s")}]))
+    (row,) = rows_of(sheet)
+    assert [name for name, cell in row.items() if str(cell).endswith("] ‡")] == ["Tr H ratio", "Tr F end/start, scratch"]
+    assert sheet.caption.count("may miss the true value") == 1
+    assert "‡" not in sharpness(pandas.DataFrame([ROW])).caption
+
+
+@pytest.mark.parametrize(
+    ("side", "column", "names"),
+    [
+        ("finetune", "fisher", ("fisher_ratio", "trend_f")), ("scratch", "fisher", ("fisher_ratio", "trend_s")),
+        ("scratch", "fisher_initial", ("trend_s",)), ("finetune", "jacobian", ("jacobian_ratio",)), ("scratch", None, ()),
+    ],
+)  # fmt: skip
+def test_a_ratio_is_unreliable_if_any_of_its_measurements_is(side, column, names):
+    quantities = ("fisher", "hessian", "jacobian", "fisher_initial")
+    values = {name: [2.0, 8.0] for name in quantities} | {f"{name}_reliable": [1.0, math.nan] for name in quantities}
+    sides = {name: pandas.DataFrame({"seed": [1, 2], "parent": ["a", "b"], "lottery": ["", ""], **values}) for name in SIDES}
+    if column:
+        sides[side].loc[1, f"{column}_reliable"] = 0.0
+    assert compared(*(sides[name] for name in SIDES))["unreliable"] == names
+
+
+SIDES = ("finetune", "scratch")
+
+
 def test_ratios_are_scratch_over_finetuned_and_end_over_start():
     shared = {"seed": [1, 2], "parent": ["a", "b"], "lottery": ["", ""]}
     finetune = pandas.DataFrame(
@@ -100,11 +128,19 @@ def test_table_2_has_each_quantity_under_its_heading_and_as_many_seeds_as_any_of
     setting = {"data": "digits", "network": "mlp", "study": "abc", "sparsity": 0.9, "mode": "dense", "series": "dense"}
     means = {"acc_train": 0.91, "acc_test": 0.81, "fisher": 71.0, "hessian": 61.0, "jacobian": 51.0}
     rows = [
-        setting | {"quantity": name, "mean": mean, "low": math.nan, "high": math.nan, "n": n, "method": "", "runs": n}
+        setting
+        | {"quantity": name, "mean": mean, "low": math.nan, "high": math.nan, "n": n, "method": "", "runs": n}
+        | {"unreliable": 0}
         for n, (name, mean) in enumerate(means.items(), 1)
     ]
-    (row,) = rows_of(table2(pandas.DataFrame(rows)))
+    sheet = table2(pandas.DataFrame(rows))
+    (row,) = rows_of(sheet)
+    assert "‡" not in sheet.caption
     assert row == {
         "solution": "dense", "share pruned": 0.9, "seeds": 5, "train acc": "0.910", "test acc": "0.810", "Tr F": "71.0",
         "Tr H": "61.0", "Jacobian": "51.0",
     }  # fmt: skip
+    sheet = table2(pandas.DataFrame([*rows[:3], rows[3] | {"unreliable": 1}, rows[4]]))
+    (other,) = rows_of(sheet)
+    assert other == row | {"Tr H": "61.0 ‡"}
+    assert sheet.caption.count("may miss the true value") == 1

@@ -13,6 +13,7 @@ from study.reporting.collect import REPORTED
 from study.reporting.pairs import Pair
 from study.reporting.regimes import MARGIN, judge, regime, resolved
 from study.reporting.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
+from study.reporting.unreliable import unreliable
 
 QUANTITIES = (
     "acc_train", "acc_test", "loss_train", "loss_test", "entropy_train", "acc_clean", "acc_generalized", "acc_memorized",
@@ -39,12 +40,16 @@ def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple
         other = (by != "") & (by != runs["study"].map(usual))
         for run, way, study in runs.loc[other, ["run", f"{name}_by", "study"]].itertuples(index=False):
             reasons.append((run, f"{name} was measured otherwise ({way}) than in most of its study ({usual[study]})"))
-        runs.loc[other, [name, f"{name}_error", *(["fisher_initial"] if name == "fisher" else [])]] = numpy.nan
+        initial = ["fisher_initial", "fisher_initial_reliable"] if name == "fisher" else []
+        runs.loc[other, [name, f"{name}_error", f"{name}_reliable", *initial]] = numpy.nan
     return runs, reasons
 
 
 def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Long table: a row for each setting and quantity, with mean, low, high, n, method and runs of the 95 % interval."""
+    """Long table: a row for each setting and quantity, with mean, low, high, n, method and runs of the 95 % interval.
+
+    unreliable: how many of the runs' values are marked as such.
+    """
     rows = []
     for setting, group in runs.groupby(SETTING, sort=False):
         common = dict(zip(SETTING, setting, strict=True)) | group[COSTS].mean().to_dict()
@@ -56,8 +61,9 @@ def over_seeds(runs: pandas.DataFrame) -> pandas.DataFrame:
                 within=range_of(quantity, group["n_classes"].max()),
             )  # fmt: skip
             if found.n:
-                rows.append(common | {"quantity": quantity} | vars(found))
-    table = pandas.DataFrame(rows, columns=[*SETTING, *COSTS, "quantity", *(f.name for f in dataclasses.fields(Interval))])
+                rows.append(common | {"quantity": quantity} | vars(found) | {"unreliable": unreliable(group, quantity)[0]})
+    fields = [f.name for f in dataclasses.fields(Interval)]
+    table = pandas.DataFrame(rows, columns=[*SETTING, *COSTS, "quantity", *fields, "unreliable"])
     order = ["data", "network", "study", "sparsity", "mode", "series"]
     return table.sort_values(
         order, key=lambda c: c.map(list(MODES).index) if c.name == "mode" else c, kind="stable", ignore_index=True
@@ -92,7 +98,8 @@ def gaps(runs: pandas.DataFrame, pairs: Sequence[Pair], margin: float = MARGIN) 
     """Finetuned against scratch at every sparsity of one study, the series with the most pairs first.
 
     Columns finetune, scratch, budget, sparsity; seeds (independent units), runs (pairs); train_gap and test_gap (`Gap`),
-    tested together by column; ratios (`Interval`) of Tr F, Tr H and Jacobian norm, and of Tr F to the initialisation's; regime.
+    tested together by column; ratios (`Interval`) of Tr F, Tr H and Jacobian norm, and of Tr F to the initialisation's; the
+    names of those that rest on an unreliable measurement; regime.
 
     Args:
         pairs: runs that differ in their mode only, see `pairs.pair_runs`. margin: smallest gap that counts.
@@ -114,18 +121,13 @@ def gaps(runs: pandas.DataFrame, pairs: Sequence[Pair], margin: float = MARGIN) 
 
 
 def compared(finetune: pandas.DataFrame, scratch: pandas.DataFrame) -> dict[str, Any]:
-    """Ratios of one row's pairs, and how many units and pairs there are."""
+    """Ratios of one row's pairs, which of them rest on an unreliable measurement, and how many units and pairs there are."""
     units = units_of(finetune)
-
-    def ratio(above: pandas.Series, below: pandas.Series) -> Interval:
-        return ratio_interval(above.tolist(), below.tolist(), units)
-
-    return {
-        "seeds": len(set(units)),
-        "runs": len(units),
-        **{f"{name}_ratio": ratio(scratch[name], finetune[name]) for name in REPORTED},
-        **{f"trend_{n}": ratio(of["fisher"], of["fisher_initial"]) for n, of in (("f", finetune), ("s", scratch))},
-    }
+    sides = {f"{name}_ratio": ((scratch, name), (finetune, name)) for name in REPORTED}
+    sides |= {f"trend_{n}": ((of, "fisher"), (of, "fisher_initial")) for n, of in (("f", finetune), ("s", scratch))}
+    ratios = {key: ratio_interval(*(runs[name].tolist() for runs, name in pair), units) for key, pair in sides.items()}
+    doubtful = tuple(key for key, pair in sides.items() if any(unreliable(runs, name)[0] for runs, name in pair))
+    return {"seeds": len(set(units)), "runs": len(units), **ratios, "unreliable": doubtful}
 
 
 def judged(sides: Sequence[tuple[pandas.DataFrame, pandas.DataFrame]], margin: float) -> pandas.DataFrame:

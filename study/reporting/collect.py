@@ -284,7 +284,7 @@ def row_of(record: Record, series: str, dense: dict[str, Record]) -> dict[str, A
         "entropy_train": at_selected(record, "entropy_train"),
         **{key: value for name in REPORTED for key, value in measured(summary["metrics"], name).items()},
         "n_classes": summary.get("n_classes", math.nan),
-        "fisher_initial": initial_fisher(record),
+        **initial_fisher(record),
         **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),
         "macs_active": summary["macs_active"],
         "cost": own,
@@ -308,7 +308,7 @@ def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float |
     value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
     error = half_interval(error, float(found.get("degrees", math.inf))) / NORMAL_QUANTILE
     how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
-    reliable = float(found.get("reliable", math.nan))
+    reliable = float(found.get("reliable", math.nan))  # 0: a few large draws decide on it
     return {name: value, f"{name}_error": error, f"{name}_by": how, f"{name}_reliable": reliable}
 
 
@@ -323,14 +323,14 @@ def at_selected(record: Record, column: str) -> float:
     return number(row.get(column))
 
 
-def initial_fisher(record: Record) -> float:
-    """Tr F of the initialisation, measured as the selected weights' one was; nan where it was not."""
-    selected = record.summary["metrics"].get("fisher")
-    if selected is None:
-        return math.nan
-    wanted = {name: selected[name] for name in ("settings", "params", "split")}
-    wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
-    return number(next((row["value"] for row in record.rows("metrics") if wanted.items() <= row.items()), None))
+def initial_fisher(record: Record) -> dict[str, float]:
+    """Columns of Tr F of the initialisation, measured as the selected weights' one was; nan where it was not."""
+    selected, row = record.summary["metrics"].get("fisher"), {}
+    if selected is not None:
+        wanted = {name: selected[name] for name in ("settings", "params", "split")}
+        wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
+        row = next((row for row in record.rows("metrics") if wanted.items() <= row.items()), {})
+    return {"fisher_initial": number(row.get("value")), "fisher_initial_reliable": number(row.get("reliable"))}
 
 
 def number(cell: str | None) -> float:

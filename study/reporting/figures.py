@@ -1,7 +1,7 @@
 """Figures of the report, from long tables of means with intervals and from the curves of single runs."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy
@@ -196,18 +196,33 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
 
     Measured in the way that most rows are.
     """
+    found = {}
+    for setting, alike in alike_rows(records, subset).items():
+        points = [{int(row["epoch"]): number(row["value"]) for row in part} for _, part in alike]
+        units = independent([record.origins for record, _ in alike])
+        tables = [pandas.DataFrame(sorted(part.items()), columns=["epoch", "value"]) for part in points]
+        found[setting] = curves(tables, "value", units, logarithmic=True)
+    return found
+
+
+def fisher_marks(records: Sequence[Record], subsets: Iterable[str]) -> tuple[int, int]:
+    """Of the values that `fisher_lines` are made of: how many are marked unreliable, and of how many that is known."""
+    lines = [line for subset in subsets for line in alike_rows(records, subset).values()]
+    cells = [row["reliable"] for line in lines for _, part in line for row in part if row.get("reliable")]
+    return sum(number(cell) == 0 for cell in cells), len(cells)
+
+
+def alike_rows(records: Sequence[Record], subset: str) -> dict[tuple[str, float], list[tuple[Record, list[dict[str, str]]]]]:
+    """{(mode, sparsity): (run, its rows of Tr F) of the main series}, of those rows that were measured as most were."""
     rows = {record.name: fisher_rows(record, subset) for record in records}
     ways = collections.Counter(way_of(row) for part in rows.values() for row in part)
     usual = max(ways, key=ways.__getitem__, default=None)
     found = {}
-    for (mode, sparsity), group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
+    for setting, group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
         alike = [(r, [row for row in rows[r.name] if way_of(row) == usual]) for r in of_main_series(group)]
         alike = [(record, part) for record, part in alike if part]
-        points = [{int(row["epoch"]): number(row["value"]) for row in part} for _, part in alike]
-        units = independent([record.origins for record, _ in alike])
-        tables = [pandas.DataFrame(sorted(part.items()), columns=["epoch", "value"]) for part in points]
-        if tables:
-            found[mode, sparsity] = curves(tables, "value", units, logarithmic=True)
+        if alike:
+            found[setting] = alike
     return found
 
 
@@ -262,7 +277,7 @@ def history_curve(records: Sequence[Record], column: str) -> pandas.DataFrame:
 
 def figure5(records: Sequence[Record]) -> Figure | None:
     """Tr F of the clean and of the mislabelled training examples against the epoch, for every mode."""
-    lines = {subset: fisher_lines([r for rows in by_mode(records).values() for r in rows], subset) for subset in SUBSETS}
+    lines = {subset: fisher_lines(of_modes(records), subset) for subset in SUBSETS}
     if not all(any(len(line) > 1 for line in part.values()) for part in lines.values()):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
@@ -296,6 +311,11 @@ def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
         if rows:
             found[mode] = of_main_series(rows)
     return found
+
+
+def of_modes(records: Sequence[Record]) -> list[Record]:
+    """The runs of `by_mode`."""
+    return [record for rows in by_mode(records).values() for record in rows]
 
 
 def of_main_series(records: Sequence[Record]) -> list[Record]:

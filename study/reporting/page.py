@@ -25,7 +25,7 @@ from helper.drawing import DPI
 
 RUNS_CSV = "runs.csv"  # beside index.html: the run table for readers without JavaScript
 SCREEN = 96 / DPI  # CSS pixels for a pixel of a figure
-MEASURED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*[±\[†]")
+MEASURED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)\s*[±\[†‡]")
 
 Value = str | float | int | None
 
@@ -48,8 +48,8 @@ class Picture:
 class Sheet:
     """A table.
 
-    Numbers, and texts `value ± error`, `value [low, high]` and `value †`, sort as numbers; None and nan are empty cells,
-    which sort last.
+    Numbers, and texts `value ± error`, `value [low, high]`, `value †` and `value ‡`, sort as numbers; None and nan are empty
+    cells, which sort last.
     """
 
     id: str

@@ -46,6 +46,7 @@ from study.reporting.sheets import (
     table2,
     wide_table,
 )
+from study.reporting.unreliable import UNRELIABLE_NOTE, count_of, doubt_noted, doubted, unreliable_of
 from study.runs import COMPARISONS, RESULT
 from study.titles import read_titles, title_of
 
@@ -57,6 +58,8 @@ BANDS = (
     "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "
     f"seed, {listed(list(REPORTED.values()))} have the interval of their measurement, and other quantities nothing."
 )
+MEASUREMENTS = (*REPORTED, "fisher_initial")
+ALL_MEASUREMENTS = f"measurements ({listed([*REPORTED.values(), 'Tr F at the start'])})"
 GEOMETRIC = (
     "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "
     "at which the value of a seed is not positive has no geometric mean and is not drawn."
@@ -92,7 +95,7 @@ def report(config: ReportConfig, results_root: str) -> int:
             title=config.title,
             root=str(root),
             made=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
-            note=bias_noted(PAGE_NOTE, collection.records),
+            note=doubt_noted(bias_noted(PAGE_NOTE, collection.records), *unreliable_of(runs, MEASUREMENTS), ALL_MEASUREMENTS),
             sections=tuple(sections),
             columns=RUN_COLUMNS,
             runs=tuple(entries(runs, collection.records)),
@@ -101,7 +104,7 @@ def report(config: ReportConfig, results_root: str) -> int:
         with Task("writing the page"):
             write_atomic(folder / "index.html", render(page))
         remove_stale(folder, sections)
-    print_summary(table, collection)
+    print_summary(table, runs, collection)
     print(shown(folder / "index.html"))
     return 0
 
@@ -158,18 +161,19 @@ def study_section(
     with plt.rc_context(STYLE):
         pictures = [
             picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-            for id, title, caption, figure in checking_signals(study_figures(table, compared, records, margin))
+            for id, title, caption, figure in checking_signals(study_figures(runs, table, compared, records, margin))
         ]
-    return Section(f"{name} ({key})", intro(records), tuple(pictures), tuple(sheets)), compared.assign(study=key)
+    about = " ".join(filter(None, (intro(records), count_of(*unreliable_of(runs, MEASUREMENTS), ALL_MEASUREMENTS))))
+    return Section(f"{name} ({key})", about, tuple(pictures), tuple(sheets)), compared.assign(study=key)
 
 
 def study_figures(
-    table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record], margin: float
+    runs: pandas.DataFrame, table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[Record], margin: float
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """(id, title, caption, figure) of what the runs of a study have to show."""
     if (table["sparsity"] > 0).any():
         caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {rule(margin)}"
-        caption = bias_noted(caption, records)
+        caption = doubt_noted(bias_noted(caption, records), *unreliable_of(runs, ["fisher"]), "values of Tr F")
         yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figures.figure1(table, compared)
         caption = (
             "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
@@ -180,7 +184,8 @@ def study_figures(
         yield "training cost", "Test accuracy against training cost", caption, figures.cost_figure(table)
     figure = figures.figure3(records)
     if figure:
-        yield "figure 3", "Tr F against the epoch", GEOMETRIC, figure
+        caption = doubt_noted(GEOMETRIC, *figures.fisher_marks(records, ["all"]), "values of Tr F")
+        yield "figure 3", "Tr F against the epoch", caption, figure
     sparsity = figures.main_sparsity(records)
     at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
     figure = figures.figure4(records)
@@ -188,7 +193,9 @@ def study_figures(
         yield "figure 4", "Training under label noise", at + BANDS, figure
     figure = figures.figure5(records)
     if figure:
-        yield "figure 5", "Tr F of examples with true and with wrong labels", at + GEOMETRIC, figure
+        marks = figures.fisher_marks(figures.of_modes(records), figures.SUBSETS)
+        caption = doubt_noted(at + GEOMETRIC, *marks, "values of Tr F")
+        yield "figure 5", "Tr F of examples with true and with wrong labels", caption, figure
     drawn = figure11(records)
     if drawn:
         figure, shown = drawn
@@ -260,6 +267,9 @@ def entries(runs: pandas.DataFrame, records: Sequence[Record]) -> Iterator[Row]:
         cells = {name: plain(row[name]) for name in RUN_COLUMNS}
         if record.biased and cells["acc_test"] is not None:
             cells["acc_test"] = marked(digits(cells["acc_test"]), True)
+        for name in REPORTED:
+            if row[f"{name}_reliable"] == 0 and cells[name] is not None:
+                cells[name] = doubted(digits(cells[name]), True)
         pictures = tuple((p.stem, f"../{record.name}/figures/{p.name}") for p in sorted(record.path.glob("figures/*.png")))
         yield Row(record.name, cells, record.flags, pictures)
 
@@ -282,12 +292,15 @@ def remove_stale(folder: Path, sections: Sequence[Section]) -> None:
             file.unlink()
 
 
-def print_summary(table: pandas.DataFrame, collection: Collection) -> None:
+def print_summary(table: pandas.DataFrame, runs: pandas.DataFrame, collection: Collection) -> None:
     wide = wide_table(table).drop(columns="mode")
     wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
         lines = wide.to_string(index=False).split("\n")
     print("\n".join(map(shown, lines)))
     print(bias_noted(f"{NOTE} {BRACKETS}" if "[" in " ".join(lines) else NOTE, collection.records))
+    marks, n = unreliable_of(runs, MEASUREMENTS)
+    if n:
+        print(f"{count_of(marks, n, ALL_MEASUREMENTS)} {UNRELIABLE_NOTE if marks else ''}".rstrip())
     for name, reason in collection.left_out:
         print(one_line(f"left out {name}: {reason}"), file=sys.stderr)

@@ -12,6 +12,7 @@ from study.reporting.page import Sheet
 from study.reporting.pairs import AS_LONG, AS_LONG_IN_TOTAL
 from study.reporting.regimes import Gap, rule
 from study.reporting.statistics import Interval, place, rounded
+from study.reporting.unreliable import UNRELIABLE, UNRELIABLE_NOTE, doubted
 
 SHOWN = {
     "acc_train": "train acc", "acc_test": "test acc", **REPORTED,
@@ -101,7 +102,7 @@ def sharpness(compared: pandas.DataFrame) -> Sheet:
         (
             row["sparsity"],
             counted(row["seeds"], row["runs"]),
-            *(row[n].bounds() for n in names),
+            *(doubted(row[n].bounds(), n in row["unreliable"]) for n in names),
             row["finetune"],
             row["scratch"],
         )
@@ -111,6 +112,7 @@ def sharpness(compared: pandas.DataFrame) -> Sheet:
         "Ratios: scratch over finetuned, geometric means over pairs. End/start: Tr F of the selected weights over that of the "
         "run's own initialisation. In brackets 95 % intervals of the mean logarithm by Student's t over independent pairs. A "
         "pair with a value that is not positive has no ratio, and to leave it out would be to choose: then none is given."
+        f"{notes_of(rows)}"
     )
     return Sheet("table 1, sharpness", "How much sharper from-scratch solutions are", caption, columns, tuple(rows))
 
@@ -127,6 +129,11 @@ def not_paired(alone: Sequence[tuple[str, str]]) -> Sheet:
 def bias_of(names: pandas.Series) -> str:
     """The note on --select test, where one of these series has its mark."""
     return f" {BIAS_NOTE}" if names.str.contains(BIASED).any() else ""
+
+
+def notes_of(rows: Sequence[tuple]) -> str:
+    """The note on unreliable measurements, where a cell has their mark."""
+    return f" {UNRELIABLE_NOTE}" if any(str(cell).endswith(UNRELIABLE) for row in rows for cell in row) else ""
 
 
 def bounds(pair: tuple[float, float]) -> str:
@@ -154,7 +161,7 @@ def table2(table: pandas.DataFrame) -> Sheet:
     rows = [tuple(row[c] for c in ("series", "sparsity", "seeds", *SHOWN)) for _, row in wide.iterrows()]
     caption = (
         f"Of the mean cross-entropy at the selected weights: {'; '.join(map(explained, REPORTED))}. {NOTE}"
-        f"{bias_of(wide['series'])}"
+        f"{bias_of(wide['series'])}{notes_of(rows)}"
     )
     title = listed([METRICS[name].label for name in REPORTED])
     return Sheet("table 2", title, caption, columns, tuple(rows))
@@ -173,14 +180,15 @@ def listed(words: Sequence[str]) -> str:
 
 
 def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A row a setting, with `mean ± half of the interval` of every shown quantity as text."""
+    """A row a setting, with `mean ± half of the interval` of every shown quantity as text, marked where it is unreliable."""
     rows = []
     for (data, network, _, sparsity, mode, series), part in table.groupby(
         ["data", "network", "study", "sparsity", "mode", "series"], sort=False
     ):
         found = {row.quantity: Interval(row.mean, row.low, row.high, row.n, row.method, row.runs) for row in part.itertuples()}
         seeds = counted(*max((interval.n, interval.runs) for interval in found.values()))
-        cells = {name: str(found[name]) if name in found else "" for name in SHOWN}
+        doubtful = set(part.loc[part["unreliable"] > 0, "quantity"])
+        cells = {name: doubted(str(found[name]), name in doubtful) if name in found else "" for name in SHOWN}
         cells["acc_test"] = marked(cells["acc_test"], BIASED in series and cells["acc_test"] != "")
         rows.append(
             {"data": data, "network": network, "mode": mode, "series": series, "sparsity": sparsity, "seeds": seeds} | cells
