@@ -14,10 +14,11 @@ from optim.folder import RunFolder
 from scripts.made_up_runs import accuracy, write_run
 from study.reporting.aggregate import COUNTED, curves, finest, judged, measured_alike, over_seeds, range_of
 from study.reporting.aggregate import gaps as gaps_of
-from study.reporting.collect import collect, tidy
+from study.reporting.collect import collect
 from study.reporting.pairs import AS_LONG_IN_TOTAL, pair_runs
 from study.reporting.sheets import not_paired, table1, table2
 from study.reporting.statistics import Interval, independent, interval, ratio_interval
+from study.reporting.tidy import tidy
 from study.reporting.unreliable import unreliable_of
 from tests.edited import edit_summary, vouch
 

@@ -7,7 +7,8 @@ from helper.schema.config import unflatten
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from scripts.made_up_runs import write_run
-from study.reporting.collect import NUMBERS, collect, tidy
+from study.reporting.collect import NUMBERS, collect
+from study.reporting.tidy import tidy
 from tests.edited import edit_summary, vouch
 
 

@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from helper.schema.config import unflatten
 from optim.config import RunConfig
 from scripts.made_up_runs import write_run
-from study.reporting import figures
+from study.reporting import figures_epochs, figures_sparsity
 from study.reporting.aggregate import gaps, over_seeds
-from study.reporting.collect import Record, collect, tidy
+from study.reporting.collect import collect
 from study.reporting.figures_layers import figure11
+from study.reporting.finished_run import FinishedRun
 from study.reporting.pairs import pair_runs
+from study.reporting.tidy import tidy
 
 SEEDS, RATIOS = (1, 2, 3), (0.5, 0.9)
 
@@ -25,7 +27,7 @@ def _closed():
 
 
 @pytest.fixture
-def records(tmp_path) -> tuple[Record, ...]:
+def records(tmp_path) -> tuple[FinishedRun, ...]:
     """Noisy runs of three seeds: dense, finetuned and from scratch at two sparsities."""
     for seed in SEEDS:
         for mode, ratio in [("dense", 0.9), *((m, r) for m in ("sparse-finetune", "sparse-scratch") for r in RATIOS)]:
@@ -59,8 +61,8 @@ def intervals(rows: pandas.DataFrame) -> numpy.ndarray:
 
 
 def test_figure_1_has_the_means_and_intervals_of_every_quantity_against_sparsity(records, table):
-    drawn = figures.figure1(table, gaps(tidy_of(records), pair_runs(records)[0]))
-    for axis, (quantity, _) in zip(drawn.axes, figures.FIGURE1_PANELS, strict=True):
+    drawn = figures_sparsity.figure1(table, gaps(tidy_of(records), pair_runs(records)[0]))
+    for axis, (quantity, _) in zip(drawn.axes, figures_sparsity.FIGURE1_PANELS, strict=True):
         for mode in ("sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, quantity, mode)
             places, means, ends = bars(axis)[mode]
@@ -77,12 +79,12 @@ def test_figure_1_has_the_means_and_intervals_of_every_quantity_against_sparsity
             assert numpy.isclose(vertices, (place, mean)).all(1).any(), mode
 
 
-def tidy_of(records: tuple[Record, ...]) -> pandas.DataFrame:
+def tidy_of(records: tuple[FinishedRun, ...]) -> pandas.DataFrame:
     return tidy(collect(records[0].path.parents[3]))
 
 
 def test_training_cost_is_drawn_with_the_dense_run_of_weights_and_of_masks(table):
-    for axis, column in zip(figures.cost_figure(table).axes, ("cost_weights", "cost_mask"), strict=True):
+    for axis, column in zip(figures_sparsity.cost_figure(table).axes, ("cost_weights", "cost_mask"), strict=True):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, "acc_test", mode)
             places, means, ends = bars(axis)[mode]
@@ -105,12 +107,12 @@ def geometric(records, mode: str, sparsity: float, subset: str) -> pandas.Series
 @pytest.mark.parametrize("number", [3, 5])
 def test_tr_f_is_drawn_as_the_geometric_mean_of_the_right_examples_and_sparsity(records, number):
     if number == 3:
-        axes = dict(zip(("dense", "sparse-finetune", "sparse-scratch"), figures.figure3(records).axes, strict=True))
+        axes = dict(zip(("dense", "sparse-finetune", "sparse-scratch"), figures_epochs.figure3(records).axes, strict=True))
         shown = [
             (axes[mode], f"{ratio:g}", mode, ratio, "all") for mode in ("sparse-finetune", "sparse-scratch") for ratio in RATIOS
         ]
     else:
-        axes = dict(zip(("clean", "mislabelled"), figures.figure5(records).axes, strict=True))
+        axes = dict(zip(("clean", "mislabelled"), figures_epochs.figure5(records).axes, strict=True))
         modes = ("dense", "sparse-finetune", "sparse-scratch")
         shown = [(axis, mode, mode, 0.9, subset) for subset, axis in axes.items() for mode in modes]
     for axis, label, mode, ratio, subset in shown:
@@ -121,7 +123,7 @@ def test_tr_f_is_drawn_as_the_geometric_mean_of_the_right_examples_and_sparsity(
 
 
 def test_figure_4_has_the_means_over_seeds_of_every_column(records):
-    for axis, (column, _) in zip(figures.figure4(records).axes, figures.NOISY_PANELS, strict=True):
+    for axis, (column, _) in zip(figures_epochs.figure4(records).axes, figures_epochs.NOISY_PANELS, strict=True):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             own = [
                 r.history.set_index("epoch")[column]

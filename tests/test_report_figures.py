@@ -18,10 +18,12 @@ from optim.config import RunConfig
 from scripts.made_up_runs import write_run
 from study.comparing.figures_interpolation import draw_classes, draw_lines_and_cosines
 from study.reporting.aggregate import curves, gaps, over_seeds, range_of
-from study.reporting.collect import collect, tidy
-from study.reporting.figures import cost_figure, figure1, figure3, figure4, figure5
+from study.reporting.collect import collect
+from study.reporting.figures_epochs import figure3, figure4, figure5
 from study.reporting.figures_layers import figure11
+from study.reporting.figures_sparsity import cost_figure, figure1
 from study.reporting.pairs import pair_runs
+from study.reporting.tidy import tidy
 
 
 @pytest.fixture(autouse=True)

@@ -247,18 +247,18 @@ def test_commands_are_interrupted_with_one_line_and_nothing_half_written(tmp_pat
 
 
 def test_a_report_is_interrupted_between_figures_and_made_by_the_same_command(tmp_path, pair, monkeypatch):
-    from study.reporting import report
+    from study.reporting import study_sections
 
     root = tmp_path / "results"
     shutil.copytree(pair[0].parents[3], root)
-    picture = report.picture
+    picture = study_sections.picture
 
     def interrupted(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return picture(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(report, "picture", interrupted)
+        patch.setattr(study_sections, "picture", interrupted)
         found = command("report", root)
     assert (found.code, (root / "report/index.html").exists()) == (75, False)
     assert command("report", root).code == 0

@@ -9,10 +9,10 @@ import pandas
 
 from helper.metrics.main import METRICS
 from optim.modes import MODES
-from study.reporting.collect import REPORTED
 from study.reporting.pairs import Pair
 from study.reporting.regimes import MARGIN, judge, regime, resolved
 from study.reporting.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
+from study.reporting.tidy import REPORTED
 from study.reporting.unreliable import unreliable
 
 QUANTITIES = (

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from helper.drawing import plain_log
 from helper.plotter.gradients import by_layer
-from study.reporting.collect import Record
+from study.reporting.finished_run import FinishedRun
 from study.reporting.pairs import side_of
 
 
-def figure11(records: Sequence[Record]) -> tuple[Figure, list[Record]] | None:
+def figure11(records: Sequence[FinishedRun]) -> tuple[Figure, list[FinishedRun]] | None:
     """Layer-wise gradient mean and std over the weight norm, and the weight norm, against the epoch; a row a run.
 
     Finetuned and from scratch at the lowest and at the highest sparsity, first seed of each.

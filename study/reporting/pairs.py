@@ -7,7 +7,7 @@ from typing import Any
 
 from helper.schema.config import digest
 from optim.modes import MODES
-from study.reporting.collect import Record, grouped
+from study.reporting.finished_run import FinishedRun, grouped
 
 SIDES = (FINETUNE, SCRATCH) = ("finetune", "scratch")
 SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change
@@ -24,8 +24,8 @@ class Pair:
             and from-scratch training has as many epochs as the dense run and finetuning together.
     """
 
-    finetune: Record
-    scratch: Record
+    finetune: FinishedRun
+    scratch: FinishedRun
     budget: str
 
 
@@ -42,7 +42,7 @@ def side_of(mode: str) -> str | None:
     return SCRATCH
 
 
-def pair_runs(records: Sequence[Record]) -> tuple[list[Pair], list[tuple[str, str]]]:
+def pair_runs(records: Sequence[FinishedRun]) -> tuple[list[Pair], list[tuple[str, str]]]:
     """The pairs of a study, and (run, reason) of each run that has no partner while there are runs of both sides."""
     sides = {side: [record for record in records if side_of(record.mode) == side] for side in SIDES}
     partners = grouped(sides[SCRATCH], lambda record: digest(without_schedule(facts(record))))
@@ -60,7 +60,7 @@ def pair_runs(records: Sequence[Record]) -> tuple[list[Pair], list[tuple[str, st
     return pairs, [(record.name, why_alone(record, candidates)) for record, candidates in alone]
 
 
-def facts(record: Record) -> dict[str, Any]:
+def facts(record: FinishedRun) -> dict[str, Any]:
     """What two runs must have in common: seed, dense parent, mask, data, network, and the options of their training."""
     options = json.loads(record.series)
     del options["mode"]
@@ -79,7 +79,7 @@ def without_schedule(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in SCHEDULE}
 
 
-def budget_of(finetune: Record, scratch: Record) -> str | None:
+def budget_of(finetune: FinishedRun, scratch: FinishedRun) -> str | None:
     """How the training of two otherwise equal runs compares; None where it does not."""
     mine, theirs = facts(finetune), facts(scratch)
     if all(mine[name] == theirs[name] for name in SCHEDULE):
@@ -88,20 +88,20 @@ def budget_of(finetune: Record, scratch: Record) -> str | None:
     return AS_LONG_IN_TOTAL if theirs["n_epochs"] == total else None
 
 
-def dense_epochs(record: Record) -> float:
+def dense_epochs(record: FinishedRun) -> float:
     """Epochs of the dense parent; nan where it was given as a file."""
     known = isinstance(record.identity.get("parent"), dict)
     return (record.flags["n_epochs_pretrain"] or record.flags["n_epochs"]) if known else float("nan")
 
 
-def why_alone(record: Record, others: Sequence[Record]) -> str:
+def why_alone(record: FinishedRun, others: Sequence[FinishedRun]) -> str:
     """What the most similar run of the other mode has otherwise."""
     differing = [(differences(record, other), other) for other in others]
     words, nearest = min(differing, key=lambda one: (len(one[0]), one[1].name))
     return f"no {nearest.mode} run is its counterpart; the most similar one, {nearest.name}, has {', '.join(words)}"
 
 
-def differences(record: Record, other: Record) -> list[str]:
+def differences(record: FinishedRun, other: FinishedRun) -> list[str]:
     """`lr 0.2 instead of 0.1`, for each fact in which another run differs."""
     mine, theirs = facts(record), facts(other)
     found = []

@@ -7,11 +7,11 @@ import pandas
 
 from helper.metrics.main import METRICS
 from study.bias import BIAS_NOTE, BIASED, marked
-from study.reporting.collect import REPORTED
 from study.reporting.page import Sheet
 from study.reporting.pairs import AS_LONG, AS_LONG_IN_TOTAL
 from study.reporting.regimes import Gap, rule
 from study.reporting.statistics import Interval, place, rounded
+from study.reporting.tidy import REPORTED
 from study.reporting.unreliable import UNRELIABLE, UNRELIABLE_NOTE, doubted
 
 SHOWN = {

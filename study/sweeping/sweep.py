@@ -15,17 +15,7 @@ from helper.schema.config import FlagError
 from helper.system.signals import EXIT_INTERRUPTED, GOES_ON, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from study.sweeping.dry_run import dry_run
-from study.sweeping.executor import (
-    BLOCKED,
-    FAILED,
-    INTERRUPTED,
-    QUEUED,
-    RUNNING,
-    Executor,
-    Job,
-    LocalPool,
-    failed_before,
-)
+from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNING, Executor, Job, LocalPool, failed_before
 from study.sweeping.plan import PlannedRun, flags_named, plan, read_sweep, title_in
 from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.waiting import display_of

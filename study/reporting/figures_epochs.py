@@ -1,4 +1,4 @@
-"""Figures of the report, from long tables of means with intervals and from the curves of single runs."""
+"""Figures of the report against the epoch, from the tables of single runs. No torch."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -12,151 +12,17 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helper.drawing import BESIDE, GREEN, PURPLE, plain_log
+from helper.drawing import BESIDE
 from helper.metrics.main import METRICS
 from optim.modes import MODES
 from study.reporting.aggregate import COUNTED, curves, range_of
-from study.reporting.collect import Record, grouped, number
-from study.reporting.pairs import SIDES, side_of
+from study.reporting.finished_run import FinishedRun, grouped, number
 from study.reporting.statistics import independent
 
 FISHER = METRICS["fisher"]
-SHADES = {"generalization": GREEN, "optimization": PURPLE}
 
 
-FIGURE1_PANELS = (
-    ("acc_test", "test accuracy"),
-    ("acc_train", "training accuracy"),
-    ("entropy_train", "prediction entropy, training set (nats)"),
-    ("loss_test", "test loss (nats)"),
-    ("loss_train", "training loss (nats)"),
-    (FISHER.name, FISHER.axis),
-)
-
-
-def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
-    """Accuracy, loss, prediction entropy and Tr F against sparsity, the accuracy gap shaded and the regimes marked.
-
-    Args:
-        table: one study of `aggregate.over_seeds`. gaps: its `aggregate.gaps`.
-    """
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), sharex=True)
-    for axis, (quantity, label) in zip(axes.flat, FIGURE1_PANELS, strict=True):
-        rows = table[table["quantity"] == quantity]
-        against_sparsity(axis, rows, shade=quantity.startswith("acc"))
-        axis.set_ylabel(label)
-        mark_regimes(axis, gaps, words=axis in axes[0])
-        if quantity == FISHER.name and rows["mean"].gt(0).any():
-            plain_log(axis)
-    for axis in axes[1]:
-        axis.set_xlabel("share of weights pruned")
-        places = sorted(set(table.loc[table["sparsity"] > 0, "sparsity"]))
-        if len(places) <= 8:
-            axis.set_xticks(places, [f"{p:g}" for p in places])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
-def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> None:
-    """A line with error bars for each series; a dense one, which has no sparsity, as a level across."""
-    main = {}
-    for name, mode in MODES.items():
-        part = table[table["mode"] == name]
-        for tone, series in toned(part):
-            rows = part[part["series"] == series].sort_values("sparsity")
-            if not mode.has_mask:
-                axis.axhline(rows["mean"].iloc[0], color=mode.colour, alpha=tone, label=series)
-                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=mode.colour, alpha=0.15, linewidth=0)
-                continue
-            errors = beside(rows)
-            look = {
-                "color": mode.colour,
-                "alpha": tone,
-                "capsize": 3,
-                "label": series,
-                "markerfacecolor": fill(mode.colour, tone),
-            }
-            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=mode.marker + mode.line, **look)
-            main.setdefault(side_of(name), rows.set_index("sparsity")["mean"])
-    if shade and main.keys() >= set(SIDES):
-        both = pandas.concat([main[side] for side in SIDES], axis=1, join="inner")
-        axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
-
-
-def beside(rows: pandas.DataFrame) -> numpy.ndarray:
-    """(2, N) lengths of error bars below and above the means; 0 without an interval."""
-    return numpy.nan_to_num([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
-
-
-def toned(table: pandas.DataFrame) -> list[tuple[float, str]]:
-    """(opacity, series) of one mode, the series with the most runs first and darkest."""
-    names = table.groupby("series", sort=False)["runs"].sum().sort_values(ascending=False, kind="stable").index
-    return [(max(1 - 0.3 * i, 0.2), name) for i, name in enumerate(names)]
-
-
-def fill(colour: str, tone: float) -> str:
-    """Markers of further series are hollow."""
-    return colour if tone == 1 else "white"
-
-
-def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
-    """A coloured stripe, with the regime's name, behind every sparsity at which one shows; the main series decide."""
-    if gaps.empty:
-        return
-    main = gaps[(gaps["finetune"] == gaps["finetune"].iloc[0]) & (gaps["scratch"] == gaps["scratch"].iloc[0])]
-    places = main["sparsity"].to_numpy()
-    middles = (places[1:] + places[:-1]) / 2
-    width = 0.02 if len(places) < 2 else numpy.diff(places).min() / 2
-    edges = [places[0] - width, *middles, places[-1] + width]
-    for regime, left, right in zip(main["regime"], edges[:-1], edges[1:], strict=True):
-        if regime in SHADES:
-            axis.axvspan(left, right, color=SHADES[regime], alpha=0.1, linewidth=0, zorder=0)
-    shown = list(main["regime"])
-    for regime in SHADES if words else ():
-        if regime in shown:
-            first, last = shown.index(regime), len(shown) - 1 - shown[::-1].index(regime)
-            axis.annotate(
-                regime, ((edges[first] + edges[last + 1]) / 2, 1.01), xycoords=("data", "axes fraction"), ha="center",
-                fontsize=8, color="0.25",
-            )  # fmt: skip
-
-
-UNITS = ((1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"), (1, "single"))
-
-
-def cost_figure(table: pandas.DataFrame) -> Figure:
-    """Test accuracy against what training cost: weights taken from a dense run counted, and its mask counted as well."""
-    rows = table[table["quantity"] == "acc_test"]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
-    labels = {
-        "cost_weights": "this run, and the dense run whose weights it continues",
-        "cost_mask": "this run, and the dense run whose mask it uses",
-    }
-    unit, word = next((unit, word) for unit, word in UNITS if rows["cost_mask"].max() >= unit or unit == 1)
-    for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        for name, mode in MODES.items():
-            part = rows[rows["mode"] == name]
-            for tone, series in toned(part):
-                line = part[part["series"] == series].sort_values("sparsity")
-                errors = beside(line)
-                axis.errorbar(
-                    line[column] / unit, line["mean"], errors, fmt=mode.marker or "D", color=mode.colour, alpha=tone, capsize=3,
-                    label=series, linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
-                    markerfacecolor=fill(mode.colour, tone),
-                )  # fmt: skip
-                for point in line[line["sparsity"] > 0].itertuples():
-                    axis.annotate(
-                        f"{point.sparsity:g}", (getattr(point, column) / unit, numpy.fmax(point.mean, point.high)), fontsize=7,
-                        color="0.3", xytext=(0, 4), textcoords="offset points", ha="center",
-                    )  # fmt: skip
-        axis.set(xlabel=f"training cost: {label}\n({word} multiply-accumulates × epochs, for each example)")
-        axis.xaxis.get_major_locator().set_params(nbins=6)
-    axes[0].set_ylabel("test accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
-def figure3(records: Sequence[Record], key: str = "all") -> Figure | None:
+def figure3(records: Sequence[FinishedRun], key: str = "all") -> Figure | None:
     """Tr F against the epoch, a panel a mode and a line a sparsity, bands over seeds; None without three measured epochs."""
     lines = fisher_lines(records, key)
     if not any(len(line) > 2 for line in lines.values()):
@@ -191,7 +57,7 @@ def keep_positive(axes: Sequence[Axes]) -> None:
         axes[0].set_ylim(positive.min() / 2, positive.max() * 2)
 
 
-def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
+def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
     """{(mode, sparsity): curve of Tr F over seeds, geometric means}, of each one's main series.
 
     Measured in the way that most rows are.
@@ -205,14 +71,16 @@ def fisher_lines(records: Sequence[Record], subset: str) -> dict[tuple[str, floa
     return found
 
 
-def fisher_marks(records: Sequence[Record], subsets: Iterable[str]) -> tuple[int, int]:
+def fisher_marks(records: Sequence[FinishedRun], subsets: Iterable[str]) -> tuple[int, int]:
     """Of the values that `fisher_lines` are made of: how many are marked unreliable, and of how many that is known."""
     lines = [line for subset in subsets for line in alike_rows(records, subset).values()]
     cells = [row["reliable"] for line in lines for _, part in line for row in part if row.get("reliable")]
     return sum(number(cell) == 0 for cell in cells), len(cells)
 
 
-def alike_rows(records: Sequence[Record], subset: str) -> dict[tuple[str, float], list[tuple[Record, list[dict[str, str]]]]]:
+def alike_rows(
+    records: Sequence[FinishedRun], subset: str
+) -> dict[tuple[str, float], list[tuple[FinishedRun, list[dict[str, str]]]]]:
     """{(mode, sparsity): (run, its rows of Tr F) of the main series}, of those rows that were measured as most were."""
     rows = {record.name: fisher_rows(record, subset) for record in records}
     ways = collections.Counter(way_of(row) for part in rows.values() for row in part)
@@ -226,7 +94,7 @@ def alike_rows(records: Sequence[Record], subset: str) -> dict[tuple[str, float]
     return found
 
 
-def fisher_rows(record: Record, subset: str) -> list[dict[str, str]]:
+def fisher_rows(record: FinishedRun, subset: str) -> list[dict[str, str]]:
     wanted = {"metric": FISHER.name, "layer": "all", "subset": subset}
     return [row for row in record.rows("metrics") if wanted.items() <= row.items()]
 
@@ -248,7 +116,7 @@ NOISY_PANELS = (
 )
 
 
-def figure4(records: Sequence[Record]) -> Figure | None:
+def figure4(records: Sequence[FinishedRun]) -> Figure | None:
     """Label noise: losses and accuracies against the epoch, for every mode at one sparsity, bands over seeds."""
     noisy = by_mode([r for r in records if "acc_memorized" in r.history])
     if not noisy:
@@ -266,7 +134,7 @@ def figure4(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def history_curve(records: Sequence[Record], column: str) -> pandas.DataFrame:
+def history_curve(records: Sequence[FinishedRun], column: str) -> pandas.DataFrame:
     """A column of history.csv over seeds, see `aggregate.curves`."""
     counted = [record.summary.get("examples", {}).get(COUNTED.get(column), numpy.nan) for record in records]
     return curves(
@@ -275,7 +143,7 @@ def history_curve(records: Sequence[Record], column: str) -> pandas.DataFrame:
     )  # fmt: skip
 
 
-def figure5(records: Sequence[Record]) -> Figure | None:
+def figure5(records: Sequence[FinishedRun]) -> Figure | None:
     """Tr F of the clean and of the mislabelled training examples against the epoch, for every mode."""
     lines = {subset: fisher_lines(of_modes(records), subset) for subset in SUBSETS}
     if not all(any(len(line) > 1 for line in part.values()) for part in lines.values()):
@@ -300,7 +168,7 @@ def plot_curve(axis: Axes, curve: pandas.DataFrame, mode: str, marker: str = "")
     axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0)
 
 
-def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
+def by_mode(records: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """{mode: runs of its main series}, sparse ones at the sparsity that most of them have."""
     sparsity = main_sparsity(records)
     found = {}
@@ -313,18 +181,18 @@ def by_mode(records: Sequence[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def of_modes(records: Sequence[Record]) -> list[Record]:
+def of_modes(records: Sequence[FinishedRun]) -> list[FinishedRun]:
     """The runs of `by_mode`."""
     return [record for rows in by_mode(records).values() for record in rows]
 
 
-def of_main_series(records: Sequence[Record]) -> list[Record]:
+def of_main_series(records: Sequence[FinishedRun]) -> list[FinishedRun]:
     """Those of the series that most of the runs belong to."""
     main = pandas.Series([record.series for record in records]).value_counts().index[0]
     return [record for record in records if record.series == main]
 
 
-def main_sparsity(records: Sequence[Record]) -> float | None:
+def main_sparsity(records: Sequence[FinishedRun]) -> float | None:
     """The sparsity that most sparse runs have, of equals the highest."""
     counts = pandas.Series(
         [r.summary["sparsity_requested"] for r in records if r.mode_spec.has_mask], dtype=float

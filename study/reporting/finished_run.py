@@ -1,0 +1,178 @@
+"""A finished run as its folder tells, without its weights: flags, summary, tables, and what it belongs to."""
+
+import csv
+import functools
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from helper.schema.config import digest, flag_fields
+from helper.tables import DamagedTable
+from helper.untrusted.reasons import Unfit, reason_of
+from optim.config import PruneConfig
+from optim.folder import HISTORY, SHAPE, SNR
+from optim.folder import METRICS as METRICS_COLUMNS
+from optim.modes import MODES, ModeSpec
+from study.bias import is_biased
+
+OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
+MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
+TABLES = {
+    "history": HISTORY,
+    "snr": SNR,
+    "metrics": [name for name in METRICS_COLUMNS if name not in SHAPE],
+}  # and the columns that all have
+TEXTS = {
+    "layer",
+    "mode",
+    "metric",
+    "split",
+    "subset",
+    "params",
+    "estimator",
+    "settings",
+    "checkpoint",
+}  # the others: numbers
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, as its folder tells."""
+
+    path: Path
+    name: str  # below the results root, POSIX
+    flags: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.summary["identity"]
+
+    @property
+    def mode(self) -> str:
+        return self.summary["mode"]
+
+    @property
+    def mode_spec(self) -> ModeSpec:
+        return MODES[self.mode]
+
+    @property
+    def seed(self) -> int:
+        return self.flags["random_state"]
+
+    @property
+    def biased(self) -> bool:
+        return is_biased(self.flags)
+
+    @property
+    def origins(self) -> list[tuple[str, Any]]:
+        """What a run's result depends on and another run may have as well: seed, dense parent, the lottery ticket's file."""
+        parent, lottery = (self.identity.get(name) for name in ("parent", "lottery"))
+        return [("seed", self.seed), *((name, digest(of)) for name, of in (("parent", parent), ("lottery", lottery)) if of)]
+
+    @property
+    def dense(self) -> dict[str, Any] | None:
+        """Identity of the dense run that this one is, needs, or would be without its mask; None: it was given as a file."""
+        if not self.mode_spec.needs_parent:
+            return {name: value for name, value in self.identity.items() if name not in MASKING}
+        parent = self.identity["parent"]
+        return parent if isinstance(parent, dict) else None
+
+    @functools.cached_property
+    def study(self) -> str:
+        """Hash over what a dense run, all sparse runs that start from it, and those that need none have in common.
+
+        Their seeds may differ.
+        """
+        dense = self.dense
+        where = {name: self.flags[name] for name in ("loader_name", "net_name")}
+        return digest(where | {"dense": "given as a file" if dense is None else without_seed(dense)})
+
+    @functools.cached_property
+    def series(self) -> str:
+        """JSON of the options that a run shares with those that differ from it in seed and sparsity only.
+
+        With --train_eval, which does not change the weights but what the training columns mean.
+        """
+        own = {name: value for name, value in self.identity.items() if name not in OWN}
+        own["train_eval"] = self.flags["train_eval"]
+        return json.dumps({"mode": self.mode, **own}, sort_keys=True)
+
+    @functools.cached_property
+    def history(self) -> pandas.DataFrame:
+        return self.table("history")
+
+    @functools.cached_property
+    def snr(self) -> pandas.DataFrame:
+        return self.table("snr")
+
+    @functools.cached_property
+    def metrics(self) -> pandas.DataFrame:
+        return self.table("metrics")
+
+    def table(self, name: str) -> pandas.DataFrame:
+        """One of TABLES; without rows where there is none, or a damaged one."""
+        return pandas.read_csv(self.path / f"{name}.csv") if self.rows(name) else pandas.DataFrame()
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The same as texts, which for a few cells of many runs is ten times as fast."""
+        try:
+            return rows_of(self.path / f"{name}.csv", TABLES[name])
+        except (FileNotFoundError, DamagedTable):
+            return []
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        DamagedTable: a column or the end of a row is missing, or a cell of a number holds none.
+    """
+    try:
+        text = path.read_text() if path.is_file() else ""
+        header, *rows = csv.reader(io.StringIO(text), strict=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
+        raise DamagedTable(reason_of(error)) from None
+    if (
+        not set(columns) <= set(header)
+        or len(set(header)) != len(header)
+        or not text.endswith("\n")
+        or any(len(row) != len(header) for row in rows)
+    ):
+        raise DamagedTable("half-written")
+    try:
+        for index in (index for index, column in enumerate(header) if column not in TEXTS):
+            for row in rows:
+                float(row[index] or 0)
+        if any(int(row[header.index("epoch")]) < 0 for row in rows):
+            raise Unfit("a negative epoch")
+    except (ValueError, OverflowError) as error:
+        raise DamagedTable(str(error) if isinstance(error, Unfit) else "a number is none") from None
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def without_seed(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name != "random_state"}
+
+
+def grouped(records: Iterable[FinishedRun], key) -> dict[Any, list[FinishedRun]]:
+    groups: dict[Any, list[FinishedRun]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def number(cell: str | None) -> float:
+    """nan for an empty cell and for what is no number."""
+    try:
+        return float(cell or math.nan)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,151 @@
+"""The figures and tables of each study: one dense setting and the sparse runs that belong to it."""
+
+import multiprocessing.pool
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas
+from matplotlib.figure import Figure
+
+from helper.drawing import STYLE, save_figure
+from helper.processes.interruption import check_signals, checking_signals
+from helper.progress import tracked
+from helper.system.devices import available_cores
+from helper.system.signals import usual_signals
+from study.bias import bias_noted
+from study.reporting.aggregate import gaps, over_seeds, studies
+from study.reporting.collect import Collection
+from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, fisher_marks, main_sparsity, of_modes
+from study.reporting.figures_layers import figure11
+from study.reporting.figures_sparsity import cost_figure, figure1
+from study.reporting.finished_run import FinishedRun
+from study.reporting.page import Picture, Section
+from study.reporting.pairs import pair_runs
+from study.reporting.regimes import rule
+from study.reporting.sheets import gap_tests, listed, not_paired, sharpness, table1, table2
+from study.reporting.tidy import REPORTED
+from study.reporting.unreliable import count_of, doubt_noted, unreliable_of
+from study.titles import title_of
+
+BANDS = (
+    "Bands and bars are 95 % intervals over independent seeds (Student's t, cut to what the quantity can be). Of a single "
+    f"seed, {listed(list(REPORTED.values()))} have the interval of their measurement, and other quantities nothing."
+)
+MEASUREMENTS = (*REPORTED, "fisher_initial")
+ALL_MEASUREMENTS = f"measurements ({listed([*REPORTED.values(), 'Tr F at the start'])})"
+GEOMETRIC = (
+    "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "
+    "at which the value of a seed is not positive has no geometric mean and is not drawn."
+)
+
+
+def study_sections(
+    runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float, titles: dict[str, list[str]]
+) -> tuple[list[Section], list[pandas.DataFrame]]:
+    """A section, headed by the titles of its sweeps, and the gaps of each study.
+
+    Drawing takes the time, so that several studies are shared out over the cores.
+    """
+    records = {record.name: record for record in collection.records}
+    work = [
+        (
+            ": ".join(filter(None, (title_of(part["run"], titles), name))),
+            part,
+            [records[run] for run in part["run"]],
+            folder,
+            margin,
+        )
+        for name, part in studies(runs)
+    ]
+    n_workers = min(len(work), available_cores())
+    if n_workers == 1:
+        found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
+    else:
+        with multiprocessing.get_context("fork").Pool(n_workers, usual_signals) as pool:
+            waiting = [pool.apply_async(study_section, one) for one in work]
+            found = [when_ready(section) for section in tracked(waiting, "tables and figures", "studies")]
+    return [section for section, _ in found], [compared for _, compared in found]
+
+
+def when_ready(result: multiprocessing.pool.AsyncResult) -> tuple[Section, pandas.DataFrame]:
+    """What a worker has made; signals are answered meanwhile."""
+    while not result.ready():
+        result.wait(0.2)
+        check_signals()
+    return result.get()
+
+
+def study_section(
+    name: str, runs: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float
+) -> tuple[Section, pandas.DataFrame]:
+    """Figures and tables of one dense setting and the sparse runs that start from it, and its `aggregate.gaps`."""
+    pairs, alone = pair_runs(records)
+    table, compared = over_seeds(runs), gaps(runs, pairs, margin)
+    key = runs["study"].iloc[0]
+    sheets = [table1(compared, margin), gap_tests(compared, margin), sharpness(compared)] if len(compared) else []
+    sheets += [not_paired(alone)] if alone else []
+    sheets += [table2(table)]
+    with plt.rc_context(STYLE):
+        pictures = [
+            picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
+            for id, title, caption, figure in checking_signals(study_figures(runs, table, compared, records, margin))
+        ]
+    about = " ".join(filter(None, (intro(records), count_of(*unreliable_of(runs, MEASUREMENTS), ALL_MEASUREMENTS))))
+    return Section(f"{name} ({key})", about, tuple(pictures), tuple(sheets)), compared.assign(study=key)
+
+
+def study_figures(
+    runs: pandas.DataFrame, table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[FinishedRun], margin: float
+) -> Iterator[tuple[str, str, str, Figure]]:
+    """(id, title, caption, figure) of what the runs of a study have to show."""
+    if (table["sparsity"] > 0).any():
+        caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {rule(margin)}"
+        caption = doubt_noted(bias_noted(caption, records), *unreliable_of(runs, ["fisher"]), "values of Tr F")
+        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figure1(table, compared)
+        caption = (
+            "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
+            "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
+            f"mask pays for the dense run it was made from. Small numbers: share pruned. {BANDS}"
+        )
+        caption = bias_noted(caption, records)
+        yield "training cost", "Test accuracy against training cost", caption, cost_figure(table)
+    figure = figure3(records)
+    if figure:
+        caption = doubt_noted(GEOMETRIC, *fisher_marks(records, ["all"]), "values of Tr F")
+        yield "figure 3", "Tr F against the epoch", caption, figure
+    sparsity = main_sparsity(records)
+    at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
+    figure = figure4(records)
+    if figure:
+        yield "figure 4", "Training under label noise", at + BANDS, figure
+    figure = figure5(records)
+    if figure:
+        marks = fisher_marks(of_modes(records), SUBSETS)
+        caption = doubt_noted(at + GEOMETRIC, *marks, "values of Tr F")
+        yield "figure 5", "Tr F of examples with true and with wrong labels", caption, figure
+    drawn = figure11(records)
+    if drawn:
+        figure, shown = drawn
+        caption = f"One run a row: {'; '.join(record.name for record in shown)}. Active weights only."
+        yield "figure 11", "Gradients and weights of every layer", caption, figure
+
+
+def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
+    file = save_figure(figure, folder / "figures" / stem)
+    return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
+
+
+def intro(records: Sequence[FinishedRun]) -> str:
+    """The options, other than the defaults, that all runs of a study share."""
+    dense = records[0].dense
+    if dense is None:
+        return "Sparse runs from a dense network that was given as a file."
+    options = ", ".join(f"{name} {value}" for name, value in sorted(dense.items()) if name not in ("random_state", "mode"))
+    running = any(record.flags["train_eval"] == "running" for record in records)
+    training = " Training loss, accuracy and entropy are averages over the steps of the epoch." if running else ""
+    return f"Dense training: {options or 'all options at their defaults'}.{training}"
+
+
+def slug(id: str) -> str:
+    return id.replace(" ", "_")

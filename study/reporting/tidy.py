@@ -1,0 +1,111 @@
+"""Finished runs -> one tidy table with a row for each."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas
+
+from helper.interval import NORMAL_QUANTILE, half_interval
+from helper.metrics.main import METRICS
+from helper.schema.config import digest
+from study.bias import marked
+from study.reporting.collect import EXAMPLES, NUMBERS, Collection
+from study.reporting.finished_run import FinishedRun, grouped, number
+
+REPORTED = {name: metric.heading for name, metric in METRICS.items() if metric.heading}  # {column: its heading in tables}
+
+
+def tidy(collection: Collection) -> pandas.DataFrame:
+    """One row a run: where it belongs, its settings in short, and its numbers; accuracies are shares, losses nats.
+
+    cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
+    about three times that); with the dense run whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
+    """
+    dense = {digest(record.identity): record for record in collection.records if not record.mode_spec.has_mask}
+    labels = series_labels(collection.records)
+    return pandas.DataFrame([row_of(record, labels[record.name], dense) for record in collection.records])
+
+
+def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> dict[str, Any]:
+    summary, flags = record.summary, record.flags
+    own = flags["n_epochs"] * summary["macs_active"]
+    parent = record.identity.get("parent")
+    before = 0.0
+    if record.mode_spec.needs_parent:
+        found = dense.get(digest(parent)) if isinstance(parent, dict) else None
+        before = found.flags["n_epochs"] * found.summary["macs_active"] if found else math.nan
+    return {
+        "run": record.name,
+        "study": record.study,
+        "data": flags["loader_name"],
+        "network": record.name.split("/")[1],
+        "mode": record.mode,
+        "series": series,
+        "sparsity": summary["sparsity_requested"],
+        "seed": record.seed,
+        "parent": digest(parent) if isinstance(parent, dict) else parent or "",
+        "lottery": record.identity.get("lottery", ""),
+        "hash": digest(record.identity),
+        "select": flags["select"],
+        "epochs": flags["n_epochs"],
+        "epoch_selected": summary["epoch_selected"],
+        **{name: summary.get(name, math.nan) for name in NUMBERS},
+        **{f"n_{name}": summary.get("examples", {}).get(name, math.nan) for name in EXAMPLES},
+        "entropy_train": at_selected(record, "entropy_train"),
+        **{key: value for name in REPORTED for key, value in measured(summary["metrics"], name).items()},
+        "n_classes": summary.get("n_classes", math.nan),
+        **initial_fisher(record),
+        **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),
+        "macs_active": summary["macs_active"],
+        "cost": own,
+        "cost_weights": own + (before if record.mode_spec.starts_from.trained else 0.0),
+        "cost_mask": own + before,
+        "seconds": summary.get("seconds", {}).get("training", math.nan),
+    }
+
+
+def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:
+    """Columns of a measurement. Its error is that of a normal distribution with the same 95 % interval, which is wider than
+    the standard error where that was estimated from few draws."""
+    found = metrics.get(name, {})
+    value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
+    error = half_interval(error, float(found.get("degrees", math.inf))) / NORMAL_QUANTILE
+    how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
+    reliable = float(found.get("reliable", math.nan))  # 0: a few large draws decide on it
+    return {name: value, f"{name}_error": error, f"{name}_by": how, f"{name}_reliable": reliable}
+
+
+def largest_eigenvalue(found: dict[str, Any]) -> dict[str, float]:
+    """Of all examples, with its standard error, and that of the examples measured, which a sample has too large."""
+    names = {"eigenvalue": "value", "eigenvalue_error": "standard_error", "eigenvalue_of_sample": "of_sample"}
+    return {column: float(found.get(name, math.nan)) for column, name in names.items()}
+
+
+def at_selected(record: FinishedRun, column: str) -> float:
+    row = next((row for row in record.rows("history") if row["epoch"] == str(record.summary["epoch_selected"])), {})
+    return number(row.get(column))
+
+
+def initial_fisher(record: FinishedRun) -> dict[str, float]:
+    """Columns of Tr F of the initialisation, measured as the selected weights' one was; nan where it was not."""
+    selected, row = record.summary["metrics"].get("fisher"), {}
+    if selected is not None:
+        wanted = {name: selected[name] for name in ("settings", "params", "split")}
+        wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
+        row = next((row for row in record.rows("metrics") if wanted.items() <= row.items()), {})
+    return {"fisher_initial": number(row.get("value")), "fisher_initial_reliable": number(row.get("reliable"))}
+
+
+def series_labels(records: Sequence[FinishedRun]) -> dict[str, str]:
+    """{run: mode, with the options in which series of the same mode and study differ}."""
+    labels = {}
+    for group in grouped(records, lambda record: (record.study, record.mode)).values():
+        options = {record.series: json.loads(record.series) for record in group}
+        names = sorted(set().union(*options.values()))
+        varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
+        for record in group:
+            words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
+            labels[record.name] = marked(", ".join([record.mode, *words]), record.biased)
+    return labels
