@@ -24,11 +24,11 @@ NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
 SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
 FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
 SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")
-METRICS = [
+METRICS_COLUMNS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds", "degrees", "skewness", "reliable",
 ]  # fmt: skip
-SHAPE = ("degrees", "skewness", "reliable")  # of METRICS, of totals only; older tables have none of them
+SHAPE = ("degrees", "skewness", "reliable")  # of METRICS_COLUMNS, of totals only; older tables have none of them
 
 
 class AlteredFile(RuntimeError):
@@ -87,7 +87,7 @@ class RunFolder:
         return Table(self.path / "snr.csv", SNR, self.replace)
 
     def metrics(self) -> Table:
-        return Table(self.path / "metrics.csv", METRICS, self.replace)
+        return Table(self.path / "metrics.csv", METRICS_COLUMNS, self.replace)
 
     @property
     def finished(self) -> bool:
@@ -121,7 +121,7 @@ class RunFolder:
 
     def table_readers(self) -> list[TableReader]:
         """Of history, SNR and metrics, for those who follow a run."""
-        columns = {"history.csv": NOISY_HISTORY, "snr.csv": SNR, "metrics.csv": METRICS}
+        columns = {"history.csv": NOISY_HISTORY, "snr.csv": SNR, "metrics.csv": METRICS_COLUMNS}
         return [TableReader(self.path / name, names) for name, names in columns.items()]
 
     # ------------------------------------------------------------------------- what the files of a finished run hold

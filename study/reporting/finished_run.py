@@ -16,8 +16,7 @@ from helper.schema.config import digest, flag_fields
 from helper.tables import DamagedTable
 from helper.untrusted.reasons import Unfit, reason_of
 from optim.config import PruneConfig
-from optim.folder import HISTORY, SHAPE, SNR
-from optim.folder import METRICS as METRICS_COLUMNS
+from optim.folder import HISTORY, METRICS_COLUMNS, SHAPE, SNR
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
 
