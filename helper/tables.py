@@ -10,9 +10,28 @@ from typing import Any
 from helper.system.files import write_atomic
 from helper.untrusted.reasons import Unfit, reason_of
 
+# columns of a run's tables that hold texts; all others hold numbers
+TEXTS = frozenset(("layer", "mode", "metric", "split", "subset", "params", "estimator", "settings", "checkpoint"))
+
 
 class DamagedTable(RuntimeError):
     """A table that is not whole."""
+
+
+def cells_of(path: Path) -> tuple[list[str], list[list[str]]]:
+    """(heading, rows) of a CSV file, every row as long as the heading.
+
+    Raises:
+        DamagedTable: there is no such file, or it is half-written; the message is the reason alone.
+    """
+    try:
+        text = path.read_text() if path.is_file() else ""  # a pipe would wait for ever
+        heading, *rows = csv.reader(io.StringIO(text), strict=True)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DamagedTable(reason_of(error)) from None
+    if len(set(heading)) < len(heading) or not text.endswith("\n") or any(len(row) != len(heading) for row in rows):
+        raise DamagedTable("half-written")
+    return heading, rows
 
 
 class Table:

@@ -4,6 +4,7 @@ import pandas
 import pytest
 
 from helper.schema.config import unflatten
+from helper.tables import DamagedTable, cells_of
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from scripts.made_up_runs import write_run
@@ -78,3 +79,22 @@ def test_training_cost_is_of_each_runs_own_epochs_and_active_weights(written, tm
     cost = row_of(tmp_path, child)[["cost", "cost_weights", "cost_mask"]] / 10**6
     assert cost.tolist() == [30, weights, mask]
     assert row_of(tmp_path, dense)["cost"] == 10 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "it holds something else"),
+        ("a,b\n1,2", "half-written"),
+        ("a,b\n1\n", "half-written"),
+        ("a,a\n1,2\n", "half-written"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_read_by_nobody(tmp_path, content, reason):
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(DamagedTable, match=reason):
+        cells_of(path)
+    path.unlink()
+    with pytest.raises(DamagedTable):
+        cells_of(path)

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from helper.metrics.per_example import pull_back
-from helper.plotter.columns import TEXTS, read_columns
+from helper.plotter.columns import read_columns
 from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
+from helper.tables import TEXTS
 from optim.config import TrainConfig
 from optim.optimizers import OPTIMIZERS
 

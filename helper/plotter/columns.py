@@ -1,12 +1,12 @@
 """Tables of a run folder as columns of numbers. Without pandas, which takes longer to import than a table to draw."""
 
-import csv
 from pathlib import Path
 
 import numpy
 
+from helper.tables import TEXTS, DamagedTable, cells_of
+
 Columns = dict[str, numpy.ndarray]  # of a table, (rows,) each
-TEXTS = ("layer", "mode", "metric", "split", "subset", "params", "estimator", "settings", "checkpoint")
 
 
 def read_columns(path: Path) -> Columns:
@@ -20,11 +20,10 @@ def read_columns(path: Path) -> Columns:
     if not path.is_file():
         return {}
     try:
-        with open(path, newline="") as file:
-            heading, *rows = csv.reader(file, strict=True)
+        heading, rows = cells_of(path)
         cells = dict(zip(heading, zip(*rows, strict=True), strict=True)) if rows else {}
         return {name: numpy.array(column if name in TEXTS else list(map(number, column))) for name, column in cells.items()}
-    except (ValueError, csv.Error) as error:
+    except (ValueError, DamagedTable) as error:
         raise RuntimeError(f"{path} is damaged ({error})") from None
 
 

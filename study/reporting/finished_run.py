@@ -1,8 +1,6 @@
 """A finished run as its folder tells, without its weights: flags, summary, tables, and what it belongs to."""
 
-import csv
 import functools
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,8 +11,8 @@ from typing import Any
 import pandas
 
 from helper.schema.config import digest, flag_fields
-from helper.tables import DamagedTable
-from helper.untrusted.reasons import Unfit, reason_of
+from helper.tables import TEXTS, DamagedTable, cells_of
+from helper.untrusted.reasons import Unfit
 from optim.config import PruneConfig
 from optim.folder import HISTORY, METRICS_COLUMNS, SHAPE, SNR
 from optim.modes import MODES, ModeSpec
@@ -27,17 +25,6 @@ TABLES = {
     "snr": SNR,
     "metrics": [name for name in METRICS_COLUMNS if name not in SHAPE],
 }  # and the columns that all have
-TEXTS = {
-    "layer",
-    "mode",
-    "metric",
-    "split",
-    "subset",
-    "params",
-    "estimator",
-    "settings",
-    "checkpoint",
-}  # the others: numbers
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ class FinishedRun:
         """The same as texts, which for a few cells of many runs is ten times as fast."""
         try:
             return rows_of(self.path / f"{name}.csv", TABLES[name])
-        except (FileNotFoundError, DamagedTable):
+        except DamagedTable:
             return []
 
 
@@ -133,29 +120,18 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     Raises:
         DamagedTable: a column or the end of a row is missing, or a cell of a number holds none.
     """
-    try:
-        text = path.read_text() if path.is_file() else ""
-        header, *rows = csv.reader(io.StringIO(text), strict=True)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise DamagedTable(reason_of(error)) from None
-    if (
-        not set(columns) <= set(header)
-        or len(set(header)) != len(header)
-        or not text.endswith("\n")
-        or any(len(row) != len(header) for row in rows)
-    ):
+    heading, rows = cells_of(path)
+    if not set(columns) <= set(heading):
         raise DamagedTable("half-written")
     try:
-        for index in (index for index, column in enumerate(header) if column not in TEXTS):
+        for index in (index for index, column in enumerate(heading) if column not in TEXTS):
             for row in rows:
                 float(row[index] or 0)
-        if any(int(row[header.index("epoch")]) < 0 for row in rows):
+        if any(int(row[heading.index("epoch")]) < 0 for row in rows):
             raise Unfit("a negative epoch")
     except (ValueError, OverflowError) as error:
         raise DamagedTable(str(error) if isinstance(error, Unfit) else "a number is none") from None
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return [dict(zip(heading, row, strict=True)) for row in rows]
 
 
 def without_seed(identity: dict[str, Any]) -> dict[str, Any]:
