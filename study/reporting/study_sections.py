@@ -48,16 +48,10 @@ def study_sections(
     Drawing takes the time, so that several studies are shared out over the cores.
     """
     records = {record.name: record for record in collection.records}
-    work = [
-        (
-            ": ".join(filter(None, (title_of(part["run"], titles), name))),
-            part,
-            [records[run] for run in part["run"]],
-            folder,
-            margin,
-        )
-        for name, part in studies(runs)
-    ]
+    work = []
+    for name, part in studies(runs):
+        heading = ": ".join(filter(None, (title_of(part["run"], titles), name)))
+        work.append((heading, part, [records[run] for run in part["run"]], folder, margin))
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
         found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
