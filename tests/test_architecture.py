@@ -28,10 +28,8 @@ MOST_LINES = {"file": 300, "function": 50}
 UPWARD = {("helper.macs", "helper.metrics.operations"), ("helper.macs", "helper.metrics.parameters")}
 FOR_TYPES_ONLY = {"optim.trainer"}
 IN_CIRCLES = {"optim.trainer", "optim.callbacks"}
-LONG_FILES = {"helper.metrics.fisher", "helper.metrics.per_example", "optim.callbacks", "optim.main"}
-LONG_FUNCTIONS = {
-    "helper.metrics.spectrum.active_operator", "helper.metrics.spectrum.spectrum",
-}  # fmt: skip
+LONG_FILES = {"optim.callbacks", "optim.main"}
+LONG_FUNCTIONS = {"helper.metrics.spectrum.active_operator", "helper.metrics.spectrum.spectrum"}
 
 
 @dataclass(frozen=True)
