@@ -139,11 +139,12 @@ def queue() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         pool = LocalPool(2)
-        for index in range(10_000):
-            path = Path(folder, str(index))
-            pool.submit(Sleeping(path.name, (), RunFolder(path), path.with_suffix(".log")), [] if index < 10 else ["0"])
+        paths = [Path(folder, str(index)) for index in range(10_000)]
+        jobs = [Sleeping(path.name, (), RunFolder(path), path.with_suffix(".log")) for path in paths]
+        for index, job in enumerate(jobs):
+            pool.submit(job, [] if index < 10 else ["0"])
         pool.poll()
-        lines = Lines([None] * 10_000, pool)
+        lines = Lines(jobs, pool)
         looked = min(seconds(pool.poll) for _ in range(20))
         shown = min(seconds(lines) for _ in range(20))
         pool.stop()
