@@ -20,24 +20,40 @@ SCORES = {"l1": magnitude, "random": random_scores}
 
 
 def prune(
-    network: nn.Module, generator: torch.Generator, *, prune_ratio: float, prune_method: str = "l1", prune_last: bool = False
+    network: nn.Module,
+    generator: torch.Generator,
+    *,
+    prune_ratio: float,
+    prune_method: str = "l1",
+    prune_last: bool = False,
+    head: str | None = None,
 ) -> Mask:
     """One-shot global mask of a network; its weights are left as they are.
 
     Args:
         prune_ratio: share of the prunable weights that the mask removes, in [0, 1).
-        prune_method: of SCORES, how weights are ranked. prune_last: whether the last layer's can be pruned.
+        prune_method: of SCORES, how weights are ranked. prune_last: whether the classifier's can be pruned.
+        head: the name of that layer; None: the last one.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
-    weights = prunable_weights(network, prune_last)
+    weights = prunable_weights(network, prune_last, head)
     return global_mask(SCORES[prune_method](weights, generator), prune_ratio)
 
 
-def prunable_weights(network: nn.Module, prune_last: bool) -> dict[str, Tensor]:
-    """{name: weight} of the Linear and Conv2d layers, in order; without the last one unless `prune_last`."""
-    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    return {f"{name}.weight": module.weight.detach() for name, module in (layers if prune_last else layers[:-1])}
+def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = None) -> dict[str, Tensor]:
+    """{name: weight} of the Linear and Conv2d layers, in order; unless `prune_last`, without the classifier.
+
+    Args:
+        head: the name of the classifier; None: the last of these layers.
+    """
+    weights = {}
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            weights[f"{name}.weight"] = module.weight.detach()
+    if weights and not prune_last:
+        weights.pop(list(weights)[-1] if head is None else f"{head}.weight", None)
+    return weights
 
 
 def global_mask(scores: dict[str, Tensor], prune_ratio: float) -> Mask:

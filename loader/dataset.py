@@ -9,6 +9,8 @@ from torch import Tensor
 
 from helper.processes.group import rank, world_size
 
+PADDING = 4  # pixels by which an image is shifted at most, unless its data set says otherwise
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +71,7 @@ class Dataset:
     augmented: bool
     fingerprint: str | None = None
     noisy: bool = False
+    padding: int = PADDING  # of the crops, where it is augmented
     _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -142,25 +145,22 @@ class NormalisedInputs:
         return self.dataset.normalise(self.split.inputs[rows.to(self.split.inputs.device)])
 
 
-PADDING = 4  # pixels by which an image is shifted at most
-
-
-def draw_crops(n: int, generator: torch.Generator) -> Tensor:
-    """(3, n) shifts down and to the right, from 0 to 2 PADDING, and whether an image is mirrored, for `crop_and_flip`.
+def draw_crops(n: int, generator: torch.Generator, padding: int = PADDING) -> Tensor:
+    """(3, n) shifts down and to the right, from 0 to 2 padding, and whether an image is mirrored, for `crop_and_flip`.
 
     Drawn on the CPU, so every device augments alike.
     """
-    shifts = torch.randint(2 * PADDING + 1, (2, n), generator=generator)
+    shifts = torch.randint(2 * padding + 1, (2, n), generator=generator)
     return torch.cat([shifts, torch.randint(2, (1, n), generator=generator, dtype=torch.bool)])
 
 
-def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Each image shifted by -PADDING..PADDING pixels a side (zeros come in) and mirrored with probability 1/2.
+def crop_and_flip(images: Tensor, draws: Tensor, padding: int = PADDING) -> Tensor:
+    """Each image shifted by -padding..padding pixels a side (zeros come in) and mirrored with probability 1/2.
 
-    The same distribution per image as torchvision's RandomCrop(size, PADDING) followed by RandomHorizontalFlip.
+    The same distribution per image as torchvision's RandomCrop(size, padding) followed by RandomHorizontalFlip.
 
     Args:
-        images: (N, C, H, W), any dtype. draws: (3, N) of `draw_crops`.
+        images: (N, C, H, W), any dtype. draws: (3, N) of `draw_crops` for the same padding.
     """
     n, _, height, width = images.shape
     top, left, flip = draws.to(images.device)
@@ -168,6 +168,6 @@ def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
     columns = torch.arange(width, device=images.device)
     columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - columns, columns)
     # pixels gathered with their channels together: the result is channels-last, as convolutions like it
-    padded = F.pad(images, [PADDING] * 4).permute(0, 2, 3, 1)
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
     image = torch.arange(n, device=images.device)
     return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -51,7 +51,7 @@ def asymmetric(labels: Tensor, noise: Noise, *, noise_ratio: float) -> Tensor:
 def human(labels: Tensor, noise: Noise) -> Tensor:
     """The labels that people gave. Raises DataError: the data set has none."""
     if noise.human_labels is None:
-        raise DataError("--noise_method human: people's labels exist here for cifar100 only")
+        raise DataError("--noise_method human: people gave no labels to this data set")
     return noise.human_labels.clone()
 
 

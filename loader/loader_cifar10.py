@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 10 classes."""
 
+import pickle
 from pathlib import Path
 
 import torch
@@ -7,6 +8,8 @@ import torch
 from loader.archives import class_names, fingerprint, provide
 from loader.dataset import Source
 from loader.loader_cifar100 import check_labels, read_images
+from loader.made_up import labels_in_turn, pixels
+from loader.spec import DatasetSpec, Published
 
 ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 FILES = {
@@ -46,3 +49,19 @@ def load(*, root: str, download: bool, verify_data: bool) -> Source:
         inputs, labels, *batches[5], names, 255, MEAN, STD, next_class,
         fingerprint=None if verify_data else fingerprint(paths, FILES.values()),
     )  # fmt: skip
+
+
+def make_small(root: Path) -> None:
+    """Six batches of 100 random images, and the names of the classes."""
+    (root / "cifar-10-batches-py").mkdir(parents=True)
+    *batches, meta = FILES
+    for name in batches:
+        batch = {"data": pixels(100, 3072), "labels": labels_in_turn(100, 10)}
+        (root / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (root / meta).write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}, protocol=2))
+
+
+CIFAR10 = DatasetSpec(
+    "cifar10", "CIFAR-10", load, Published(50_000, 10_000, (3, 32, 32), 10),
+    augmented=True, padding=4, leaves=leaves, make_small=make_small,
+)  # fmt: skip

@@ -1,5 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 100 classes of 20 superclasses."""
 
+import pickle
 from pathlib import Path
 
 import numpy
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from loader.archives import DataError, class_names, fingerprint, provide, unpickle
 from loader.dataset import Source
+from loader.loader_cifar100_noisy import leaves, make_human_labels, with_noise_facts
+from loader.made_up import N_TEST, N_TRAIN, labels_in_turn, pixels
+from loader.spec import DatasetSpec, Published
 
 ARCHIVE = ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
 FILES = {
@@ -36,6 +40,12 @@ def load(*, root: str, download: bool, verify_data: bool) -> Source:
     )  # fmt: skip
 
 
+def load_noisy(*, root: str, download: bool, verify_data: bool, noise_method: str) -> Source:
+    """`load`, with what the kind of noise has to know. Raises DataError: as it, and when that is missing or damaged."""
+    source = load(root=root, download=download, verify_data=verify_data)
+    return with_noise_facts(source, Path(root), noise_method)
+
+
 def read_images(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
     """((N, 3, 32, 32) uint8 images, (N,) labels) of a CIFAR batch file."""
     content = unpickle(path)
@@ -59,3 +69,21 @@ def check_labels(path: Path, labels: Tensor, n_classes: int, meta: Path) -> None
             f"{path} is empty or has labels outside 0..{n_classes - 1}, the classes named in {meta}; delete both and "
             "download them again"
         )
+
+
+def make_small(root: Path) -> None:
+    """The three files with random images, and people's labels."""
+    (root / "cifar-100-python").mkdir(parents=True)
+    train, test, meta = FILES
+    for name, n in ((train, N_TRAIN), (test, N_TEST)):
+        fine = labels_in_turn(n, 100)
+        batch = {"data": pixels(n, 3072), "fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
+        (root / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (root / meta).write_bytes(pickle.dumps({"fine_label_names": [f"class{i}" for i in range(100)]}, protocol=2))
+    make_human_labels(root, labels_in_turn(N_TRAIN, 100))
+
+
+CIFAR100 = DatasetSpec(
+    "cifar100", "CIFAR-100", load, Published(50_000, 10_000, (3, 32, 32), 100),
+    augmented=True, padding=4, load_noisy=load_noisy, leaves=leaves, human_labels=True, make_small=make_small,
+)  # fmt: skip

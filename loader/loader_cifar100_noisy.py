@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from helper.untrusted.reasons import reason_of
-from loader import loader_cifar100
 from loader.archives import DataError, fingerprint, unpickle
 from loader.dataset import Source
 
@@ -31,18 +30,17 @@ def leaves(noise_method: str, n_classes: int) -> bool:
     return noise_method in ("asymmetric", "human")
 
 
-def load(*, root: str, download: bool, verify_data: bool, noise_method: str) -> Source:
-    """CIFAR-100 with what the asked kind of noise needs: `next_class`, cyclic in each superclass, or the human labels.
+def with_noise_facts(source: Source, root: Path, noise_method: str) -> Source:
+    """CIFAR-100 with what a kind of noise needs: `next_class`, cyclic in each superclass, or the human labels.
 
     Raises:
-        DataError: as the clean loader; also when the human labels are missing or belong to other images.
+        DataError: the superclasses or the human labels are missing, or belong to other images.
     """
-    source = loader_cifar100.load(root=root, download=download, verify_data=verify_data)
     if noise_method == "asymmetric":
-        coarse = read_superclasses(Path(root, "cifar-100-python/train"), len(source.train_labels))
+        coarse = read_superclasses(root / "cifar-100-python/train", len(source.train_labels))
         return dataclasses.replace(source, next_class=next_in_superclass(source.train_labels, coarse))
     if noise_method == "human":
-        path = Path(root, HUMAN_FILE)
+        path = root / HUMAN_FILE
         labels = read_human_labels(path, source.train_labels)
         prints = [source.fingerprint or "published", fingerprint([path])]
         return dataclasses.replace(source, human_labels=labels, fingerprint="-".join(prints))
@@ -89,3 +87,10 @@ def read_human_labels(path: Path, true_labels: Tensor) -> Tensor:
     if noisy.shape != clean.shape or noisy.dtype != torch.int64 or noisy.min() < 0 or noisy.max() > true_labels.max():
         raise DataError(f"{path}: noisy_label is not a class for each image; get it again")
     return noisy
+
+
+def make_human_labels(root: Path, clean: list[int]) -> None:
+    """A file as of CIFAR-100N in which every fourth label is the next class."""
+    true = numpy.array(clean)
+    noisy = numpy.where(numpy.arange(len(true)) % 4 == 0, (true + 1) % 100, true)
+    torch.save({"clean_label": true, "noisy_label": noisy}, root / HUMAN_FILE)

@@ -9,6 +9,7 @@ import torch
 
 from helper.system.seeds import stream
 from loader.dataset import Source
+from loader.spec import DatasetSpec, Published, held_out
 from loader.splits import balanced_rows
 
 PUBLISHED = "68aea062d35a1277"  # SHA-256 of the table's bytes, its first 16 digits
@@ -27,3 +28,10 @@ def load(*, test_size: float, split_seed: int) -> Source:
         images[train], labels[train], images[test], labels[test], names, 16, (0.305,), (0.376,),
         fingerprint=None if content == PUBLISHED else content,
     )  # fmt: skip
+
+
+def sizes(*, test_size: float) -> Published:
+    return held_out(1797, test_size, (1, 8, 8), 10)
+
+
+DIGITS = DatasetSpec("digits", "UCI handwritten digits", load, sizes)

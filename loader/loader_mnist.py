@@ -1,5 +1,6 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels."""
 
+import functools
 import gzip
 import math
 import zlib
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from loader.archives import MOST_BYTES, DataError, fetch, fingerprint, verify
 from loader.dataset import Source
+from loader.made_up import N_TEST, N_TRAIN, labels_in_turn, pixels
+from loader.spec import DatasetSpec, Published
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-MNIST = {
+MNIST_FILES = {
     "folder": "MNIST/raw",
     "mirrors": ["https://ossci-datasets.s3.amazonaws.com/mnist/"],
     "md5": (
@@ -26,7 +29,7 @@ MNIST = {
     "mean": (0.1307,),
     "std": (0.3081,),
 }
-FASHION_MNIST = {
+FASHION_MNIST_FILES = {
     "folder": "FashionMNIST/raw",
     "mirrors": ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"],
     "md5": (
@@ -92,3 +95,31 @@ def read_idx(path: Path) -> Tensor:
     ):
         raise DataError(f"{path} is damaged or no IDX file of bytes; delete it and download it again")
     return torch.from_numpy(numpy.frombuffer(body, dtype=numpy.uint8).copy()).view(sizes)
+
+
+def make_small(published: dict, root: Path) -> None:
+    """The four files with random pixels."""
+    folder = root / published["folder"]
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        n = N_TRAIN if name.startswith("train") else N_TEST
+        if "images" in name:
+            content = idx_header(n, 28, 28) + pixels(n, 784).tobytes()
+        else:
+            content = idx_header(n) + bytes(labels_in_turn(n, 10))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+
+
+def idx_header(*sizes: int) -> bytes:
+    return bytes([0, 0, 8, len(sizes)]) + numpy.array(sizes, dtype=">i4").tobytes()
+
+
+def spec_of(name: str, label: str, published: dict) -> DatasetSpec:
+    return DatasetSpec(
+        name, label, functools.partial(load, published), Published(60_000, 10_000, (1, 28, 28), 10),
+        make_small=functools.partial(make_small, published),
+    )  # fmt: skip
+
+
+MNIST = spec_of("mnist", "MNIST", MNIST_FILES)
+FASHION_MNIST = spec_of("fmnist", "Fashion-MNIST", FASHION_MNIST_FILES)

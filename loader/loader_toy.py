@@ -4,14 +4,21 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor
 
+from helper.schema.config import flag
 from helper.system.seeds import stream
 from helper.untrusted.reasons import reason_of
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
+from loader.spec import DatasetSpec, Published, held_out
 from loader.splits import balanced_rows
+
+
+class ToyFlags:
+    filename: str = flag("var_u.mat", "file of the toy set under --root", short="-fn", identity=False)
 
 
 def load(*, root: str, filename: str, test_size: float, split_seed: int) -> Source:
@@ -73,3 +80,18 @@ def generate() -> tuple[Tensor, Tensor]:
     powers = count[:, None] ** torch.arange(3)
     score = score - powers @ torch.linalg.lstsq(powers, score[:, None]).solution.squeeze(1)
     return bits.to(torch.uint8), (score.round(decimals=9) > score.median().round(decimals=9)).long()
+
+
+def sizes(*, test_size: float) -> Published:
+    return held_out(4096, test_size, (12,), 2)
+
+
+def make_small(root: Path) -> None:
+    """`var_u.mat` with 256 random patterns, labelled by how many bits they have."""
+    from scipy.io import savemat
+
+    bits = numpy.random.default_rng(0).integers(0, 2, (256, 12), dtype=numpy.uint8)
+    savemat(root / "var_u.mat", {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
+
+
+TOY = DatasetSpec("toy", "12-bit toy set", load, sizes, flags=ToyFlags, make_small=make_small)

@@ -1,25 +1,21 @@
-"""Initialisers: each redraws the weights of a network in place from the global generator."""
+"""Initialisers: each redraws the weights of a network, whose classifier is `head`, in place from the global generator."""
 
 from torch import nn
 
 
-def kaiming(network: nn.Module) -> None:
-    """He et al. 2015 normal, fan-out, for ReLU; the last Linear layer N(0, 0.01^2); biases and BatchNorm reset."""
+def kaiming(network: nn.Module, head: nn.Module) -> None:
+    """He et al. 2015 normal, fan-out, for ReLU; the classifier N(0, 0.01^2); biases and BatchNorm reset."""
     _redraw(network, lambda weight: nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu"))
-    nn.init.normal_(last_linear(network).weight, std=0.01)
+    nn.init.normal_(head.weight, std=0.01)
 
 
-def xavier(network: nn.Module) -> None:
+def xavier(network: nn.Module, head: nn.Module) -> None:
     """Glorot & Bengio 2010 normal; biases and BatchNorm reset."""
     _redraw(network, nn.init.xavier_normal_)
 
 
-def none(network: nn.Module) -> None:
+def none(network: nn.Module, head: nn.Module) -> None:
     """What the layers' constructors drew (PyTorch's defaults) stays."""
-
-
-def last_linear(network: nn.Module) -> nn.Linear:
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def _redraw(network: nn.Module, draw) -> None:

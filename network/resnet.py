@@ -3,6 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helper.schema.config import flag
+from network.spec import NetworkSpec
+
 
 def conv(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, size, stride, padding=size // 2, bias=False)
@@ -84,3 +87,23 @@ def blocks_per_stage(depth: int) -> tuple[type[nn.Module], int]:
         near = max(8, layers * round((depth - 2) / layers) + 2)
         raise ValueError(f"--depth {depth}: must be {layers}n+2 {'below' if layers == 6 else 'from'} 54; did you mean {near}?")
     return block, (depth - 2) // layers
+
+
+class ResNetFlags:
+    depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp")
+    widen_factor: int = flag(4, "multiplies the channels of all convolutions", short="-wf", low=1)
+
+
+def build(input_shape: tuple[int, ...], n_classes: int, *, depth: int, widen_factor: int) -> ResNet:
+    return ResNet(input_shape[0], n_classes, depth, widen_factor)
+
+
+def check(*, depth: int) -> None:
+    """Raise ValueError unless there is a ResNet of that depth."""
+    blocks_per_stage(depth)
+
+
+RESNET_SPEC = NetworkSpec(
+    "resnet", "ResNet-{depth}x{widen_factor}", build, head=lambda network: network.fc, folder="resnet{depth}x{widen_factor}",
+    revision=2, flags=ResNetFlags, check=check, smoke={"depth": 8, "widen_factor": 1},
+)  # fmt: skip

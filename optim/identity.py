@@ -21,8 +21,8 @@ def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
         fingerprint: content hash of data files that are not the published ones.
     """
     payload = identity(config)
-    if config.network.revision > 1:
-        payload["network_revision"] = config.network.revision
+    if config.network.spec.revision > 1:
+        payload["network_revision"] = config.network.spec.revision
     if fingerprint:
         payload["data_files"] = fingerprint
     if not config.mode_spec.needs_parent:

@@ -121,7 +121,8 @@ class Origins:
         return network
 
     def pruned(self, network: nn.Module) -> Mask:
-        return prune(network, stream(self.config.random_state, "prune"), **flatten(self.config.prune))
+        head = self.config.network.spec.head_name(network)
+        return prune(network, stream(self.config.random_state, "prune"), head=head, **flatten(self.config.prune))
 
 
 def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:

@@ -116,7 +116,8 @@ class Trainer:
         batch = self.dataset.train[rows[own]]
         images = batch.inputs
         if self.dataset.augmented:
-            images = crop_and_flip(images, draw_crops(len(rows), generator)[:, own])
+            padding = self.dataset.padding
+            images = crop_and_flip(images, draw_crops(len(rows), generator, padding)[:, own], padding)
         inputs = self.dataset.normalise(images)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
 

@@ -27,7 +27,7 @@ from helper.pruner import prune
 from helper.schema.config import flatten, unflatten
 from helper.system.memory import peak_memory_mb
 from helper.system.seeds import stream
-from loader.sizes import Sizes, published_sizes
+from loader.main import Sizes, published_sizes
 from network.main import build_network
 from network.resnet import Bottleneck
 from optim.checkpoint import save_state

@@ -10,8 +10,7 @@ import experiment
 from helper.macs import count_macs
 from helper.schema.config import FlagError, unflatten
 from loader import loader_digits
-from loader.main import DATASETS, DataConfig, load_dataset
-from loader.sizes import Sizes, published_sizes
+from loader.main import DATASETS, DataConfig, Sizes, load_dataset, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
 from optim.folder import RunFolder
@@ -58,7 +57,7 @@ def line_of(printed: str, name: str) -> list[str]:
 
 
 def test_every_data_set_has_its_published_sizes():
-    assert all(DataConfig(loader_name=name).loader.published for name in DATASETS)
+    assert all(DataConfig(loader_name=name).published for name in DATASETS)
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ import loader.main
 import run as command_line
 from helper.schema.config import unflatten
 from loader import loader_cifar100, loader_digits
+from loader.made_up import N_TRAIN, labels_in_turn
 from loader.main import DataConfig, fingerprint_of, load_dataset
 from optim.checkpoint import load_state, save_state
 from optim.config import RunConfig
 from optim.identity import run_folder, run_identity
 from optim.model import load_stored
-from tests import made_up
 from tests.edited import vouch
 from tests.outcome import Outcome, outcome
 
@@ -141,7 +141,7 @@ def altered(root: Path, name: str) -> None:
         bits = numpy.random.default_rng(1).integers(0, 2, (256, 12), dtype=numpy.uint8)
         savemat(path, {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
     elif name == "CIFAR-100_human.pt":
-        clean = numpy.array(made_up.cifar_labels(made_up.N_TRAIN))
+        clean = numpy.array(labels_in_turn(N_TRAIN, 100))
         torch.save({"clean_label": clean, "noisy_label": (clean + 2) % 100}, path)
     elif name.endswith(".gz"):
         content = bytearray(gzip.decompress(path.read_bytes()))

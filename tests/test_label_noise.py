@@ -76,6 +76,6 @@ def test_the_noise_seed_alone_decides():
 
 
 def test_human_needs_human_labels(generator):
-    with pytest.raises(DataError, match="cifar100 only"):
+    with pytest.raises(DataError, match="people gave no labels"):
         corrupt(LABELS, "human", 10, generator)
     assert torch.equal(corrupt(LABELS, "human", 10, generator, human_labels=LABELS.flip(0)), LABELS.flip(0))

@@ -16,10 +16,12 @@ from loader import loader_cifar100
 from loader.archives import DataError, unpickle
 from loader.dataset import Split
 from loader.label_noise import METHODS
+from loader.loader_cifar100_noisy import make_human_labels
 from loader.loader_toy import generate
-from loader.main import DATASETS, NAMES, DataConfig, Loader, load_dataset
+from loader.made_up import N_TEST, N_TRAIN, labels_in_turn, pixels
+from loader.main import DATASETS, NAMES, DataConfig, load_dataset
 from loader.main import _limit as limited
-from tests import made_up
+from loader.spec import DatasetSpec
 
 
 def load(root, name, **flags):
@@ -51,25 +53,25 @@ def test_cifar10_batches_are_put_together(files):
 
 def test_idx_files_keep_their_pixels(files):
     data = load(files, "mnist")
-    assert data.train.inputs[0].flatten().tolist() == made_up.pixels(made_up.N_TRAIN, 784)[0].tolist()
+    assert data.train.inputs[0].flatten().tolist() == pixels(N_TRAIN, 784)[0].tolist()
 
 
 def test_human_noise_is_the_files(files):
     data = load(files, "cifar100_noisy", noise_method="human")
-    assert torch.equal(data.train.noisy, torch.arange(made_up.N_TRAIN) % 4 == 0)
+    assert torch.equal(data.train.noisy, torch.arange(N_TRAIN) % 4 == 0)
 
 
 def test_human_labels_follow_their_images_through_subset_and_split(files):
     data = load(files, "cifar100_noisy", noise_method="human", limit_train=150, val_size=0.3)
     for split in (data.train, data.val):
-        wrong = split.indices % 4 == 0  # as made_up.write_human has it
+        wrong = split.indices % 4 == 0  # as make_human_labels has it
         assert torch.equal(split.labels, torch.where(wrong, (split.true_labels + 1) % 100, split.true_labels))
         assert 0 < wrong.sum() < len(split)
 
 
 def test_human_noise_of_other_images_is_refused(files, tmp_path):
     root = shutil.copytree(files, tmp_path / "data")
-    made_up.write_human(root, clean=[1, 0, *made_up.cifar_labels(made_up.N_TRAIN)[2:]])
+    make_human_labels(root, [1, 0, *labels_in_turn(N_TRAIN, 100)[2:]])
     with pytest.raises(DataError, match="clean_label disagrees"):
         load(root, "cifar100_noisy", noise_method="human")
     (root / "CIFAR-100_human.pt").unlink()
@@ -132,7 +134,7 @@ def test_a_limit_on_classes_leaves_whole_classes_their_names_and_noise_among_the
     assert torch.equal(data.train.indices % 100, data.train.true_labels)  # positions in the whole file
     assert data.train.labels.max() < 20
     assert data.train.noisy.sum() == 20
-    assert len(data.test) == 20 * made_up.N_TEST // 100
+    assert len(data.test) == 20 * N_TEST // 100
     with pytest.raises(FlagError, match="human noise may give a label outside"):
         load(files, "cifar100_noisy", limit_classes=20, noise_method="human")
 
@@ -185,7 +187,7 @@ def test_damaged_cifar_files_are_refused(files, tmp_path, damage):
             "truncate": path.read_bytes()[:1000],
             "garbage": b"not a pickle",
             "layout": pickle.dumps({"data": content["data"]}),
-            "labels": pickle.dumps(content | {"fine_labels": [100] * made_up.N_TRAIN}),
+            "labels": pickle.dumps(content | {"fine_labels": [100] * N_TRAIN}),
             "code": pickle.dumps({"data": Evil()}),
         }[damage]
     )
@@ -195,7 +197,7 @@ def test_damaged_cifar_files_are_refused(files, tmp_path, damage):
 
 
 def test_unpickle_reads_both_pickles_of_python_2_and_numpy_2(files):
-    assert unpickle(files / "cifar-100-python/train")["data"].shape == (made_up.N_TRAIN, 3072)
+    assert unpickle(files / "cifar-100-python/train")["data"].shape == (N_TRAIN, 3072)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_archives_are_downloaded_verified_and_unpacked(files, tmp_path, monkeypa
     monkeypatch.setattr(loader_cifar100, "ARCHIVE", (archive.as_uri(), hashlib.md5(archive.read_bytes()).hexdigest()))
     load_dataset.cache_clear()
     data = load_dataset(DataConfig(loader_name="cifar100", root=str(tmp_path / "root")))
-    assert len(data.train) == made_up.N_TRAIN
+    assert len(data.train) == N_TRAIN
     assert data.fingerprint is None
     monkeypatch.setattr(loader_cifar100, "ARCHIVE", (archive.as_uri(), "0" * 32))
     with pytest.raises(DataError, match="not the published file"):
@@ -304,7 +306,8 @@ def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
     n = len(source.train_labels)
     facts = {"asymmetric": {"next_class": torch.arange(10).roll(-1)}, "human": {"human_labels": torch.arange(n) % 10}}
     for method, more in facts.items():
-        monkeypatch.setitem(DATASETS, "added", Loader(lambda more=more: dataclasses.replace(source, **more)))
+        added = DatasetSpec("added", "Added", lambda more=more: dataclasses.replace(source, **more))
+        monkeypatch.setitem(DATASETS, "added", added)
         load_dataset.cache_clear()
         with pytest.raises(DataError, match=rf"--noise_method {method} gives labels outside of 0\.\.4"):
             load_dataset(DataConfig(loader_name="added_noisy", noise_method=method, limit_classes=5))

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from helper.schema.registry import Readers, functions_of, options_of, with_optio
 from helper.system.seeds import stream
 from loader.dataset import Source
 from loader.label_noise import METHODS
-from loader.main import DATASETS, DataConfig, Loader, Published, load_dataset
-from loader.sizes import Sizes, published_sizes
+from loader.main import DATASETS, DataConfig, Sizes, load_dataset, published_sizes
+from loader.spec import DatasetSpec, held_out
 from loader.splits import balanced_rows
 from network.main import NETWORKS, NetworkConfig, build_network
+from network.spec import NetworkSpec
 from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
 from optim.optimizers import OPTIMIZERS, tensors_kept
@@ -53,9 +55,10 @@ def plain(input_shape: tuple[int, ...], n_classes: int, *, depth: int, widen_fac
 
 @pytest.fixture
 def parts(monkeypatch) -> Iterator[None]:
-    """Both in their registries, as functions alone."""
-    monkeypatch.setitem(DATASETS, "stripes", stripes)
-    monkeypatch.setitem(NETWORKS, "plain", plain)
+    """Both in their registries, with no more said of them than has to be."""
+    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", "Stripes", stripes))
+    head = operator.itemgetter(-1)
+    monkeypatch.setitem(NETWORKS, "plain", NetworkSpec("plain", "Plain", plain, head=head, images=False))
     for cache in (load_dataset, data_of, optim.main.load_dataset):
         cache.cache_clear()
     yield
@@ -74,7 +77,7 @@ def sweep(tmp_path: Path, grid: dict, *flags: object) -> Outcome:
     return outcome(experiment.main, "sweep", tmp_path / "sweep.yaml", "--results_root", tmp_path / "results", *flags)
 
 
-# ---------------------------------------------------------------------------------------------- as functions alone
+# ---------------------------------------------------------------------------------------------- with nothing but what is needed
 
 
 def test_runs_of_an_added_data_set_are_told_apart_by_the_flags_that_it_reads(parts, tmp_path):
@@ -122,7 +125,7 @@ def test_sizes_come_from_the_registry_or_else_from_the_data(parts, monkeypatch):
         read.append(1)
         return stripes(test_size=test_size, split_seed=split_seed)
 
-    known = Loader(load, Published(60, None, (1, 4, 4), 2))
+    known = DatasetSpec("stripes", "Stripes", load, lambda *, test_size: held_out(60, test_size, (1, 4, 4), 2))
     monkeypatch.setitem(DATASETS, "stripes", known)
     load_dataset.cache_clear()
     assert published_sizes(config) == loaded
@@ -131,7 +134,7 @@ def test_sizes_come_from_the_registry_or_else_from_the_data(parts, monkeypatch):
 
 def test_an_added_set_that_is_augmented_says_so_itself(parts, monkeypatch):
     assert not DataConfig(loader_name="stripes").augmented
-    monkeypatch.setitem(DATASETS, "stripes", Loader(stripes, augmented=True))
+    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", "Stripes", stripes, augmented=True))
     assert load_dataset(DataConfig(loader_name="stripes")).augmented
     assert DataConfig(loader_name="stripes", augment="crop_flip").augment == "auto"
 
@@ -158,14 +161,23 @@ def test_flags_count_that_an_entry_names_and_all_of_them_if_it_takes_any(monkeyp
         configs = [unflatten(RunConfig, more | {word: "added"} | change) for change in changes]
         return len({run_folder(config, None).path.name for config in configs})
 
-    monkeypatch.setitem(registry, "added", taking("**options"))
+    def enter(function: Callable) -> None:
+        monkeypatch.setitem(registry, "added", SPECS[kind](function) if kind in SPECS else function)
+
+    enter(taking("**options"))
     assert number() == 1 + len(flags)
-    monkeypatch.setitem(registry, "added", taking())
+    enter(taking())
     assert number() == 1
-    monkeypatch.setitem(registry, "added", taking(f"*, {next(iter(flags))}"))
+    enter(taking(f"*, {next(iter(flags))}"))
     assert number() == 2
-    monkeypatch.setitem(registry, "added", functools.partial(taking("data, *, " + ", ".join(flags)), "given"))
+    enter(functools.partial(taking("data, *, " + ", ".join(flags)), "given"))
     assert number() == 1 + len(flags)
+
+
+SPECS = {
+    "data set": lambda load: DatasetSpec("added", "Added", load),
+    "network": lambda build: NetworkSpec("added", "Added", build, head=lambda network: network),
+}
 
 
 def taking(parameters: str = "") -> Callable:

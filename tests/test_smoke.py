@@ -6,8 +6,9 @@ import dataclasses
 import pytest
 
 from helper.metrics.main import METRICS
-from helper.schema.config import all_flags, flag_fields
-from loader.main import DATASETS
+from helper.schema.config import FlagError, all_flags, flag_fields
+from loader.main import DATASETS, DataConfig
+from network.main import NETWORKS
 from optim.config import RunConfig
 from optim.modes import MODES
 
@@ -18,10 +19,10 @@ EVERY_FLAG = {
     "mode": "lottery", "random_state": 7, "device": "cpu", "load_pretrain": 0, "overwrite": 1, "debug": 1, "figures": 1,
     "tracker": "tensorboard",
     "pretrain_model_path": None, "lottery_model_path": None,
-    "loader_name": "digits", "root": "data", "filename": "var_u.mat", "download": 0, "verify_data": 0, "test_size": 0.3,
+    "loader_name": "digits", "root": "data", "download": 0, "verify_data": 0, "test_size": 0.3,
     "limit_classes": 8, "limit_train": 200, "limit_test": 60, "val_size": 0.2, "split_seed": 1,
     "augment": "crop_flip", "train_noisy": 1, "noise_method": "asymmetric", "noise_ratio": 0.2, "noise_seed": 2,
-    "net_name": "mlp", "hidden_dims": "20-10", "hidden_act": "tanh", "out_act": "identity", "depth": 20, "widen_factor": 1,
+    "net_name": "mlp",
     "in_dim": 64, "out_dim": 8, "init_method": "xavier",
     "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1,
     "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
@@ -33,6 +34,12 @@ EVERY_FLAG = {
     "metric_every": 2, "metric_params": "weights", "metric_split": "test", "metric_rtol": 0.2, "metric_memory_mb": 50,
     "monte_carlo_samples": 40, "monte_carlo_trials": 2, "batch_size_fisher": 20,
 }  # fmt: skip
+for spec in (*DATASETS.values(), *NETWORKS.values()):  # their own flags, with values of their choice or else as usual
+    EVERY_FLAG |= {
+        name: field.default for name, field in vars(spec.flags or object).items() if isinstance(field, dataclasses.Field)
+    }
+for spec in NETWORKS.values():
+    EVERY_FLAG |= spec.smoke
 
 
 def other_value(field: dataclasses.Field) -> object:
@@ -59,15 +66,27 @@ def test_every_mode(train, mode):
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("noisy", ["", "_noisy"])
 def test_every_loader(train, files, name, noisy):
-    images = name != "toy"
-    network = ("-nt", "mnist_lenet") if images else ("-nt", "mlp", "-hd", "8-4")
+    shape = DataConfig(loader_name=name).published.input_shape
+    network = ("-nt", "mnist_lenet") if takes("mnist_lenet", shape) else ("-nt", "mlp", "-hd", "8-4")
     limits = ("--limit_train", 120, "--limit_test", 50, "-bs", 50)
     folder = train("-ln", name + noisy, "-rt", files, "--verify_data", 0, "-dl", 0, *network, *limits, *QUICK)
     assert (folder / "labels.npz").exists() == bool(noisy)
 
 
-def test_resnet(train, files):
-    train("-ln", "cifar100", "-rt", files, "--verify_data", 0, "-nt", "resnet", "-dp", 8, "-wf", 1,
+def takes(network: str, input_shape: tuple[int, ...]) -> bool:
+    try:
+        NETWORKS[network].check_inputs(input_shape)
+    except FlagError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(train, files, name):
+    """On the last data set that it takes."""
+    data = [each for each in DATASETS if takes(name, DataConfig(loader_name=each).published.input_shape)][-1]
+    own = [word for flag, value in NETWORKS[name].smoke.items() for word in (f"--{flag}", value)]
+    train("-ln", data, "-rt", files, "--verify_data", 0, "-nt", name, *own,
           "--limit_train", 150, "--limit_test", 100, "-bs", 50, *QUICK)  # fmt: skip
 
 

@@ -142,8 +142,8 @@ def test_a_step_of_regularised_training_is_that_of_its_loss_written_out():
 def test_every_step_of_every_epoch_draws_crops_of_its_own(monkeypatch):
     drawn = []
 
-    def draw(n, generator):
-        drawn.append(draw_crops(n, generator))
+    def draw(n, generator, padding):
+        drawn.append(draw_crops(n, generator, padding))
         return drawn[-1]
 
     monkeypatch.setattr(trainer_module, "draw_crops", draw)

@@ -4,8 +4,10 @@ An entry is a function, or an object that has a tuple of `functions`, or None. A
 and the flags that it reads by keyword: its keyword-only parameters have their names. One with `**options` reads them all.
 """
 
+import dataclasses
 import functools
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,3 +73,53 @@ class Readers:
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+# ------------------------------------------------------------------------------------- flags that entries bring along
+
+
+def with_own_flags(registry: Mapping[str, Any], *, word: str, after: str) -> Callable[[type], type]:
+    """Decorator below `@dataclass`: a configuration has the flags that the entries of a registry declare in `flags`, too.
+
+    Args:
+        word: the flag that chooses an entry; a flag of the entries acts with those that read it.
+        after: the flag behind which they stand.
+    """
+
+    def add(cls: type) -> type:
+        own, hints = declared(registry, cls), {}
+        for name, hint in cls.__annotations__.items():
+            hints[name] = hint
+            if name == after:
+                hints |= {own_name: own_hint for own_name, (own_hint, _) in own.items()}
+        for name, (_, field) in own.items():
+            setattr(cls, name, tied(field, {word: Readers(name, registry)}))
+        cls.__annotations__ = hints
+        return cls
+
+    return add
+
+
+def declared(registry: Mapping[str, Any], cls: type) -> dict[str, tuple[Any, dataclasses.Field]]:
+    """{flag: (type, field)} of all flags that entries of a registry declare, in its order.
+
+    Raises:
+        TypeError: a flag is declared twice.
+    """
+    found, classes = {}, []
+    for entry in registry.values():
+        if entry.flags is None or entry.flags in classes:
+            continue
+        classes.append(entry.flags)
+        for name, hint in typing.get_type_hints(entry.flags).items():
+            if name in found or name in cls.__annotations__:
+                raise TypeError(f"--{name} of {entry.name} is declared twice: declare it once and read it in both")
+            found[name] = (hint, getattr(entry.flags, name))
+    return found
+
+
+def tied(field: dataclasses.Field, condition: Mapping[str, Any]) -> Any:
+    """A flag's field with one more condition under which it acts."""
+    spec = field.metadata["flag"]
+    conditions = tuple({**one, **condition} for one in spec.when)
+    return dataclasses.field(default=field.default, metadata={"flag": dataclasses.replace(spec, when=conditions)})

@@ -20,8 +20,7 @@ from helper.system.devices import choose_device
 from helper.system.seeds import stream
 from helper.system.xla import end_of_graph
 from loader.dataset import Dataset
-from loader.main import load_dataset
-from loader.sizes import Sizes, published_sizes
+from loader.main import Sizes, load_dataset, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
 from optim.trainer import Trainer

@@ -13,7 +13,7 @@ from helper.macs import count_macs
 from helper.metrics.price import FORWARD
 from helper.pruner import prunable_weights
 from helper.schema.registry import with_options
-from loader.sizes import Sizes
+from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
@@ -105,11 +105,12 @@ class Shape:
 @functools.cache
 def shape_of(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool = False) -> Shape:
     network = build_network(config, input_shape, n_classes, torch.Generator())
+    head = config.spec.head_name(network)
     return Shape(
         macs=count_macs(network, input_shape)[0],
         parameters=sum(p.numel() for p in network.parameters()),
         buffers=sum(b.numel() * b.element_size() for b in network.buffers()),
-        prunable=sum(w.numel() for w in prunable_weights(network, prune_last).values()),
+        prunable=sum(weight.numel() for weight in prunable_weights(network, prune_last, head).values()),
         layers=len(prunable_weights(network, prune_last=True)),
         tensors=len(network.state_dict()),
     )

@@ -1,0 +1,61 @@
+"""What a network says about itself, in its own file: everything that the rest of the program asks about it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from helper.schema.config import FlagError
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One architecture. Of its functions, the keyword-only parameters name the flags that they read.
+
+    Attributes:
+        name: on the command line.
+        label: in figures and on pages, with flags in braces.
+        build: (input_shape, n_classes, *, flags) -> a network that maps (N, *input_shape) inputs to (N, n_classes) logits.
+        head: which of its layers is the classifier, which `--prune_last 0` leaves whole.
+        folder: its name in run folders, with flags in braces; None: its name and the flags that are changed.
+        revision: raised when the name comes to mean another network: runs of the former one are then other runs.
+        flags: a class whose fields are flags that no other network declares.
+        check: raises ValueError when its flags do not make a network; the message names them.
+        images: whether it takes images alone, (channels, height, width); else any inputs.
+        sides: of the square images that it takes; empty: any images.
+        batch_norm: whether such networks have, or may have, BatchNorm layers.
+        smoke: flags that make it small, and use all of its own.
+    """
+
+    name: str
+    label: str
+    build: Callable[..., nn.Module]
+    head: Callable[[nn.Module], nn.Module]
+    folder: str | None = None
+    revision: int = 1
+    flags: type | None = None
+    check: Callable[..., None] | None = None
+    images: bool = True
+    sides: tuple[int, ...] = ()
+    batch_norm: bool = True
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        """Those that read flags."""
+        return (self.build,) if self.check is None else (self.build, self.check)
+
+    def check_inputs(self, input_shape: tuple[int, ...]) -> None:
+        """Raise FlagError unless it takes such inputs."""
+        if self.images and len(input_shape) != 3:
+            raise FlagError(f"--net_name {self.name} takes images, and this data set has none; use --net_name mlp")
+        if self.sides and input_shape[1:] not in [(side, side) for side in self.sides]:
+            *first, last = [f"{side}x{side}" for side in self.sides]
+            found = "x".join(map(str, input_shape[1:]))
+            raise FlagError(f"--net_name {self.name} takes images of {', '.join(first)} or {last} pixels, not {found}")
+
+    def head_name(self, network: nn.Module) -> str:
+        """The name of the classifier among the layers of a network."""
+        head = self.head(network)
+        return next(name for name, module in network.named_modules() if module is head)
