@@ -11,6 +11,7 @@ OF_EIGENVALUES = ("eigenvalues", "residuals", "corrected", "bias", "standard_err
 OF_GRID = ("grid", "density", "density_errors")
 DIMENSIONS = dict.fromkeys((*OF_EIGENVALUES, *OF_GRID), 1) | dict.fromkeys(("sigma", "size", "n_samples", "population"), 0)
 UNKNOWN = ("density_errors", "corrected", "bias", "standard_errors")  # nan of one starting vector, of a handful of examples
+SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")  # which weights it is of, and how it was measured
 
 
 def read_spectrum(path: Path) -> dict[str, numpy.ndarray]:
@@ -32,3 +33,12 @@ def read_spectrum(path: Path) -> dict[str, numpy.ndarray]:
     if not whole:
         raise RuntimeError(f"{path} is damaged (it has not the layout of a spectrum); remove it to have it made again")
     return arrays
+
+
+def spectrum_key(path: Path) -> dict[str, str] | None:
+    """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
+    try:
+        arrays = read_arrays(path)
+        return {name: str(arrays[name]) for name in SPECTRUM_KEY}
+    except (FileNotFoundError, KeyError, RuntimeError):
+        return None

@@ -1,34 +1,18 @@
 """The run folder: the contract between training, measuring and drawing."""
 
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from helper.schema.config import digest
+from helper.spectrum_file import spectrum_key
 from helper.system.files import file_hash, write_atomic
 from helper.tables import Table, TableReader
-from helper.untrusted.arrays import read_arrays
 from helper.untrusted.reasons import Unfit, reason_of
+from optim.columns import HISTORY, METRICS_COLUMNS, NOISY_HISTORY, SNR
 
-SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "acc_memorized"]
-HISTORY = [
-    "epoch", "lr", "loss_train", "acc_train", "entropy_train", "loss_val", "acc_val", "loss_test", "acc_test",
-    "seconds", "images_per_second", "peak_memory_mb",
-]  # fmt: skip
-NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
-SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
 FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
-SPECTRUM_KEY = ("checkpoint", "split", "params", "settings")
-METRICS_COLUMNS = [
-    "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
-    "settings", "checkpoint", "seconds", "degrees", "skewness", "reliable",
-]  # fmt: skip
-SHAPE = ("degrees", "skewness", "reliable")  # of METRICS_COLUMNS, of totals only; older tables have none of them
 
 
 class AlteredFile(RuntimeError):
@@ -224,19 +208,3 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.summary, json.dumps(summary | {"checksum": digest(summary)}, indent=2) + "\n")
-
-
-def spectrum_key(path: Path) -> dict[str, str] | None:
-    """Which weights a spectrum is of, and how it was measured; None where there is none that can be read."""
-    try:
-        arrays = read_arrays(path)
-        return {name: str(arrays[name]) for name in SPECTRUM_KEY}
-    except (FileNotFoundError, KeyError, RuntimeError):
-        return None
-
-
-def write_arrays(path: Path, arrays: dict[str, Any], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
-    """An .npz file. `replace` gives a file a new content."""
-    buffer = io.BytesIO()
-    numpy.savez(buffer, **arrays)
-    replace(path, buffer.getvalue())

@@ -24,6 +24,7 @@ from helper.system.memory import keep_freed_memory
 from helper.system.signals import Signals
 from helper.system.xla import forget_graph_counts, graph_counts
 from helper.tables import DamagedTable
+from helper.untrusted.arrays import write_arrays
 from helper.untrusted.reasons import reason_of
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import write_yaml
@@ -33,7 +34,7 @@ from network.main import build_network
 from optim import callbacks as hooks
 from optim.checkpoint import FROM_THE_START, content_hash, load_latest
 from optim.config import RunConfig
-from optim.folder import RunFolder, write_arrays
+from optim.folder import RunFolder
 from optim.identity import PATHS, check_stored, run_folder, stored_options
 from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import start

@@ -19,12 +19,14 @@ from helper.metrics.snr import GradientMoments
 from helper.processes.first import broadcast_from_first
 from helper.progress import tracked
 from helper.schema.config import FlagError
+from helper.spectrum_file import spectrum_key
 from helper.system.seeds import stream
 from helper.tables import Table
+from helper.untrusted.arrays import write_arrays
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.config import RunConfig
-from optim.folder import RunFolder, spectrum_key, write_arrays
+from optim.folder import RunFolder
 from optim.model import Stored, load_stored, put_into
 
 log = logging.getLogger(__name__)

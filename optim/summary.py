@@ -6,14 +6,15 @@ from torch import nn
 
 from helper.macs import count_macs
 from helper.mask import Mask
-from helper.spectrum_file import read_spectrum
+from helper.spectrum_file import read_spectrum, spectrum_key
 from helper.system.memory import peak_memory_mb
 from helper.system.versions import git_state, versions
 from helper.system.xla import graph_counts
 from helper.tables import number
 from loader.dataset import Dataset
+from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
-from optim.folder import SHAPE, SPLIT_COLUMNS, RunFolder, spectrum_key
+from optim.folder import RunFolder
 from optim.identity import run_identity
 from optim.model import load_stored
 

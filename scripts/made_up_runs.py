@@ -8,8 +8,9 @@ import numpy
 
 from helper.system.files import write_atomic
 from helper.untrusted.yaml_text import write_yaml
+from optim.columns import HISTORY, METRICS_COLUMNS, NOISY_HISTORY, SNR
 from optim.config import RunConfig
-from optim.folder import HISTORY, METRICS_COLUMNS, NOISY_HISTORY, SNR, RunFolder
+from optim.folder import RunFolder
 from optim.identity import run_folder, run_identity, stored_options
 
 LAYERS = tuple(f"layers.{i}" for i in range(6))

@@ -17,15 +17,17 @@ from torch import nn
 
 from helper.processes import group, sharing
 from helper.processes.first import broadcast_from_first
+from helper.spectrum_file import spectrum_key
 from helper.system.locks import exclusive
 from helper.system.seeds import global_seed, stream
 from helper.system.versions import ROOT
+from helper.untrusted.arrays import write_arrays
 from loader.archives import DataError
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.checkpoint import load_latest, load_state, save_state
 from optim.config import TrainConfig
-from optim.folder import RunFolder, spectrum_key, write_arrays
+from optim.folder import RunFolder
 from optim.model import load_stored
 from optim.parallel import synchronise
 from optim.trainer import Trainer

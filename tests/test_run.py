@@ -24,8 +24,8 @@ from helper.system.locks import exclusive
 from helper.system.versions import ROOT
 from loader.main import load_dataset
 from optim import callbacks, main, trainer
+from optim.columns import HISTORY
 from optim.config import ParentConfig, RunConfig
-from optim.folder import HISTORY
 from optim.model import load_run, load_stored
 from tests.conftest import shell
 from tests.outcome import TIMING

@@ -1,14 +1,17 @@
-"""Arrays in .npz files that others may have written."""
+"""Arrays in .npz files: written, and read where others may have written them."""
 
 import io
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 
+from helper.system.files import write_atomic
 from helper.untrusted.reasons import Unfit, reason_of
 
 UNREADABLE = (  # what damaged or made-up bytes make zipfile and numpy.load raise
@@ -34,3 +37,10 @@ def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
             return dict(arrays)
     except UNREADABLE as error:
         raise RuntimeError(f"{path} is damaged: {reason_of(error)}; remove it to have it made again") from None
+
+
+def write_arrays(path: Path, arrays: dict[str, Any], replace: Callable[[Path, bytes], None] = write_atomic) -> None:
+    """An .npz file. `replace` gives a file a new content."""
+    buffer = io.BytesIO()
+    numpy.savez(buffer, **arrays)
+    replace(path, buffer.getvalue())

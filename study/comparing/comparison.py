@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from helper.drawing import save_figure
 from helper.schema.config import flatten
 from helper.system.files import write_atomic
+from helper.untrusted.arrays import write_arrays
 from helper.untrusted.texts import csv_text, shown
-from optim.folder import write_arrays
 from study.bias import CHOSEN, bias_noted
 from study.runs import COMPARISONS, RESULT, LoadedRun, open_run
 

@@ -13,8 +13,8 @@ import pandas
 from helper.schema.config import digest, flag_fields
 from helper.tables import TEXTS, DamagedTable, cells_of
 from helper.untrusted.reasons import Unfit
+from optim.columns import HISTORY, METRICS_COLUMNS, SHAPE, SNR
 from optim.config import PruneConfig
-from optim.folder import HISTORY, METRICS_COLUMNS, SHAPE, SNR
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
 
