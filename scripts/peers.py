@@ -115,7 +115,7 @@ def hutch_plus_plus(network: nn.Module, inputs: Tensor, labels: Tensor, mask, n_
     """hessian-eigenthings' Hutch++ on one batch, over the active coordinates."""
     from hessian_eigenthings.algorithms.trace import trace
 
-    from helper.metrics.spectrum import active_operator
+    from helper.metrics.matrices import active_operator
     from helper.metrics.subject import Subject
 
     subject = Subject(network, inputs, mask)

@@ -29,7 +29,7 @@ UPWARD = {("helper.macs", "helper.metrics.operations"), ("helper.macs", "helper.
 FOR_TYPES_ONLY = {"optim.trainer"}
 IN_CIRCLES = {"optim.trainer", "optim.callbacks"}
 LONG_FILES = {"optim.callbacks", "optim.main"}
-LONG_FUNCTIONS = {"helper.metrics.spectrum.active_operator", "helper.metrics.spectrum.spectrum"}
+LONG_FUNCTIONS = {"helper.metrics.spectrum.spectrum"}
 
 
 @dataclass(frozen=True)

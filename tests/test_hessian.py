@@ -230,7 +230,9 @@ def test_no_eigenvalue_appears_that_does_not_exist_in_float32():
     j, p = jacobians(network.double(), inputs)
     s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
     exact = torch.linalg.eigvalsh(torch.einsum("ncq,ncd,ndr->qr", j, s, j) / 4).flip(0)[:12]
-    torch.testing.assert_close(found.eigenvalues, exact, rtol=1e-3, atol=1e-5)
+    n = len(found.eigenvalues)
+    assert 8 <= n <= 12  # the others are 0, if Lanczos goes on to them
+    torch.testing.assert_close(found.eigenvalues, exact[:n], rtol=1e-3, atol=1e-5)
     assert found.residuals.max() < 1e-4
 
 
@@ -252,3 +254,28 @@ def test_a_spectrum_needs_no_more_steps_than_parameters():
     inputs, labels = batch(2)
     found = spectrum_of(network, inputs, labels, k=10, steps=500, runs=1)
     assert found.size == 50
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("power", [-17, -60, 17])
+@pytest.mark.parametrize("max_samples", [None, 12])
+def test_a_spectrum_scales_with_its_matrix(matrix, power, max_samples):
+    """Inputs times 2^power and weights over it: the same logits, and a matrix times 4^power, to the bit."""
+    inputs, labels = batch()
+    found = []
+    for factor in (1.0, 2.0**power):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(25, 3, bias=False)).double()
+        network[1].weight.data = torch.randn(3, 25, generator=stream(0, "w"), dtype=torch.float64) / factor
+        options = {"matrix": matrix, "k": 6, "steps": 60, "runs": 2, "max_samples": max_samples}
+        found.append(spectrum_of(network, inputs * factor, labels, **options))
+    plain, scaled = found
+    unit = 4.0**power
+    for name in ("eigenvalues", "residuals", "corrected", "bias", "standard_errors", "grid", "nodes"):
+        assert torch.equal((getattr(plain, name) * unit).nan_to_num(), getattr(scaled, name).nan_to_num()), name
+    torch.testing.assert_close(scaled.density * unit, plain.density)
+    assert torch.equal(plain.weights, scaled.weights)
+    torch.testing.assert_close(
+        scaled.moments, plain.moments * torch.tensor([unit, unit**2], dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    assert scaled.sigma == pytest.approx(plain.sigma * unit, rel=1e-12)
+    assert plain.nodes.shape[1] < 60  # 24 examples, 3 classes: rank 48 at most, and no step goes on from rounding

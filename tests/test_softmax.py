@@ -11,9 +11,10 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.jacobian import jacobian_norm
-from helper.metrics.softmax import cross_entropies, probabilities, residuals, total_variance
+from helper.metrics.softmax import cross_entropies, cross_entropy, probabilities, residuals, total_variance
+from helper.metrics.spectrum import spectrum
 from helper.system.seeds import stream
-from tests.exact import batch, tiny
+from tests.exact import batch, flat, jacobians, tiny
 
 DOUBLE = [(margin, torch.float64) for margin in (0, 1, 17, 36, 37, 52, 100, 700)]
 SINGLE = [(margin, torch.float32) for margin in (0, 1, 16, 17, 52, 80)]
@@ -153,3 +154,60 @@ def test_rare_labels_are_drawn_wherever_they_stand():
     for logits, rare in (([40.0, 0.0], 1), ([0.0, 40.0], 0)):
         uniform = torch.tensor([[0.5, 2.0, 1e17]], dtype=torch.float64) * unlikely(40)
         assert sampled_labels(torch.tensor([logits]), uniform).tolist() == [[rare, 1 - rare, 1 - rare]]
+
+
+# ---------------------------------------------------------------------------------------------------------- spectra
+
+MATRIX = pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+
+
+def three_directions(margin: float, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor, list[float]]:
+    """(network without biases, three orthogonal inputs, exact eigenvalues): margins of `margin`, that + 1 and that + 3."""
+    margins = [margin, margin + 1, margin + 3]
+    network = nn.Sequential(nn.Linear(3, 2, bias=False)).to(dtype)
+    network[0].weight.data = torch.tensor([margins, [-m for m in margins]], dtype=dtype) / 4
+    return network, 2 * torch.eye(3, dtype=dtype), [variance(m) * 2 * 4 / 3 for m in margins]
+
+
+@MATRIX
+@pytest.mark.parametrize(
+    ("margin", "dtype"),
+    [(30, torch.float32), (60, torch.float32), (1, torch.float32), (60, torch.float64), (300, torch.float64)],
+)
+def test_the_spectrum_of_confident_predictions(matrix, margin, dtype):
+    network, inputs, exact = three_directions(margin, dtype)
+    found = spectrum(network, inputs, torch.tensor([0, 0, 0]), matrix=matrix, k=3, steps=6, runs=3, generator=stream(0, "s"))
+    assert found.eigenvalues.tolist() == close(exact)
+    assert found.residuals.max() < 1e-5 * exact[0]
+    for nodes, weights in zip(found.nodes, found.weights, strict=True):
+        seen = nodes[weights > 1e-9].tolist()
+        assert max(seen) <= exact[0] * (1 + 1e-5)
+        assert min(seen) >= -1e-5 * exact[0]
+    assert 0 < found.sigma < exact[0]
+
+
+@MATRIX
+def test_float32_gives_the_spectrum_of_a_confident_curved_network(matrix):
+    inputs, _ = batch(2, 60)
+    network = tiny("mlp_tanh", 2)
+    network.requires_grad_(False).layers[-2].weight *= 20
+    margins = network(inputs).diff(dim=1).abs().squeeze(1)
+    inputs = inputs[(margins > 30) & (margins < 60)]
+    labels = network(inputs).argmax(1)
+    network.requires_grad_(True)
+    gradient = flat(
+        torch.autograd.grad(cross_entropy(network(inputs), labels), list(network.parameters()), create_graph=True), network
+    )
+    whole = torch.stack(
+        [flat(torch.autograd.grad(g, list(network.parameters()), retain_graph=True), network) for g in gradient]
+    )
+    if matrix == "gauss_newton":
+        j, _ = jacobians(network, inputs)
+        of_margin = j[:, 0] - j[:, 1]  # two classes: S = p (1 - p) (1, -1) (1, -1)^T
+        whole = of_margin.t() @ (of_margin * (total_variance(network(inputs)) / 2).detach()[:, None]) / len(inputs)
+    values = torch.linalg.eigvalsh(whole)
+    exact = values[values.abs().argsort(descending=True)][:4]
+    options = {"matrix": matrix, "k": 4, "steps": 30, "runs": 1, "generator": stream(0, "s")}
+    found = spectrum(network.float(), inputs.float(), labels, **options)
+    assert 0 < exact[0] < 1e-9
+    torch.testing.assert_close(found.eigenvalues, exact, rtol=2e-3, atol=1e-3 * exact[0].item())

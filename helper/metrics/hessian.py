@@ -203,7 +203,7 @@ def eigenthings_draws(subject: Subject, x: Tensor, y: Tensor, n_products: int, g
     """
     from hessian_eigenthings.algorithms.trace import hutch_plus_plus
 
-    from helper.metrics.spectrum import active_operator
+    from helper.metrics.matrices import active_operator
 
     operator = active_operator(subject, [(x, y)], len(y), "hessian")
     seed = int(torch.randint(2**31, (), generator=generator))

@@ -2,21 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.metrics.half_samples import bias_of, errors_of, same_ranks
-from helper.metrics.operations import substitutable
-from helper.metrics.parameters import active, one_of
-from helper.metrics.sampling import Budget, finite
+from helper.metrics.matrices import MATRICES, Chosen, OfUnitSize
+from helper.metrics.parameters import one_of
+from helper.metrics.sampling import Budget
 from helper.metrics.subject import Examples, Subject, own_generator
 from helper.processes.group import world_size
-from helper.processes.interruption import check_signals, checking_signals
 from helper.processes.sharing import gather_from_processes, own_share, sum_over_processes
 from helper.progress import Task
 
@@ -24,9 +21,7 @@ if TYPE_CHECKING:
     from hessian_eigenthings.algorithms.spectral_density import SpectralDensityResult
     from hessian_eigenthings.operators.base import CurvatureOperator
 
-MATRICES = ("hessian", "gauss_newton")
 GRID = 2000  # points at which the density is given
-ACTIVATIONS = 8  # copies of an example's activations that a product takes
 AFFORDABLE = 500_000  # products of an example with a vector, as long as twice as many images of training
 FEWEST = 64  # examples of a sample, whatever the steps
 FEWEST_HALVED = 4  # examples of which halves tell anything
@@ -89,7 +84,7 @@ def spectrum(
     Args:
         network, inputs, labels, mask, params, batch_size, memory_mb, progress, generator: as in `hessian_trace`.
         matrix: `hessian` or `gauss_newton`.
-        k: eigenvalues of largest magnitude.
+        k: eigenvalues of largest magnitude; fewer come back of a matrix that has not so many different ones.
         steps: Lanczos steps, each a product with the matrix; at least k. All vectors are kept and orthogonalised.
         runs: random starting vectors of the quadrature, with `steps` steps each.
         max_samples: most examples in the sample; default: see `affordable`.
@@ -116,11 +111,15 @@ def spectrum(
         chosen = Chosen(subject, labels, matrix, task)
         operator = chosen.operator(rows)
         steps, k = min(steps, operator.size), min(k, operator.size)
-        top = lanczos(operator, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
-        values = top.eigenvalues.double().cpu()
-        residuals, forms, sizes = by_groups(chosen, rows, top.eigenvalues, top.eigenvectors)
+        scaled = OfUnitSize(operator)
+        top = lanczos(scaled, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
+        values = top.eigenvalues * scaled.unit
+        residuals, forms, sizes = by_groups(chosen, rows, values, top.eigenvectors)
+        values = values.double().cpu()
         parts = [ritz_values(chosen.operator(half), top.eigenvectors, half_steps(k, steps)) for half in halves]
-        slq = spectral_density(operator, num_runs=runs, lanczos_steps=steps, num_grid_points=GRID, seed=seeds[1])
+        scaled = OfUnitSize(operator)
+        slq = spectral_density(scaled, num_runs=runs, lanczos_steps=steps, num_grid_points=GRID, seed=seeds[1])
+        slq = times(slq, scaled.unit)
     if n == population:
         bias = errors = torch.zeros_like(values)
     elif not halves:
@@ -164,38 +163,6 @@ def half_steps(k: int, steps: int) -> int:
 # -------------------------------------------------------------------------------------------------------- its products
 
 
-class Chosen:
-    """The matrix of the mean loss over chosen examples, whichever they are."""
-
-    def __init__(self, subject: Subject, labels: Tensor, matrix: str, task: Task) -> None:
-        self.subject, self.labels, self.matrix, self.task = subject, labels, matrix, task
-        self.size = subject.chunk_size(ACTIVATIONS)
-
-    def operator(self, rows: Tensor, *, shared: bool = True) -> "CurvatureOperator":
-        """Of the examples `rows`, their batches shared out over the processes; not shared: all by this one."""
-        batches = rows.split(self.size)
-        own = batches[own_share(len(batches))] if shared else batches
-        mine = Batches(self.subject, self.labels, own or batches[:1], self.task)
-        counts = bool(own)  # of more processes than batches some have none, and theirs counts for nothing
-        over_all = (lambda product: sum_over_processes(product * counts)) if shared else (lambda product: product)
-        return active_operator(self.subject, mine, len(rows), self.matrix, over_all)
-
-
-class Batches:
-    """The same batches of normalised inputs and labels, made anew for every product; a task counts the examples."""
-
-    def __init__(self, subject: Subject, labels: Tensor, rows: Sequence[Tensor], task: Task) -> None:
-        self.subject, self.labels, self.rows, self.task = subject, labels, rows, task
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in checking_signals(self.rows):
-            yield self.subject.rows(part), self.subject.labels_of(self.labels, part)
-            self.task.advance(len(part))
-
-
 def by_groups(chosen: Chosen, rows: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a product with each eigenvector shows, taken group by group of the examples.
 
@@ -218,9 +185,16 @@ def ritz_values(operator: "CurvatureOperator", vectors: Tensor, steps: int) -> T
     """(m,) approximate eigenvalues, the extreme ones best, by Lanczos from the sum of (k, size) approximate eigenvectors."""
     from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
 
-    found = lanczos_tridiagonal(operator, vectors.sum(0), min(steps, operator.size), reorthogonalize=True)
+    scaled = OfUnitSize(operator)
+    found = lanczos_tridiagonal(scaled, vectors.sum(0), min(steps, operator.size), reorthogonalize=True)
     off = found.betas[: len(found.alphas) - 1]
-    return torch.linalg.eigvalsh(found.alphas.diag() + off.diag(1) + off.diag(-1)).double().cpu()
+    return torch.linalg.eigvalsh(found.alphas.diag() + off.diag(1) + off.diag(-1)).double().cpu() * scaled.unit
+
+
+def times(slq: "SpectralDensityResult", unit: float) -> "SpectralDensityResult":
+    """The density of `unit` times a matrix, from the matrix's."""
+    nodes, grid, sigma = slq.raw_eigenvalues * unit, slq.grid * unit, slq.sigma * unit
+    return replace(slq, raw_eigenvalues=nodes, grid=grid, density=slq.density / unit, sigma=sigma)
 
 
 def spread_of_runs(slq: "SpectralDensityResult") -> tuple[Tensor, Tensor, Tensor]:
@@ -234,59 +208,3 @@ def spread_of_runs(slq: "SpectralDensityResult") -> tuple[Tensor, Tensor, Tensor
     found = torch.stack(runs)
     errors = found.std(0) / len(found) ** 0.5 if len(found) > 1 else torch.full_like(found[0], torch.nan)
     return errors[2:], found.mean(0)[:2], errors[:2]
-
-
-def active_operator(
-    subject: Subject,
-    batches: Collection[tuple[Tensor, Tensor]],
-    n: int,
-    matrix: str,
-    over_all: Callable[[Tensor], Tensor] = lambda product: product,
-) -> "CurvatureOperator":
-    """The matrix of a mean loss, restricted to the counted and active coordinates: no others exist in it.
-
-    Args:
-        batches: (inputs, labels), of any sizes; hessian-eigenthings averages over batches, whatever their sizes, and is
-            given sums over their examples.
-        n: examples that the mean is about; of several processes each has some of them.
-        over_all: from this process's part of a product to the sum over all processes.
-    Raises:
-        ValueError: no coordinate is active, or a product is not finite.
-    """
-    from hessian_eigenthings.operators.base import LambdaOperator
-    from hessian_eigenthings.operators.ggn import GGNOperator
-    from hessian_eigenthings.operators.hessian import HessianOperator
-
-    counted = subject.used
-    keep = [active(p, name, subject.mask).flatten() for name, p in subject.network.named_parameters() if name in counted]
-    keep = torch.cat(keep)
-    n_active = int(keep.sum())
-    if n_active == 0:
-        raise ValueError("the mask leaves no parameter active")
-
-    def chosen(name: str, parameter: nn.Parameter) -> bool:
-        return name in counted
-
-    def logits(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return model(batch[0].clone())  # which may be changed in place
-
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(logits(model, batch), batch[1], reduction="sum")
-
-    def loss_of_logits(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(output, batch[1], reduction="sum")
-
-    if matrix == "hessian":
-        whole = HessianOperator(subject.network, batches, loss, param_filter=chosen)
-    elif not substitutable(subject.network, subject.example, subject.used):
-        raise ValueError("something in the network holds a parameter itself, which cannot be substituted; use matrix hessian")
-    else:
-        whole = GGNOperator(subject.network, batches, logits, loss_of_logits, param_filter=chosen)
-
-    def product(v: Tensor) -> Tensor:
-        check_signals()
-        full = torch.zeros(len(keep), device=v.device, dtype=subject.dtype)
-        full[keep] = v.to(subject.dtype)
-        return finite(over_all(whole.matvec(full)[keep].to(v.dtype) * len(batches) / n))
-
-    return LambdaOperator(product, n_active, device=subject.device, dtype=torch.float64)
