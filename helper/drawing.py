@@ -71,7 +71,8 @@ def plain_log(axis: Axes) -> None:
     """A logarithmic vertical axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    if 0 < low < high < 30 * low:
+    if 0 < low < high < 100 * low:
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             which(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if high > 4 * low else numpy.arange(2, 10)))
+        subs = numpy.arange(2, 10) if high < 4 * low else (2, 3, 5) if high < 30 * low else (2, 5)
+        axis.yaxis.set_minor_locator(LogLocator(subs=subs))

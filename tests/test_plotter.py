@@ -5,7 +5,7 @@ import numpy
 import pytest
 from matplotlib.axes import Axes
 
-from helper.drawing import STYLE, save_figure
+from helper.drawing import STYLE, plain_log, save_figure
 from helper.plotter import spectrum
 from helper.plotter.gradients import gradients, snr
 from helper.plotter.measurements import metrics
@@ -167,3 +167,62 @@ def test_a_saved_figure_looks_as_savefig_draws_it(constrained, tmp_path):
     found, expected = (plt.imread(path) for path in (png, tmp_path / "plain.png"))
     assert found.shape == expected.shape
     assert (found == expected).all()
+
+
+# ----------------------------------------------------------------------------------------------- what the eye stumbles over
+
+
+def history() -> dict[str, numpy.ndarray]:
+    names = ("loss_train", "loss_test", "acc_train", "acc_test", "entropy_train", "loss_clean", "loss_noisy", "acc_clean")
+    return {"epoch": EPOCHS} | {name: column(i) for i, name in enumerate((*names, "acc_generalized", "acc_memorized"))}
+
+
+FIGURES_OF_A_RUN = {
+    "performance": lambda: performance(history()),
+    "noisy performance": lambda: noisy_performance(history()),
+    "snr": lambda: snr(snr_table("fixed", 0)),
+    "snr of the training steps": lambda: snr(snr_table("online", 0)),
+    "gradients": lambda: gradients(snr_table("fixed", 0)),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES_OF_A_RUN)
+def test_a_label_is_no_longer_than_its_axis(name):
+    with plt.rc_context(STYLE):
+        figure = FIGURES_OF_A_RUN[name]()
+        figure.suptitle("a run\nand its folder", fontsize=10)  # as draw_run has it
+    within(figure)
+
+
+def test_the_labels_of_a_spectrum_are_no_longer_than_its_axes_and_have_units(arrays, tmp_path, monkeypatch):
+    figure = drawn_spectrum(arrays, tmp_path, monkeypatch)
+    within(figure)
+    left, right = figure.axes
+    assert left.get_xlabel() == right.get_ylabel() == "eigenvalue (nats per squared parameter)"
+
+
+def within(figure) -> None:
+    figure.canvas.draw()
+    for axis in figure.axes:
+        box, label = axis.get_window_extent(), axis.yaxis.label.get_window_extent()
+        assert label.height <= box.height, axis.get_ylabel()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.13, 0.2), (0.2, 4.5), (0.12, 4.5), (1.1, 70)])
+def test_ticks_of_a_few_decades_are_plain_numbers_and_not_too_many(low, high):
+    figure, axis = plt.subplots(figsize=(4, 4))
+    axis.plot([0, 1], [low, high])
+    plain_log(axis)
+    figure.canvas.draw()
+    bottom, top = axis.get_ylim()
+    ticks = [(t.get_loc(), t.label1.get_text()) for t in [*axis.yaxis.get_major_ticks(), *axis.yaxis.get_minor_ticks()]]
+    shown = {text for place, text in ticks if bottom <= place <= top and text}
+    assert 2 <= len(shown) <= 9
+    assert all(float(text) > 0 for text in shown)
+
+
+def test_a_constant_entropy_is_not_drawn_along_the_edge():
+    constant = history() | {"entropy_train": numpy.full(4, 2.3)}
+    axis = performance(constant).axes[2]
+    assert axis.get_ylim() == (0, pytest.approx(2.3 * 1.05, rel=0.06))
+    assert axis.get_ylim()[1] > 2.3 * 1.02

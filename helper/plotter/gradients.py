@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from helper.drawing import BESIDE
+from helper.drawing import BESIDE, plain_log
 from helper.plotter.columns import Columns, chosen
 
 
@@ -31,7 +31,8 @@ def snr(table: Columns) -> Figure:
         color="0.4",
     )
     where = {"fixed": "at fixed weights", "online": "of the training steps"}[table["mode"][0]]
-    axis.set(xlabel="epoch", ylabel=f"gradient SNR {where}, ||mean|| / ||std||", yscale="log")
+    axis.set(xlabel="epoch", ylabel=f"gradient SNR {where},\n||mean|| / ||std||")
+    plain_log(axis)
     return figure
 
 
@@ -51,7 +52,8 @@ def gradients(table: Columns) -> Figure:
     ]
     for axis, (values, label) in zip(axes, quantities, strict=True):
         by_layer(axis, table, values, legend=axis is axes[-1])
-        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        axis.set(xlabel="epoch", ylabel=label)
+        plain_log(axis)
     return figure
 
 

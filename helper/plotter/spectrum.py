@@ -35,7 +35,7 @@ def draw_spectrum(arrays: Mapping[str, numpy.ndarray], stem: Path) -> Path:
         draw_eigenvalues(right, arrays, n, population)
         right.xaxis.get_major_locator().set_params(integer=True)
         right.axhline(0, color="0.6", linewidth=0.8)
-        right.set(xlabel="rank by magnitude", ylabel="eigenvalue")
+        right.set(xlabel="rank by magnitude", ylabel="eigenvalue (nats per squared parameter)")
         which = f"all {population:,} examples" if n == population else f"{n:,} of {population:,} examples"
         figure.suptitle(
             f"{matrix} over {int(arrays['size']):,} active parameters, {which}; Lanczos' residuals are at most "

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helper.drawing import ABOVE, BLUE, GREEN, ORANGE
@@ -22,8 +23,14 @@ def performance(history: Columns) -> Figure:
         axis.legend(fontsize=8, ncols=3, **ABOVE)
     axes[1].set_ylim(0, 1.02)
     axes[2].plot(history["epoch"], history["entropy_train"], color=BLUE)
-    axes[2].set(xlabel="epoch", ylabel="prediction entropy, training set (nats)", ylim=(0, None))
+    axes[2].set(xlabel="epoch", ylabel="prediction entropy,\ntraining set (nats)")
+    from_zero(axes[2])
     return figure
+
+
+def from_zero(axis: Axes) -> None:
+    """Let a vertical axis begin at 0 and end above the largest value, by which a constant is not drawn along its edge."""
+    axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
 
 
 def noisy_performance(history: Columns) -> Figure | None:
@@ -41,7 +48,7 @@ def noisy_performance(history: Columns) -> Figure | None:
     ]
     for axis, column, colour, dash, label in curves:
         axis.plot(history["epoch"], history[column], dash, color=colour, label=label)
-    axes[0].set(xlabel="epoch", ylabel="cross-entropy, given labels (nats)")
+    axes[0].set(xlabel="epoch", ylabel="cross-entropy,\ngiven labels (nats)")
     axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes[2].set(xlabel="epoch", ylabel="share of mislabelled examples", ylim=(0, 1.02))
     for axis in axes:

@@ -16,6 +16,7 @@ from study.bias import CHOSEN, marked
 LINES = (BLUE, ORANGE, GREEN)  # one a path
 PLACES = (BLUE, ORANGE, GREEN, PURPLE)  # one an alpha
 BINS = 80  # at most
+COSINES_ON = "Init-S -> Sol-F"  # the path of the cosines
 FDR = 0.05  # false discovery rate at which a class counts as over- or under-represented
 LABELLED = 20  # classes that fit on an axis with their names
 NAMED = 16  # classes that are named where there are more
@@ -65,9 +66,13 @@ def paths(axis: Axes, line: pandas.DataFrame, quantity: str) -> None:
             axis.plot(points["alpha"], points[quantity], SPLITS[split][1], marker=".", markersize=4, color=colour)
 
 
+def shown_path(path: str) -> str:
+    return path.replace("->", "→")
+
+
 def path_legend(axis: Axes, line: pandas.DataFrame) -> None:
     pairs = zip(LINES, path_names(line).values(), strict=False)
-    handles = [Line2D([], [], color=colour, label=path.replace("->", "→")) for colour, path in pairs]
+    handles = [Line2D([], [], color=colour, label=shown_path(path)) for colour, path in pairs]
     axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=len(handles), fontsize=8)
 
 
@@ -99,7 +104,7 @@ def distributions(density: Axes, cumulative: Axes, alphas: numpy.ndarray, cosine
             axis.legend(fontsize=8, loc="upper right" if axis is density else "best")
 
 
-def draw_classes(classes: pandas.DataFrame, note: str = "") -> Figure:
+def draw_classes(classes: pandas.DataFrame, path: str = COSINES_ON, note: str = "") -> Figure:
     """Class distribution of the examples with the largest cosines, a row for each alpha (figures 7 and 8).
 
     Up to LABELLED classes: every bar has its name. More: all classes by rank, and beside it those furthest from
@@ -107,6 +112,7 @@ def draw_classes(classes: pandas.DataFrame, note: str = "") -> Figure:
 
     Args:
         classes: columns alpha, class, name, count, size, expected, p_value, q_value.
+        path: on which alpha is, as `path_names` has it.
         note: stands below.
     """
     places = list(classes.groupby("alpha", sort=False))
@@ -119,7 +125,7 @@ def draw_classes(classes: pandas.DataFrame, note: str = "") -> Figure:
         for row, (alpha, table) in zip(axes, places, strict=True):
             ranked = table.sort_values(["count", "size"], ascending=False, kind="stable").reset_index(drop=True)
             all_classes(row[0], ranked, named=not many)
-            row[0].set_title(rf"$\alpha$ = {alpha:g}", loc="left")
+            row[0].set_title(rf"$\alpha$ = {alpha:g} on {shown_path(path)}", loc="left")
             if many:
                 furthest(row[1], ranked)
         handles = [

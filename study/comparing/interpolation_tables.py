@@ -12,8 +12,9 @@ import pandas
 from helper.metrics.line import barrier
 from helper.progress import tracked
 from helper.untrusted.arrays import read_arrays
+from study.bias import BIASED
 from study.comparing.comparison import Drawn
-from study.comparing.figures_interpolation import FDR, draw_classes, draw_lines_and_cosines, path_names
+from study.comparing.figures_interpolation import COSINES_ON, FDR, draw_classes, draw_lines_and_cosines, path_names
 
 log = logging.getLogger(__name__)
 FILES = (LINE, COSINES, CLASSES) = ("line.csv", "cosines.npz", "classes.csv")
@@ -58,7 +59,7 @@ def numbers(tables: Tables) -> list[dict[str, Any]]:
         add("barrier height (nats)", names[path], split, where, height)
         add("largest loss - larger end's (nats)", names[path], split, float(alphas[losses.argmax()]), rise)
     for alpha, cosines in zip(tables.cosines["alphas"].tolist(), tables.cosines["cosines"], strict=True):
-        of, defined = names.get("Init-S -> Sol-F", "Init-S -> Sol-F"), cosines[~numpy.isnan(cosines)]
+        of, defined = names.get(COSINES_ON, COSINES_ON), cosines[~numpy.isnan(cosines)]
         add("median cosine", of, "train", alpha, numpy.median(defined) if len(defined) else numpy.nan)
         add("share of examples with a positive cosine", of, "train", alpha, (defined > 0).mean() if len(defined) else numpy.nan)
         add("examples left out: zero gradient", of, "train", alpha, len(cosines) - len(defined))
@@ -99,7 +100,10 @@ def figure7_8(tables: Tables, note: str) -> Drawn:
         f"Benjamini-Hochberg over the classes, q < {FDR}. Classes with names: all, or those with the smallest p-values."
     )
     title = "Classes of the examples whose descent points most towards Sol-F"
-    return Drawn("figure7_8", "figures 7 and 8", title, caption, draw_classes(tables.classes, note))
+    path = path_names(tables.line).get(COSINES_ON, COSINES_ON)
+    return Drawn(
+        "figure7_8", "figures 7 and 8", title, caption, draw_classes(tables.classes, path, note if BIASED in path else "")
+    )
 
 
 def places(tables: Tables) -> str:
