@@ -10,7 +10,7 @@ from helper.spectrum_file import spectrum_key
 from helper.system.files import file_hash, write_atomic
 from helper.tables import Table, TableReader
 from helper.untrusted.reasons import Unfit, reason_of
-from optim.columns import HISTORY, METRICS_COLUMNS, NOISY_HISTORY, SNR
+from optim.columns import HISTORY, LATER, METRICS_COLUMNS, NOISY_HISTORY, SNR
 
 FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
 
@@ -98,7 +98,8 @@ class RunFolder:
     def written(self, epoch: int) -> dict[str, Any]:
         """What a checkpoint remembers of the tables up to an epoch: a hash of the history, the others' numbers of rows."""
         rows = {name: [r for r in table.rows if int(r["epoch"]) <= epoch] for name, table in self.tables().items()}
-        return {"history": digest({"rows": rows["history"]}), **{name: len(rows[name]) for name in ("snr", "metrics")}}
+        history = [{name: cell for name, cell in row.items() if cell or name not in LATER} for row in rows["history"]]
+        return {"history": digest({"rows": history}), **{name: len(rows[name]) for name in ("snr", "metrics")}}
 
     def tables(self) -> dict[str, Table]:
         return {"history": self.history(noisy=True), "snr": self.snr(), "metrics": self.metrics()}

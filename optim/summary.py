@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from helper.macs import count_macs
-from helper.mask import Mask
+from helper.metrics.macs import count_macs
 from helper.spectrum_file import read_spectrum, spectrum_key
 from helper.system.memory import peak_memory_mb
 from helper.system.versions import git_state, versions
@@ -16,14 +15,16 @@ from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_identity
+from optim.meter import Meter
 from optim.model import load_stored
 
 
 def summarise(
-    folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, measuring: float, processes: int
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, meter: Meter, measuring: float, processes: int
 ) -> dict[str, Any]:
-    """The content of summary.json; `network` has the selected weights."""
-    selected = load_stored(folder.model).epoch
+    """The content of summary.json; `network` has the selected weights, and what is said of the mask is said of theirs."""
+    stored = load_stored(folder.model)
+    selected, mask = stored.epoch, stored.mask
     history = folder.history(noisy=dataset.noisy).rows
     row = next(row for row in history if row["epoch"] == str(selected))
     names = ["acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", *SPLIT_COLUMNS]
@@ -42,6 +43,8 @@ def summarise(
         "parameters_active": n_parameters - mask.n_weights + mask.n_active,
         "macs_dense": dense,
         "macs_active": active,
+        "training_macs": meter.macs,
+        "training_macs_dense": meter.macs_dense,
         "metrics": metric_totals(folder, selected),
         "identity": run_identity(config, dataset.fingerprint),
         "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},

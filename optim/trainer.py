@@ -1,16 +1,19 @@
-"""Training options and the loop. Masks, evaluation, tables, checkpoints and measurements hang on it as callbacks."""
+"""The training loop. Evaluation, tables, checkpoints and measurements hang on it as callbacks."""
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.metrics.evaluation import batch_sums
+from helper.mask import Mask
+from helper.metrics.evaluation import batch_sums, no_sums, unpacked_sums
+from helper.metrics.running_sums import RunningSums
 from helper.processes.first import copy_from_first
 from helper.processes.group import rank, world_size
 from helper.processes.interruption import interruptible
@@ -19,15 +22,62 @@ from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
-from loader.dataset import Dataset, crop_and_flip, draw_crops
+from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
 from optim.config import TrainConfig
+from optim.mask_owner import MaskOwner
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
 
-if TYPE_CHECKING:
-    from optim.callbacks import Callback
+
+class Callback:
+    """Events of the loop; each gets the trainer."""
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Before anything, also of a resumed run."""
+
+    def before_epoch(self, trainer: "Trainer") -> None:
+        """Before the first step of an epoch, or of what is left of one."""
+
+    def on_gradients(self, trainer: "Trainer") -> None:
+        """After the backward pass: all weights have their gradients, pruned ones too. The mask may be changed."""
+
+    def on_step(self, trainer: "Trainer") -> None:
+        """After the optimiser step. The mask may be changed."""
+
+    def on_epoch(self, trainer: "Trainer") -> None:
+        """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
+
+    def on_interruption(self, trainer: "Trainer") -> None:
+        """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """After the last epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, as tensors and plain values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Called before `on_start` of a resumed run, with what `state` gave, if that was anything."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples.
+
+    Attributes:
+        examples: this process's share, with images as they are stored. inputs: the same, augmented and normalised.
+        n: examples of all processes. own: which of these are this one's.
+        generator: of the step's random numbers, the augmentation's already drawn; the same in every process.
+    """
+
+    examples: Split
+    inputs: Tensor
+    n: int
+    own: slice
+    generator: torch.Generator
 
 
 class Trainer:
@@ -41,11 +91,25 @@ class Trainer:
         network: on the device of the data set; trained in place.
         dataset: the training split is used; moved to the device once, by the caller.
         seed: of data order, augmentation and regularisation.
-        callbacks: called in order, see optim/callbacks.py.
+        callbacks: called in order at each event.
+        mask: of the weights that training begins with; default: all of them.
+
+    Attributes:
+        mask_owner: has the mask, keeps pruned weights at zero and counts what the steps cost.
+        epoch: how many are completed. step: how many steps of the epoch under way are.
+        sums: over the batches of the epoch under way; this process's part while it lasts.
+        row: of history.csv, for the epoch just completed; callbacks fill it in.
     """
 
     def __init__(
-        self, network: nn.Module, dataset: Dataset, config: TrainConfig, *, seed: int, callbacks: "list[Callback]"
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        seed: int,
+        callbacks: Sequence[Callback] = (),
+        mask: Mask | None = None,
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device = dataset.train.inputs.device
@@ -58,11 +122,11 @@ class Trainer:
         penalty = REGULARIZERS[config.reg_type]
         self.penalty = None if penalty is None else with_options(penalty, config)
         self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
-        self.epoch = 0  # completed epochs
-        self.step = 0  # completed steps of the epoch under way
-        self.sums: Tensor | None = None  # over the batches of the epoch under way; this process's part while it lasts
+        self.mask_owner = MaskOwner(network, self.optimizer, mask or Mask(), dataset.input_shape)
+        self.epoch = self.step = 0
+        self.sums: RunningSums | None = None
         self.resumed = False
-        self.row: dict[str, Any] = {}  # history of the epoch just completed, filled in by the callbacks
+        self.row: dict[str, Any] = {}
         self.train_seconds, self.images_timed = 0.0, 0  # this process's share of the steps of that epoch
 
     def fit(self, signals: Signals | None = None) -> None:
@@ -78,19 +142,26 @@ class Trainer:
                 self.emit("on_epoch")  # epoch 0: the initialisation
         while self.epoch < self.config.n_epochs:
             self.emit("before_epoch")
-            self.network.train()
-            started, self.images_timed = time.perf_counter(), 0
-            for step, rows in self.remaining_batches():
-                self.train_step(step, rows)
-                end_of_graph(self.device)
-                self.step, self.images_timed = step + 1, self.images_timed + len(rows)
-                self.emit("on_step")
-            end_of_graph(self.device, wait=True)
-            self.train_seconds = time.perf_counter() - started
-            self.sums = None if self.sums is None else sum_over_processes(self.sums)
-            copy_from_first(self.network.buffers())
+            self.take_steps()
             self.end_epoch(signals)
         self.emit("on_end")
+
+    def take_steps(self) -> None:
+        """Those of the epoch under way that are still to come."""
+        if self.step == 0:
+            self.mask_owner.meter.begin_epoch()
+        self.network.train()
+        started, self.images_timed = time.perf_counter(), 0
+        for step, rows in self.remaining_batches():
+            self.train_step(step, rows)
+            end_of_graph(self.device)
+            self.step, self.images_timed = step + 1, self.images_timed + len(rows)
+            self.emit("on_step")
+        end_of_graph(self.device, wait=True)
+        self.train_seconds = time.perf_counter() - started
+        if self.sums is not None and world_size() > 1:
+            self.sums = unpacked_sums(sum_over_processes(self.sums.packed()))
+        copy_from_first(self.network.buffers())
 
     def end_epoch(self, signals: Signals | None) -> None:
         """The passes after an epoch's last step, to which the trainer returns where they are interrupted."""
@@ -100,7 +171,8 @@ class Trainer:
                 self.emit("on_epoch")
         except Interrupted:
             self.epoch, self.step = self.epoch - 1, self.steps_per_epoch
-            self.sums = self.sums if rank() == 0 or self.sums is None else torch.zeros_like(self.sums)  # `state` adds up
+            if self.sums is not None and rank() > 0:  # `state` adds up what the processes have, and the first one has it all
+                self.sums = no_sums(noisy=self.dataset.noisy).to(self.device)
             self.emit("on_interruption")
             raise
         self.sums = None
@@ -112,33 +184,53 @@ class Trainer:
             yield step, rows.to(self.device)
 
     def train_step(self, step: int, rows: Tensor) -> None:
+        batch = self.draw_batch(step, rows)
+        self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
+        logits, losses, loss = self.forward_pass(batch)
+        self.backward_pass(loss, batch.n)
+        self.update_weights()
+        self.add_up(batch, logits, losses, loss)
+
+    def draw_batch(self, step: int, rows: Tensor) -> Batch:
         own, generator = own_share(len(rows)), stream(self.seed, "step", self.epoch, step)
-        batch = self.dataset.train[rows[own]]
-        images = batch.inputs
+        examples = self.dataset.train[rows[own]]
+        images = examples.inputs
         if self.dataset.augmented:
             padding = self.dataset.padding
             images = crop_and_flip(images, draw_crops(len(rows), generator, padding)[:, own], padding)
-        inputs = self.dataset.normalise(images)
-        self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
+        return Batch(examples, self.dataset.normalise(images), len(rows), own, generator)
 
-        self.optimizer.zero_grad(set_to_none=True)
-        inputs.requires_grad_(self.penalty is not None)
+    def forward_pass(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits, cross-entropies of this process's examples, its part of the mean loss of all with the penalty)."""
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that it may use their memory
+        inputs = batch.inputs.requires_grad_(self.penalty is not None)
         with self.autocast():
             logits = self.forward(inputs)
         logits = logits.float()
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        loss = losses.sum() / len(rows)
+        losses = F.cross_entropy(logits, batch.examples.labels, reduction="none")
+        loss = losses.sum() / batch.n
         if self.penalty is not None:
-            noise = torch.randn(len(rows), logits.shape[1], generator=generator)[own]
-            loss = loss + self.penalty(logits, inputs, noise) / len(rows)
-        (loss * world_size()).backward()  # gradients become means over the processes
+            noise = torch.randn(batch.n, logits.shape[1], generator=batch.generator)[batch.own]
+            loss = loss + self.penalty(logits, inputs, noise) / batch.n
+        return logits, losses, loss
+
+    def backward_pass(self, loss: Tensor, n: int) -> None:
+        """Gradients of the mean loss over the examples of all processes."""
+        (loss * world_size()).backward()  # DistributedDataParallel takes means over the processes, and these are sums
+        self.mask_owner.meter.add_step(n)
         self.emit("on_gradients")
+
+    def update_weights(self) -> None:
+        self.mask_owner.mask_gradients()
         self.optimizer.step()
 
-        sums = batch_sums(logits, losses, batch.labels, batch.true_labels, noisy=self.dataset.noisy)
-        sums[1] = sums[1] + 0 * loss.detach()  # a penalty that is not finite shows in the sum as well
-        before = torch.zeros(len(sums)) if self.sums is None else self.sums  # as data: the first step's graph is the others'
-        self.sums = before.to(self.device) + sums
+    def add_up(self, batch: Batch, logits: Tensor, losses: Tensor, loss: Tensor) -> None:
+        examples, noisy = batch.examples, self.dataset.noisy
+        sums = batch_sums(logits, losses, examples.labels, examples.true_labels, noisy=noisy)
+        sums = replace(sums, loss=sums.loss + 0 * loss.detach())  # a penalty that is not finite shows in the sum as well
+        if self.sums is None:  # begins with zeros from outside, so that on XLA the first step's graph is that of the others
+            self.sums = no_sums(noisy=noisy).to(self.device)
+        self.sums = self.sums + sums
 
     def autocast(self) -> Any:
         if self.config.precision == "fp32":
@@ -169,19 +261,24 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "processes": world_size(),
-            "sums": None if self.sums is None or not self.step else sum_over_processes(self.sums),
+            "sums": None if self.sums is None or not self.step else sum_over_processes(self.sums.to("cpu").packed()),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},
+            **self.mask_owner.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.epoch, self.step = state["epoch"], state["step"]
         if state["sums"] is not None:
-            self.sums = state["sums"].to(self.device) * (rank() == 0)
+            sums = state["sums"] if rank() == 0 else torch.zeros_like(state["sums"])
+            self.sums = unpacked_sums(sums).to(self.device)
         self.resumed = True
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        n = len(self.dataset.train)
+        examples = self.epoch * n + min(self.step * self.config.batch_size, n)
+        self.mask_owner.load_state(state, steps=self.step, examples=examples)
         for callback in self.callbacks:
             if type(callback).__name__ in state.get("callbacks", {}):
                 callback.load_state(state["callbacks"][type(callback).__name__])

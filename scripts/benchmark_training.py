@@ -32,7 +32,6 @@ from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
-from optim.callbacks import KeepPruned
 from optim.config import TrainConfig
 from optim.trainer import Trainer
 from scripts import ordinary
@@ -69,9 +68,7 @@ def our_way(dataset, *, masked: bool = True, **flags) -> Callable[[], Times]:
     network = fresh_network(dataset)
     mask = prune(network, stream(0, "prune"), prune_ratio=RATIO) if masked else Mask()
     network.to(memory_format=torch.channels_last)
-    callbacks = [KeepPruned(mask)]
-    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, **flags), seed=0, callbacks=callbacks)
-    trainer.emit("on_start")
+    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, **flags), seed=0, mask=mask)
 
     def epoch() -> Times:
         keep_freed_memory()
@@ -118,18 +115,17 @@ def speed_table(measured: dict[str, list[Times]], n_images: int) -> None:
 
 
 def mask_cost(dataset, n_rounds: int) -> None:
-    """Share of a step that zeroing the pruned weights' gradients takes: the callback alone against the whole step."""
+    """Share of a step that zeroing the pruned weights' gradients takes: it alone against the whole step."""
     network = fresh_network(dataset).to(memory_format=torch.channels_last)
-    callback = KeepPruned(prune(network, stream(0, "prune"), prune_ratio=RATIO))
-    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, precision="bf16"), seed=0, callbacks=[callback])
-    trainer.emit("on_start")
+    mask = prune(network, stream(0, "prune"), prune_ratio=RATIO)
+    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, precision="bf16"), seed=0, mask=mask)
     shares = []
     for step, rows in list(trainer.remaining_batches())[: 4 * n_rounds]:
         start = time.perf_counter()
         trainer.train_step(step, rows)
         whole = time.perf_counter() - start
         start = time.perf_counter()
-        callback.on_gradients(trainer)
+        trainer.mask_owner.mask_gradients()
         shares.append((time.perf_counter() - start) / whole)
     print(f"\nmask: {statistics.median(shares):.2%} of a bf16 step (largest of {len(shares)}: {max(shares):.2%})")
 

@@ -19,9 +19,9 @@ from helper.system.logs import RunLog
 from helper.untrusted.texts import shown
 from loader.main import load_dataset
 from network.main import build_network
+from optim.closing import refresh_summary, track
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.main import refresh_summary, track
 from optim.measuring import add_snr, check_examples, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
 from study.runs import check_data_files

@@ -15,7 +15,7 @@ import experiment
 import optim.main
 import run as command_line
 from helper.schema.config import digest
-from optim import callbacks
+from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
 from optim.folder import AlteredFile, RunFolder
 from optim.model import load_run
@@ -353,7 +353,7 @@ def interrupted(tmp_path, monkeypatch):
     """interrupted(*flags) -> a run that SIGTERM stopped after its first epoch of three."""
 
     def call(*flags: object) -> RunFolder:
-        on_epoch = callbacks.Progress.on_epoch
+        on_epoch = Progress.on_epoch
 
         def stop(self, trainer):
             on_epoch(self, trainer)
@@ -361,7 +361,7 @@ def interrupted(tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks.Progress, "on_epoch", stop)
+            patch.setattr(Progress, "on_epoch", stop)
             assert start(tmp_path, "--n_epochs", 3, *flags).code == 75
         (path,) = tmp_path.glob("*/*/*/*")
         return RunFolder(path)

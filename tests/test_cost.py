@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import experiment
-from helper.macs import count_macs
+from helper.metrics.macs import count_macs
 from helper.schema.config import FlagError, unflatten
 from loader import loader_digits
 from loader.main import DATASETS, DataConfig, Sizes, load_dataset, published_sizes

@@ -19,7 +19,8 @@ import optim.main
 import run as command_line
 from helper.system.locks import exclusive
 from helper.system.versions import ROOT
-from optim import callbacks
+from optim.callbacks.keeping import WriteCheckpoint
+from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
 from tests.chaos import Watch, differences
@@ -59,7 +60,7 @@ def half(tmp_path, monkeypatch):
     """half(*flags, epochs=2) -> a run that was stopped after some epochs, by SIGTERM."""
 
     def call(*flags: object, epochs: int = 2) -> RunFolder:
-        on_epoch = callbacks.Progress.on_epoch
+        on_epoch = Progress.on_epoch
 
         def stop(self, trainer):
             on_epoch(self, trainer)
@@ -67,7 +68,7 @@ def half(tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks.Progress, "on_epoch", stop)
+            patch.setattr(Progress, "on_epoch", stop)
             assert start(tmp_path, *(flags or FLAGS)).code == 75
         return only_run(tmp_path)
 
@@ -173,7 +174,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_with_the_cure(tmp_path):
 @pytest.mark.parametrize("what", ["root", "run"])
 def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_folder(tmp_path, monkeypatch, whole, what):
     root = tmp_path / "results"
-    on_epoch = callbacks.WriteCheckpoint.on_epoch
+    on_epoch = WriteCheckpoint.on_epoch
 
     def vanish(self, trainer):
         on_epoch(self, trainer)
@@ -181,7 +182,7 @@ def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_fo
             shutil.rmtree(root if what == "root" else self.folder.path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.WriteCheckpoint, "on_epoch", vanish)
+        patch.setattr(WriteCheckpoint, "on_epoch", vanish)
         found = start(root)
     assert found.code == 1
     assert "has gone while the run was under way" in found.line
@@ -192,7 +193,7 @@ def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_fo
 
 def test_a_signal_after_the_folder_has_vanished_leaves_no_checkpoint_without_a_run(tmp_path, monkeypatch):
     root = tmp_path / "results"
-    on_step = callbacks.WriteCheckpoint.on_step
+    on_step = WriteCheckpoint.on_step
 
     def vanish(self, trainer):
         if trainer.epoch == 1:
@@ -200,7 +201,7 @@ def test_a_signal_after_the_folder_has_vanished_leaves_no_checkpoint_without_a_r
             self.signals.received = "SIGTERM"
         on_step(self, trainer)
 
-    monkeypatch.setattr(callbacks.WriteCheckpoint, "on_step", vanish)
+    monkeypatch.setattr(WriteCheckpoint, "on_step", vanish)
     found = start(root)
     assert found.code == 1
     assert "has gone while the run was under way" in found.line
@@ -362,7 +363,7 @@ def test_a_measurement_killed_before_the_summary_is_summarised_the_next_time(tmp
 def test_a_parent_that_was_removed_or_damaged_in_between_leaves_the_child_as_it_is(tmp_path, monkeypatch, whole):
     flags = (*FLAGS, "--mode", "sparse-finetune", "--prune_ratio", 0.5)
     reference = whole(*flags)
-    on_epoch = callbacks.WriteCheckpoint.on_epoch
+    on_epoch = WriteCheckpoint.on_epoch
 
     def stop(self, trainer):
         on_epoch(self, trainer)
@@ -370,7 +371,7 @@ def test_a_parent_that_was_removed_or_damaged_in_between_leaves_the_child_as_it_
             raise KeyError("any error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.WriteCheckpoint, "on_epoch", stop)
+        patch.setattr(WriteCheckpoint, "on_epoch", stop)
         assert start(tmp_path, *flags).code == 1
     parent, child = only_run(tmp_path), only_run(tmp_path, "sparse-finetune")
     before, model = content(child), parent.model.read_bytes()

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from helper.mask import Mask
-from helper.metrics.evaluation import evaluate
-from helper.metrics.memorization import noisy_means, noisy_sums
+from helper.metrics.evaluation import batch_sums, evaluate, no_sums
 from helper.metrics.parameters import full_precision
 from helper.metrics.snr import GradientMoments
 from helper.system.seeds import stream
@@ -119,9 +118,15 @@ def test_one_batch_gives_no_snr():
 def test_noisy_columns_are_counts_and_not_means_of_means():
     labels, true = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 1, 0, 1, 1])
     predicted, losses = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    rows = [noisy_sums(losses[i : i + 2], predicted[i : i + 2], labels[i : i + 2], true[i : i + 2]) for i in (0, 2, 4)]
-    means = noisy_means(torch.stack(rows).sum(0).tolist(), 5)
-    assert means == {
+    logits = torch.nn.functional.one_hot(predicted, 3).float()
+    found = no_sums(noisy=True)
+    for i in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        found = found + batch_sums(logits[i], losses[i], labels[i], true[i], noisy=True)
+    log_p = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).log_softmax(0)
+    assert found.means() == {
+        "loss": pytest.approx(3),
+        "acc": pytest.approx(3 / 5),
+        "entropy": pytest.approx(-(log_p.exp() * log_p).sum().item()),
         "loss_clean": pytest.approx(8 / 3),
         "loss_noisy": pytest.approx(3.5),
         "acc_clean": pytest.approx(2 / 3),
@@ -132,6 +137,6 @@ def test_noisy_columns_are_counts_and_not_means_of_means():
 
 def test_noisy_columns_without_noise_are_nan_where_there_is_nothing():
     labels = torch.tensor([0, 1])
-    means = noisy_means(noisy_sums(torch.ones(2), labels, labels, labels).tolist(), 2)
+    means = batch_sums(torch.eye(2), torch.ones(2), labels, labels, noisy=True).means()
     assert means["acc_clean"] == 1
     assert means["acc_memorized"] != means["acc_memorized"]

@@ -12,7 +12,7 @@ import experiment
 import run as command_line
 from helper.metrics.main import METRICS
 from helper.schema.config import unflatten
-from optim import callbacks
+from optim.callbacks.watching import Progress
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_identity
@@ -77,7 +77,7 @@ def test_flags_of_a_parent_have_no_effect_and_are_not_looked_at(tmp_path):
 
 def test_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole")
-    on_epoch = callbacks.Progress.on_epoch
+    on_epoch = Progress.on_epoch
 
     def stop(self, trainer):
         on_epoch(self, trainer)
@@ -85,7 +85,7 @@ def test_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Progress, "on_epoch", stop)
+        patch.setattr(Progress, "on_epoch", stop)
         assert start(tmp_path / "stopped").code == 75
     stopped = trained(tmp_path / "stopped")
     assert "resuming after 2 epochs" in stopped.log.read_text()

@@ -11,7 +11,7 @@ from helper import progress
 from helper.progress import EVERY, Task, spoken, tracked
 from helper.system.logs import RunLog
 from helper.system.versions import ROOT
-from optim.callbacks import Diverged
+from optim.callbacks.watching import Diverged
 from optim.config import RunConfig
 from study.comparing.disagreement import DisagreeConfig, disagree
 from study.comparing.interpolation import InterpolateConfig, interpolate

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from helper.macs import count_macs
 from helper.mask import Mask
+from helper.metrics.macs import count_macs
 from helper.pruner import global_mask, prunable_weights, prune
 from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network

@@ -23,7 +23,8 @@ from helper.schema.config import all_flags
 from helper.system.locks import exclusive
 from helper.system.versions import ROOT
 from loader.main import load_dataset
-from optim import callbacks, main, trainer
+from optim import main, trainer
+from optim.callbacks import tables
 from optim.columns import HISTORY
 from optim.config import ParentConfig, RunConfig
 from optim.model import load_run, load_stored
@@ -163,7 +164,7 @@ def test_the_summary_counts_parameters_and_multiply_accumulates(train):
 
 
 def test_times_rates_and_learning_rates_of_a_history_are_those_of_each_epoch(train, monkeypatch):
-    for module in (callbacks, trainer, main):  # clocks that go on by a second each time somebody looks
+    for module in (tables, trainer, main):  # clocks that go on by a second each time somebody looks
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     folder = train(*SHORT, "--n_epochs", 3, "--lr_milestones", "1-2", "--lr", 0.1, "--limit_train", 300)
     history = rows(folder, "history")

@@ -11,18 +11,16 @@ from torch.func import functional_call, jacrev, vmap
 
 import optim.trainer as trainer_module
 from helper.mask import Mask
-from helper.metrics.evaluation import means_of
 from helper.pruner import prune
 from helper.schema.registry import with_options
 from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
-from optim.callbacks import Callback, KeepPruned
 from optim.config import TrainConfig
 from optim.regularizer import jacobian_penalty
 from optim.schedule import SCHEDULES, learning_rate
-from optim.trainer import Trainer
+from optim.trainer import Callback, Trainer
 
 
 class CheckZeros(Callback):
@@ -49,8 +47,9 @@ def network(data, **flags) -> nn.Module:
     return build_network(NetworkConfig(**flags), data.input_shape, data.n_classes, stream(0, "init"))
 
 
-def fit(net, data, callbacks=(), **flags) -> Trainer:
-    trainer = Trainer(net, data, TrainConfig(**({"n_epochs": 2, "batch_size": 64} | flags)), seed=0, callbacks=list(callbacks))
+def fit(net, data, callbacks=(), mask=None, **flags) -> Trainer:
+    config = TrainConfig(**({"n_epochs": 2, "batch_size": 64} | flags))
+    trainer = Trainer(net, data, config, seed=0, callbacks=callbacks, mask=mask)
     trainer.fit()
     return trainer
 
@@ -72,7 +71,7 @@ def test_pruned_weights_are_exactly_zero_after_every_step(net_name, ratio, flags
     net = network(data, net_name=net_name)
     mask = prune(net, generator, prune_ratio=ratio)
     check = CheckZeros(mask)
-    trainer = fit(net.to(memory_format=torch.channels_last), data, [KeepPruned(mask), check], **flags)
+    trainer = fit(net.to(memory_format=torch.channels_last), data, [check], mask, **flags)
     assert check.steps == 2 * trainer.steps_per_epoch == 10
 
 
@@ -117,7 +116,7 @@ class RunningAverages(Callback):
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.sums is not None:
-            self.found.append(means_of(trainer.sums.double()))
+            self.found.append(trainer.sums.means())
 
 
 def test_a_step_of_regularised_training_is_that_of_its_loss_written_out():
@@ -192,7 +191,7 @@ def test_what_an_epoch_has_added_up_before_a_stop_is_taken_over_by_one_process_o
     monkeypatch.setattr(trainer_module, "rank", lambda: rank)
     resumed = Trainer(network(data), data, TrainConfig(n_epochs=1), seed=0, callbacks=[])
     resumed.load_state(state)
-    assert torch.equal(resumed.sums, state["sums"] * (rank == 0))
+    assert torch.equal(resumed.sums.packed(), state["sums"] * (rank == 0))
 
 
 def test_bf16_trains_float32_weights():

@@ -1,43 +1,42 @@
 """How a network deals with corrupted labels (paper, figure 4)."""
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
-SUMS = ("n_noisy", "loss_noisy", "generalized", "memorized", "loss_clean", "correct_clean")
+from helper.metrics.running_sums import RunningSums
 
 
-def noisy_sums(losses: Tensor, predicted: Tensor, labels: Tensor, true_labels: Tensor) -> Tensor:
-    """(6,) sums over a batch of per-example quantities, named by SUMS; they add up over batches of any size."""
-    noisy = labels != true_labels
-    zero = losses.new_zeros(())  # torch.where and not indexing: no wait for the device
-    return torch.stack(
-        [
-            noisy.sum(),
-            torch.where(noisy, losses, zero).sum(),
-            (noisy & (predicted == true_labels)).sum(),
-            (noisy & (predicted == labels)).sum(),
-            torch.where(noisy, zero, losses).sum(),
-            (~noisy & (predicted == labels)).sum(),
-        ]
-    )
+@dataclass(frozen=True)
+class NoisySums(RunningSums):
+    """`RunningSums` of examples some of which are mislabelled.
 
-
-def noisy_means(sums: list[float], n: float) -> dict[str, float]:
-    """History columns from `noisy_sums` over n examples; nan where there is no such example.
-
-    loss_clean, acc_clean: on examples whose label is true. loss_noisy: on the others, for their given wrong label;
-    acc_generalized, acc_memorized: shares of them predicted as their true and as their given label.
+    Attributes:
+        mislabelled: how many of the examples. loss_noisy: theirs, for the given wrong label.
+        generalized, memorized: how many of them are predicted as their true and as their given label.
+        loss_clean, correct_clean: of the others.
     """
-    total = dict(zip(SUMS, sums, strict=True))
-    n_noisy, n_clean = total["n_noisy"], n - total["n_noisy"]
 
-    def mean(name: str, count: float) -> float:
-        return total[name] / count if count else float("nan")
+    mislabelled: Tensor
+    loss_noisy: Tensor
+    generalized: Tensor
+    memorized: Tensor
+    loss_clean: Tensor
+    correct_clean: Tensor
 
-    return {
-        "loss_clean": mean("loss_clean", n_clean),
-        "loss_noisy": mean("loss_noisy", n_noisy),
-        "acc_clean": mean("correct_clean", n_clean),
-        "acc_generalized": mean("generalized", n_noisy),
-        "acc_memorized": mean("memorized", n_noisy),
-    }
+    def means(self) -> dict[str, float]:
+        """With {loss, acc}_clean of examples whose label is true, and loss_noisy, acc_generalized and acc_memorized of the
+        others; nan where there are none."""
+        n_noisy = self.mislabelled.item()
+        n_clean = self.examples.item() - n_noisy
+
+        def mean(total: Tensor, count: float) -> float:
+            return total.item() / count if count else float("nan")
+
+        return super().means() | {
+            "loss_clean": mean(self.loss_clean, n_clean),
+            "loss_noisy": mean(self.loss_noisy, n_noisy),
+            "acc_clean": mean(self.correct_clean, n_clean),
+            "acc_generalized": mean(self.generalized, n_noisy),
+            "acc_memorized": mean(self.memorized, n_noisy),
+        }

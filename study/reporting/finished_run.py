@@ -13,7 +13,7 @@ import pandas
 from helper.schema.config import digest, flag_fields
 from helper.tables import TEXTS, DamagedTable, cells_of
 from helper.untrusted.reasons import Unfit
-from optim.columns import HISTORY, METRICS_COLUMNS, SHAPE, SNR
+from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR
 from optim.config import PruneConfig
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
@@ -21,7 +21,7 @@ from study.bias import is_biased
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
 TABLES = {
-    "history": HISTORY,
+    "history": [name for name in HISTORY if name not in LATER],
     "snr": SNR,
     "metrics": [name for name in METRICS_COLUMNS if name not in SHAPE],
 }  # and the columns that all have

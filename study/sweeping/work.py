@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from helper.macs import count_macs
+from helper.metrics.macs import count_macs
 from helper.metrics.price import FORWARD
 from helper.pruner import prunable_weights
 from helper.schema.registry import with_options

@@ -1,0 +1,127 @@
+"""What is found out about the network after every epoch: losses, accuracies, gradients, curvature."""
+
+import logging
+from typing import Any
+
+from helper.metrics.config import MetricConfig
+from helper.metrics.evaluation import evaluate
+from helper.metrics.snr import GradientMoments
+from helper.processes.first import broadcast_from_first
+from helper.progress import tracked
+from optim.folder import RunFolder
+from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
+from optim.trainer import Callback, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Evaluate(Callback):
+    """Loss, accuracy and entropy on every split; the training-set pass gives the gradient SNR as well."""
+
+    def __init__(self, folder: RunFolder, metrics: MetricConfig) -> None:
+        self.folder, self.metrics = folder, metrics
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.snr = broadcast_from_first(self.folder.snr)
+        self.snr.keep_until(trainer.recorded)
+        self.pass_snr = self.metrics.save_snr and self.metrics.snr_mode == "fixed"
+        if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
+            log.warning(
+                "no SNR: it needs two full batches and --batch_size %d gives %d from %d examples",
+                trainer.config.batch_size, len(trainer.dataset.train) // trainer.config.batch_size, len(trainer.dataset.train),
+            )  # fmt: skip
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        data, batch_size = trainer.dataset, trainer.config.batch_size
+        if trainer.config.train_eval == "running" and trainer.sums is not None:
+            train = trainer.sums.to("cpu").means()
+        else:
+            train, snr = evaluate_training(
+                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=self.pass_snr
+            )
+            for row in snr:
+                self.snr.append({"epoch": trainer.epoch, **row})
+        trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
+        for name, split in (("val", data.val), ("test", data.test)):
+            if len(split):
+                batches = data.batches(split, batch_size, own=True)
+                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"))
+                trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
+        if self.pass_snr and self.snr.rows:
+            broadcast_from_first(self.snr.write)
+
+
+class OnlineSNR(Callback):
+    """Gradient SNR of an epoch from the gradients of its training steps, on augmented batches while the weights move.
+
+    A short last batch is left out. There is no row for epoch 0, which takes no step. Where the mask changes in an epoch, the
+    moments start anew: its row is of the steps that follow.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.resumed: dict[str, Any] = {}
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.table = broadcast_from_first(self.folder.snr)
+        self.table.keep_until(trainer.recorded)
+        self.start_anew(trainer)
+        if self.resumed:
+            self.moments.load_state(self.resumed)
+
+    def start_anew(self, trainer: Trainer) -> None:
+        self.moments, self.version = GradientMoments(trainer.network, trainer.mask_owner.mask), trainer.mask_owner.version
+
+    def follow_mask(self, trainer: Trainer) -> None:
+        if self.version != trainer.mask_owner.version:
+            self.start_anew(trainer)
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        self.finished: GradientMoments | None = None  # of the epoch's steps, once they are in the table
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        self.follow_mask(trainer)
+        if (trainer.step + 1) * trainer.config.batch_size <= len(trainer.dataset.train):
+            self.moments.update([weight.grad for weight in self.moments.weights])
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.follow_mask(trainer)  # already here: a checkpoint of this step must not hold moments of the former mask
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        for row in self.moments.table():
+            extra = {"epoch": trainer.epoch, "batch_size": trainer.config.batch_size, "mode": "online"}
+            self.table.append(row | extra)
+        broadcast_from_first(self.table.write)
+        self.finished = self.moments
+        self.start_anew(trainer)
+
+    def on_interruption(self, trainer: Trainer) -> None:
+        self.moments = self.finished or self.moments
+
+    def state(self) -> dict[str, Any]:
+        return self.moments.state() if self.moments.n_batches else {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.resumed = state
+
+
+class Measure(Callback):
+    """The metrics of the initialisation and of every K-th epoch."""
+
+    def __init__(self, folder: RunFolder, metrics: MetricConfig, seed: int) -> None:
+        self.folder, self.metrics, self.seed = folder, metrics, seed
+
+    def on_start(self, trainer: Trainer) -> None:
+        table = broadcast_from_first(self.folder.metrics)
+        before = len(table.rows)
+        table.keep_until(trainer.recorded)
+        if len(table.rows) < before:
+            broadcast_from_first(table.write)
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        if not self.metrics.due(trainer.epoch):
+            return
+        of_state = (trainer.network, trainer.mask_owner.mask, trainer.dataset, self.metrics)
+        table = broadcast_from_first(self.folder.metrics)
+        measure_into(table, *of_state, epoch=trainer.epoch, seed=self.seed)
+        measure_spectrum_into(self.folder, *of_state, epoch=trainer.epoch, seed=self.seed)

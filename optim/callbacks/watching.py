@@ -1,0 +1,79 @@
+"""Who looks on while a run trains: the user, and what ends a run that has gone wrong."""
+
+import contextlib
+import logging
+import math
+
+import torch
+
+from helper.processes.first import broadcast_from_first
+from helper.processes.sharing import any_process
+from helper.progress import Task, spoken
+from optim.folder import RunFolder
+from optim.trainer import Callback, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite."""
+
+
+class StopIfGone(Callback):
+    """Ends a run whose folder has been removed, before anything is written into a new one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        broadcast_from_first(self.folder.check_there)
+
+
+class StopIfDiverged(Callback):
+    """Ends the run when a loss or a weight is not finite, before a state of that epoch is saved."""
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        check_finite(trainer)
+
+
+def check_finite(trainer: Trainer) -> None:
+    checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
+    checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums.loss)]
+    if any_process(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
+        raise Diverged(
+            f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
+            f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
+        )
+
+
+class Progress(Callback):
+    """A bar with loss, accuracy and remaining time on a terminal, a line for each epoch in the log everywhere.
+
+    A context: what it shows ends with it, however the training does.
+    """
+
+    def __enter__(self) -> "Progress":
+        self.shown = contextlib.ExitStack()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shown.close()
+
+    def on_start(self, trainer: Trainer) -> None:
+        total = trainer.config.n_epochs * trainer.steps_per_epoch
+        done = trainer.epoch * trainer.steps_per_epoch + trainer.step
+        self.task = self.shown.enter_context(Task("training", total, "steps", done=done))
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.task.advance()
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        row = trainer.row
+        shown = {"loss": row["loss_train"], "train": row["acc_train"], "test": row["acc_test"]}
+        self.task.note(**{k: f"{v:.3f}" for k, v in shown.items()})
+        log.info(
+            "epoch %d/%d  lr %.4g  train loss %.4f acc %.4f  test loss %.4f acc %.4f  %.1f s",
+            trainer.epoch, trainer.config.n_epochs, row["lr"], row["loss_train"], row["acc_train"],
+            row["loss_test"], row["acc_test"], row["seconds"],
+        )  # fmt: skip
+        spoken()

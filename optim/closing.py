@@ -1,0 +1,74 @@
+"""The end of a run: its summary, its figures, and a last word to the trackers."""
+
+import logging
+from dataclasses import dataclass
+
+from torch import nn
+
+from helper.metrics.main import METRICS
+from helper.progress import Task
+from loader.dataset import Dataset
+from optim.config import RunConfig
+from optim.folder import RunFolder
+from optim.meter import Meter
+from optim.summary import metric_totals, summarise
+from optim.trackers.main import Trackers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training has left.
+
+    Attributes:
+        weights: {name in the folder: hash} of its weights files.
+        meter: what its steps have cost.
+        processes: how many there were.
+    """
+
+    weights: dict[str, str]
+    meter: Meter
+    processes: int
+
+
+def conclude(
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, trained: Trained, *, measuring: float
+) -> None:
+    """Summarise and draw a run that has been trained and measured; `network` has the selected weights.
+
+    Args:
+        measuring: seconds that it took.
+    """
+    summary = summarise(folder, config, network, dataset, trained.meter, measuring, trained.processes)
+    summary |= {"files": trained.weights | folder.file_hashes(), "files_pending": {}}
+    draw(folder, config)
+    folder.check_there()
+    folder.write_summary(summary)  # last: now the run is finished
+    track(folder, config)
+    log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
+
+
+def refresh_summary(folder: RunFolder, config: RunConfig) -> None:
+    """Bring summary and figures of a finished run up to what has been measured, be it by a process that was killed."""
+    if folder.summarised:
+        return
+    summary = folder.read_summary()
+    weights = {name: known for name, known in summary["files"].items() if name.endswith(".pt")}
+    summary |= {"files": weights | folder.file_hashes(), "files_pending": {}}
+    summary["metrics"] = metric_totals(folder, summary["epoch_selected"])
+    draw(folder, config)
+    folder.write_summary(summary)
+
+
+def draw(folder: RunFolder, config: RunConfig) -> None:
+    if config.figures:
+        from helper.plotter.main import draw_run  # matplotlib takes a second to import
+
+        with Task("drawing figures") as task:
+            for _ in draw_run(folder.path, {name: metric.axis for name, metric in METRICS.items()}):
+                task.advance()
+
+
+def track(folder: RunFolder, config: RunConfig) -> None:
+    Trackers(config.tracker, folder).end()

@@ -1,0 +1,121 @@
+"""The one object that holds the mask of a network in training."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helper.mask import Mask
+from helper.metrics.macs import sizes_of_weights, uses_of_weights
+from helper.processes.first import copy_from_first
+from optim.checkpoint import content_hash
+from optim.meter import Meter
+
+
+class MaskOwner:
+    """Keeps pruned weights at zero, changes the mask between two steps, and tells everyone else what it is.
+
+    It owns the mask and its copies on the device, the optimiser's state of pruned weights, what the mask's steps have cost,
+    and what a checkpoint holds of all that. Every other part of training asks it, each time anew.
+
+    Args:
+        network: on its device; its pruned weights are set to zero.
+        optimizer: of the network's parameters.
+        mask: with which the run begins; empty: nothing is pruned, and nothing can be.
+        input_shape: of one example.
+
+    Attributes:
+        mask: the present one, on the network's device. A change puts another object in its place.
+        version: how often it has changed. Who keeps something that depends on the mask compares it.
+        began_with: content hash of the mask with which the run began.
+        meter: what training has cost so far.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, mask: Mask, input_shape: tuple[int, ...]) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.began_with, self.version = content_hash(mask), 0
+        self.weights = mask.parameters_of(network)
+        self.mask = mask.to(next(network.parameters()).device)
+        # the mask in dtype and memory layout of the gradients, so that one fused product does; changed in place
+        self.factors = [torch.empty_like(w).copy_(m) for w, m in zip(self.weights, self.mask.values(), strict=True)]
+        self.mask.apply_(network)
+        self.meter = Meter(uses_of_weights(network, input_shape), sizes_of_weights(network))
+        self.meter.follow(mask)
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Called between backward pass and optimiser step: weights of which gradient and state are zero stay at zero."""
+        if self.weights:
+            torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
+
+    @torch.no_grad()
+    def change(self, mask: Mask) -> None:
+        """Go on with another mask of the same weights. All processes have to call this, and the first one's mask counts.
+
+        What is dropped is set to zero, and what comes back starts at zero, each with its part of every tensor in the
+        optimiser's state that has the weight's shape: momentum, and Adam's moments. Adam's count of steps, which is one for
+        the whole tensor, goes on.
+
+        Raises:
+            ValueError: a weight is missing, is none of the former mask's, or has another shape.
+        """
+        if mask.keys() != self.mask.keys():
+            raise ValueError(f"a mask of {', '.join(mask) or 'nothing'} cannot take the place of one of {', '.join(self.mask)}")
+        mask.parameters_of(self.network)
+        bits = {name: mask[name].cpu().to(torch.uint8, copy=True).contiguous() for name in self.mask}
+        copy_from_first(bits.values())
+        mask = Mask(bits)
+        before, after = self.mask, mask.to(self.weights[0].device)
+        for name, weight in zip(self.mask, self.weights, strict=True):
+            fresh = ~(before[name] & after[name])
+            for value in (weight, *self.states_of(weight)):
+                value.masked_fill_(fresh, 0)
+        self.put(after, mask)
+        self.version += 1
+
+    def states_of(self, weight: nn.Parameter) -> list[Tensor]:
+        """The tensors in the optimiser's state that have an element for each of a weight's."""
+        kept = self.optimizer.state.get(weight, {}).values()
+        return [value for value in kept if isinstance(value, Tensor) and value.shape == weight.shape]
+
+    def put(self, mask: Mask, on_cpu: Mask) -> None:
+        """Make a mask on the device the present one, in the tensors that the training step's graph has."""
+        for factor, keep in zip(self.factors, mask.values(), strict=True):
+            factor.copy_(keep)
+        self.mask = mask
+        self.meter.follow(on_cpu)
+
+    # --------------------------------------------------------------------------------------------- in a checkpoint
+
+    def state(self) -> dict[str, Any]:
+        owner = {"began_with": self.began_with, "version": self.version, "meter": self.meter.state()}
+        return {"mask": dict(self.mask), "mask_owner": owner}
+
+    def began_like(self, state: dict[str, Any]) -> bool:
+        """Whether a checkpoint is of a run that began with the mask of this one.
+
+        The mask of a checkpoint from before masks could change is the one that its run began with.
+        """
+        present = content_hash(state["mask"])
+        known = state.get("mask_owner", {"began_with": present, "version": 0})
+        unchanged = known["version"] > 0 or present == known["began_with"]
+        return unchanged and known["began_with"] == self.began_with
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any], *, steps: int, examples: int) -> None:
+        """Go on from what `state` gave, after network and optimiser have their states.
+
+        Args:
+            steps: that the checkpoint's epoch under way has had.
+            examples: of all steps of the run so far. Both count where a checkpoint from before masks could change has no
+                meter: its mask has been the same in every step.
+        """
+        mask = Mask(state["mask"])
+        mask.parameters_of(self.network)
+        self.put(mask.to(next(self.network.parameters()).device), mask)
+        self.mask.apply_(self.network)
+        if "mask_owner" in state:
+            self.version = int(state["mask_owner"]["version"])
+            self.meter.load_state(state["mask_owner"]["meter"])
+        else:
+            self.meter.add_steps(steps, examples)
