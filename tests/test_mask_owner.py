@@ -16,13 +16,14 @@ from helper.mask import Mask
 from helper.metrics.macs import count_macs
 from helper.metrics.snr import GradientMoments
 from helper.pruner import prune
+from helper.schema.config import digest
 from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
 from optim.config import TrainConfig
-from optim.folder import LATER, RunFolder
+from optim.folder import HISTORY, LATER, RunFolder
 from optim.mask_owner import MaskOwner
 from optim.meter import PASSES
 from optim.model import load_stored
@@ -32,6 +33,7 @@ from tests.outcome import Outcome, outcome
 from tests.several import together
 
 N, BATCH = 300, 64  # five steps an epoch, the last one of 44 examples
+SEED = 1
 AT = (1, 2)  # epoch and completed steps at which the mask changes
 
 
@@ -78,8 +80,8 @@ def digits():
 
 
 def tiny(data) -> tuple[nn.Module, Mask]:
-    network = build_network(NetworkConfig(hidden_dims="9-7"), data.input_shape, data.n_classes, stream(0, "init"))
-    return network, prune(network, stream(0, "prune"), prune_ratio=0.6)
+    network = build_network(NetworkConfig(hidden_dims="9-7"), data.input_shape, data.n_classes, stream(SEED, "init"))
+    return network, prune(network, stream(SEED, "prune"), prune_ratio=0.6)
 
 
 FLAGS = {
@@ -93,7 +95,7 @@ def train(flags: dict, *callbacks: Callback, n_epochs: int = 3) -> Trainer:
     data = digits()
     network, mask = tiny(data)
     config = TrainConfig(n_epochs=n_epochs, batch_size=BATCH, lr_schedule="constant", **flags)
-    trainer = Trainer(network, data, config, seed=0, callbacks=callbacks, mask=mask)
+    trainer = Trainer(network, data, config, seed=SEED, callbacks=callbacks, mask=mask)
     trainer.fit()
     return trainer
 
@@ -111,7 +113,7 @@ def steps_written_out(flags: dict, n_epochs: int = 3) -> tuple[dict[str, Tensor]
     first, second = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
     t = 0
     for epoch in range(n_epochs):
-        batches = torch.randperm(N, generator=stream(0, "order", epoch)).split(BATCH)
+        batches = torch.randperm(N, generator=stream(SEED, "order", epoch)).split(BATCH)
         for step, rows in enumerate(batches, 1):
             t += 1
             leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
@@ -304,13 +306,13 @@ def moments_after_the_change() -> list[dict]:
 NAME = "swapping"
 RUN = (
     "--mode", NAME, "--limit_train", N, "--limit_test", 50, "--n_epochs", 3, "--batch_size", BATCH, "--hidden_dims", "9-7",
-    "--lr_schedule", "constant", "--figures", 0, "--save_fisher", 0, "--prune_ratio", 0.6, "--random_state", 0,
+    "--lr_schedule", "constant", "--figures", 0, "--save_fisher", 0, "--prune_ratio", 0.6, "--random_state", SEED,
     "--save_epochs", "all",
 )  # fmt: skip
 
 
 def fresh_mask(beginning, network: nn.Module) -> Mask:
-    return prune(network, stream(0, "prune"), prune_ratio=0.6)
+    return prune(network, stream(SEED, "prune"), prune_ratio=0.6)
 
 
 SPEC = ModeSpec(NAME, "black", "v", "-.", FRESH, MaskSource(fresh_mask), Swap)
@@ -386,7 +388,7 @@ def test_the_first_epoch_selected_is_summarised_with_its_own_mask(added, tmp_pat
     summary, (_, before) = folder.read_summary(), tiny(digits())
     assert summary["epoch_selected"] == 1
     assert summary["sparsity_achieved"] == before.sparsity != load_stored(folder.epoch_state(3)).mask.sparsity
-    network = build_network(NetworkConfig(hidden_dims="9-7"), (1, 8, 8), 10, stream(0, "init"))
+    network = build_network(NetworkConfig(hidden_dims="9-7"), (1, 8, 8), 10, stream(SEED, "init"))
     assert summary["macs_active"] == count_macs(network, (1, 8, 8), before)[1]
 
 
@@ -424,13 +426,14 @@ def test_a_checkpoint_is_refused_under_another_first_mask_and_not_for_its_presen
 
 def as_before(folder: RunFolder) -> None:
     """Give a stopped run the files that the program wrote before masks could change: no meter, no columns of it."""
+    rows = [{name: cell for name, cell in row.items() if name not in LATER} for row in folder.history(noisy=True).rows]
     for path in folder.path.glob("checkpoint*.pt"):
         state = load_state(path)
         del state["mask_owner"]
+        state["tables"]["history"] = digest({"rows": [row for row in rows if int(row["epoch"]) <= state["epoch"]]})
         save_state(path, state)
-    rows = folder.history().rows
+    names = [name for name in HISTORY if name not in LATER]
     with open(folder.path / "history.csv", "w", newline="") as file:
-        names = [name for name in rows[0] if name not in LATER]
         writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -473,7 +476,7 @@ def swap_in_double(name: str, differing: bool) -> dict[str, Tensor]:
     network = InDouble(network.double())
     mask = Mask({f"network.{name}": keep for name, keep in mask.items()})
     config = TrainConfig(n_epochs=3, batch_size=BATCH, lr_schedule="constant", **FLAGS[name])
-    trainer = Trainer(network, data, config, seed=0, callbacks=[Other(), Watch()], mask=mask)
+    trainer = Trainer(network, data, config, seed=SEED, callbacks=[Other(), Watch()], mask=mask)
     trainer.fit()
     bits = {f"{name}/mask": keep for name, keep in trainer.mask_owner.mask.items()}
     return {**{name: value.detach() for name, value in network.state_dict().items()}, **bits}
