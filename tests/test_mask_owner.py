@@ -22,8 +22,9 @@ from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
+from optim.columns import HISTORY, LATER
 from optim.config import TrainConfig
-from optim.folder import HISTORY, LATER, RunFolder
+from optim.folder import RunFolder
 from optim.mask_owner import MaskOwner
 from optim.meter import PASSES
 from optim.model import load_stored
