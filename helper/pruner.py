@@ -16,7 +16,10 @@ def random_scores(weights: dict[str, Tensor], generator: torch.Generator) -> dic
     return {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
 
 
-SCORES = {"l1": magnitude, "random": random_scores}
+SCORES = {
+    "l1": magnitude,
+    "random": random_scores,
+}
 
 
 def prune(

@@ -30,7 +30,10 @@ def adam(parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) 
     return eager(torch.optim.Adam)(parameters, lr, weight_decay=weight_decay)
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam}
+OPTIMIZERS = {
+    "sgd": sgd,
+    "adam": adam,
+}
 
 
 def tensors_kept(optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> int:

@@ -21,4 +21,7 @@ def jacobian_penalty(logits: Tensor, inputs: Tensor, noise: Tensor, *, reg_weigh
     return reg_weight / 2 * (logits.shape[1] * rows.float().square().sum())
 
 
-REGULARIZERS = {"none": None, "jacobian": jacobian_penalty}
+REGULARIZERS = {
+    "none": None,
+    "jacobian": jacobian_penalty,
+}

@@ -28,7 +28,12 @@ def constant(epoch: int) -> float:
     return 1.0
 
 
-SCHEDULES = {"stepwise": stepwise, "exponential": exponential, "cosine": cosine, "constant": constant}
+SCHEDULES = {
+    "stepwise": stepwise,
+    "exponential": exponential,
+    "cosine": cosine,
+    "constant": constant,
+}
 
 
 def learning_rate(

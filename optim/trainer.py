@@ -23,44 +23,13 @@ from helper.system.seeds import stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
 from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
+from optim.callbacks.callback import Callback
 from optim.config import TrainConfig
 from optim.mask_owner import MaskOwner
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
-
-
-class Callback:
-    """Events of the loop; each gets the trainer."""
-
-    def on_start(self, trainer: "Trainer") -> None:
-        """Before anything, also of a resumed run."""
-
-    def before_epoch(self, trainer: "Trainer") -> None:
-        """Before the first step of an epoch, or of what is left of one."""
-
-    def on_gradients(self, trainer: "Trainer") -> None:
-        """After the backward pass: all weights have their gradients, pruned ones too. The mask may be changed."""
-
-    def on_step(self, trainer: "Trainer") -> None:
-        """After the optimiser step. The mask may be changed."""
-
-    def on_epoch(self, trainer: "Trainer") -> None:
-        """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
-
-    def on_interruption(self, trainer: "Trainer") -> None:
-        """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
-
-    def on_end(self, trainer: "Trainer") -> None:
-        """After the last epoch."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it, as tensors and plain values."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Called before `on_start` of a resumed run, with what `state` gave, if that was anything."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from helper.schema.config import digest
 from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
+from optim.callbacks.callback import Callback
 from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
 from optim.columns import HISTORY, LATER
@@ -29,7 +30,7 @@ from optim.mask_owner import MaskOwner
 from optim.meter import PASSES
 from optim.model import load_stored
 from optim.modes import FRESH, MODES, MaskSource, ModeSpec
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 from tests.outcome import Outcome, outcome
 from tests.several import together
 

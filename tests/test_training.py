@@ -17,10 +17,11 @@ from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
+from optim.callbacks.callback import Callback
 from optim.config import TrainConfig
 from optim.regularizer import jacobian_penalty
 from optim.schedule import SCHEDULES, learning_rate
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 
 
 class CheckZeros(Callback):

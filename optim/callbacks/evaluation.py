@@ -8,9 +8,10 @@ from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
 from helper.processes.first import broadcast_from_first
 from helper.progress import tracked
+from optim.callbacks.callback import Callback
 from optim.folder import RunFolder
 from optim.measuring import evaluate_training, measure_into, measure_spectrum_into
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

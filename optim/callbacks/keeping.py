@@ -6,11 +6,12 @@ from helper.processes.first import broadcast_from_first
 from helper.processes.sharing import Agreement, any_process
 from helper.system.files import file_hash, write_atomic
 from helper.system.signals import Signals
+from optim.callbacks.callback import Callback
 from optim.callbacks.watching import check_finite
 from optim.checkpoint import FROM_THE_START, save_state
 from optim.folder import RunFolder
 from optim.model import model_state
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 
 
 class SelectBest(Callback):

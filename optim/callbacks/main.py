@@ -1,6 +1,7 @@
 """What hangs on the training loop of a run, in the order in which it is called."""
 
 from helper.system.signals import Signals
+from optim.callbacks.callback import Callback
 from optim.callbacks.evaluation import Evaluate, Measure, OnlineSNR
 from optim.callbacks.keeping import KeepStates, SelectBest, WriteCheckpoint
 from optim.callbacks.tables import Track, WriteHistory
@@ -8,7 +9,6 @@ from optim.callbacks.watching import Progress, StopIfDiverged, StopIfGone
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.trackers.main import Trackers
-from optim.trainer import Callback
 
 
 def callbacks_of(

@@ -4,9 +4,10 @@ import time
 
 from helper.processes.first import broadcast_from_first
 from helper.system.memory import peak_memory_mb
+from optim.callbacks.callback import Callback
 from optim.folder import RunFolder
 from optim.trackers.main import Trackers
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 
 
 class WriteHistory(Callback):

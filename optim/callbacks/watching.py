@@ -9,8 +9,9 @@ import torch
 from helper.processes.first import broadcast_from_first
 from helper.processes.sharing import any_process
 from helper.progress import Task, spoken
+from optim.callbacks.callback import Callback
 from optim.folder import RunFolder
-from optim.trainer import Callback, Trainer
+from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

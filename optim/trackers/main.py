@@ -74,7 +74,10 @@ class TrackerSpec:
 
 
 TRACKERS: dict[str, TrackerSpec] = {
-    spec.name: spec for spec in (TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),)
+    spec.name: spec
+    for spec in [
+        TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),
+    ]
 }
 
 

@@ -1,0 +1,35 @@
+"""What hangs on the training loop. It lies below the trainer and the modes, so that a mode can bring a callback of its own."""
+
+from typing import Any
+
+
+class Callback:
+    """Events of the loop; each gets the `optim.trainer.Trainer`."""
+
+    def on_start(self, trainer: Any) -> None:
+        """Before anything, also of a resumed run."""
+
+    def before_epoch(self, trainer: Any) -> None:
+        """Before the first step of an epoch, or of what is left of one."""
+
+    def on_gradients(self, trainer: Any) -> None:
+        """After the backward pass: all weights have their gradients, pruned ones too. The mask may be changed."""
+
+    def on_step(self, trainer: Any) -> None:
+        """After the optimiser step. The mask may be changed."""
+
+    def on_epoch(self, trainer: Any) -> None:
+        """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
+
+    def on_interruption(self, trainer: Any) -> None:
+        """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
+
+    def on_end(self, trainer: Any) -> None:
+        """After the last epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, as tensors and plain values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Called before `on_start` of a resumed run, with what `state` gave, if that was anything."""
