@@ -49,6 +49,37 @@ network.to(device).train()
 torch.nn.functional.cross_entropy(network(given["inputs"].to(device)), given["labels"].to(device)).backward()
 torch.save({name: parameter.grad.cpu() for name, parameter in network.named_parameters()}, sys.argv[2])
 """
+CHANGES = """
+import sys
+import torch
+from helper.mask import Mask
+from helper.system.seeds import stream
+from helper.system.xla import graph_counts, xla_device
+from loader.main import DataConfig, load_dataset
+from network.main import NetworkConfig, build_network
+from optim.config import TrainConfig
+from optim.trainer import Callback, Trainer
+
+class Rotate(Callback):
+    found = []
+    def on_step(self, trainer):
+        if trainer.step == 2:
+            mask = trainer.mask_owner.mask
+            trainer.mask_owner.change(Mask({name: keep.cpu().roll(1, 0) for name, keep in mask.items()}))
+    def on_epoch(self, trainer):
+        self.found.append(graph_counts()["compilations"])
+
+device, data = xla_device(), load_dataset(DataConfig(limit_train=320, limit_test=50))
+network = build_network(NetworkConfig(), data.input_shape, data.n_classes, stream(1, "init")).to(device)
+masks = {n: torch.rand(w.shape, generator=stream(1, n)) < 0.5 for n, w in network.named_parameters() if w.ndim == 2}
+config = TrainConfig(n_epochs=4, batch_size=64, lr_schedule="constant")
+trainer = Trainer(network, data.to(device), config, seed=1, callbacks=[Rotate()], mask=Mask(masks))
+trainer.fit()
+weights = dict(network.named_parameters())
+assert all((weights[name].cpu()[~keep.cpu()] == 0).all() for name, keep in trainer.mask_owner.mask.items())
+assert trainer.mask_owner.version == 4
+print(*Rotate.found)
+"""
 STEPS, EVALUATIONS = 45, 45 + 12  # an epoch of 1,437 digits; batches of the training and of the test split
 
 
@@ -127,6 +158,13 @@ def test_graphs_are_compiled_once_and_run_once_a_step(long_run, tmp_path):
     assert more["transfers_to_host"] - 3 * 3 - states in range(0, 3 * kept + 1)  # and of the states that are kept
     assert counts(short)["host_operations"] == []
     assert "Warning" not in err
+
+
+def test_a_mask_that_changes_again_compiles_nothing_anew():
+    done = subprocess.run([TPU_PYTHON, "-c", CHANGES], cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, _, *after = done.stdout.split()[-5:]  # the initialisation, and the epoch of the first change
+    assert len(set(after)) == 1
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(long_run, stopped):

@@ -2,17 +2,19 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from helper.metrics.half_samples import bias_of, errors_of, same_ranks
 from helper.metrics.matrices import MATRICES, Chosen, OfUnitSize
+from helper.metrics.options import Limits
 from helper.metrics.parameters import one_of
 from helper.metrics.sampling import Budget
-from helper.metrics.subject import Examples, Subject, own_generator
+from helper.metrics.subject import Examples, own_generator
 from helper.processes.group import world_size
 from helper.processes.sharing import gather_from_processes, own_share, sum_over_processes
 from helper.progress import Task
@@ -57,22 +59,50 @@ class Spectrum:
     seconds: float
 
 
+@dataclass(frozen=True)
+class SpectrumOptions(Limits):
+    """Which matrix's spectrum, and how far it is followed.
+
+    matrix: `hessian` or `gauss_newton`.
+    k: eigenvalues of largest magnitude; fewer come back of a matrix that has not so many different ones.
+    steps: Lanczos steps, each a product with the matrix; at least k. All vectors are kept and orthogonalised.
+    runs: random starting vectors of the quadrature, with `steps` steps each.
+    max_samples: most examples in the sample; default: see `affordable`.
+    params: which parameters count, as in `ParameterOptions`.
+    Raises:
+        ValueError: an unknown matrix, steps < k, no run.
+    """
+
+    params: str = "layers"
+    matrix: str = "hessian"
+    k: int = 10
+    steps: int = 40
+    runs: int = 4
+
+    def __post_init__(self) -> None:
+        one_of("matrix", self.matrix, MATRICES)
+        k, steps, runs = self.k, self.steps, self.runs
+        if not 1 <= k <= steps or runs < 1:
+            raise ValueError(f"the spectrum needs runs >= 1 and steps >= k >= 1, not runs {runs}, steps {steps}, k {k}")
+
+    def n_samples(self, population: int) -> int:
+        if self.max_samples is None:
+            return affordable(population, self.k, self.steps, self.runs)
+        return Budget(0, self.max_samples).limit(population)
+
+    def products(self, n: int, in_halves: int) -> int:
+        """Products of an example with a vector, of a sample of n of which so many are in its halves."""
+        return n * full_products(self.k, self.steps, self.runs) + in_halves * half_steps(self.k, self.steps)
+
+
 def spectrum(
     network: nn.Module,
     inputs: Examples,
     labels: Tensor,
     mask=None,
     *,
-    matrix: str = "hessian",
-    k: int = 10,
-    steps: int = 40,
-    runs: int = 4,
-    max_samples: int | None = None,
-    params: str = "layers",
-    batch_size: int | None = None,
-    memory_mb: float = 1000,
-    progress: bool = False,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Spectrum:
     """Top eigenvalues by Lanczos and spectral density by stochastic Lanczos quadrature, over the active parameters.
 
@@ -82,45 +112,51 @@ def spectrum(
     not exist.
 
     Args:
-        network, inputs, labels, mask, params, batch_size, memory_mb, progress, generator: as in `hessian_trace`.
-        matrix: `hessian` or `gauss_newton`.
-        k: eigenvalues of largest magnitude; fewer come back of a matrix that has not so many different ones.
-        steps: Lanczos steps, each a product with the matrix; at least k. All vectors are kept and orthogonalised.
-        runs: random starting vectors of the quadrature, with `steps` steps each.
-        max_samples: most examples in the sample; default: see `affordable`.
+        network, inputs, labels, mask, generator: as in `hessian_trace`.
+        options: fields of `SpectrumOptions`.
     Raises:
         ValueError: fewer than 2 examples, values that are not finite, steps < k, no active parameter.
     Source: Ghorbani et al. 2019; Ubaru, Chen, Saad 2017; Quenouille 1956 for the halves.
     """
-    from hessian_eigenthings.algorithms.lanczos import lanczos
-    from hessian_eigenthings.algorithms.spectral_density import spectral_density
-
-    one_of("matrix", matrix, MATRICES)
-    started = time.perf_counter()
-    if not 1 <= k <= steps or runs < 1:
-        raise ValueError(f"the spectrum needs runs >= 1 and steps >= k >= 1, not runs {runs}, steps {steps}, k {k}")
-    subject = Subject(network, inputs, mask, params=params, batch_size=batch_size, memory_mb=memory_mb, progress=progress)
+    started, chosen = time.perf_counter(), SpectrumOptions(**options)
+    subject = chosen.subject(network, inputs, mask, chosen.params)
     labels, generator = subject.checked_labels(labels), own_generator(generator)
-    population = len(inputs)
-    n = affordable(population, k, steps, runs) if max_samples is None else Budget(0, max_samples).limit(population)
+    population, n = len(inputs), chosen.n_samples(len(inputs))
     rows = torch.randperm(population, generator=generator)[:n]
     seeds = torch.randint(2**31, (2,), generator=generator).tolist()
     halves = rows.tensor_split(2) if FEWEST_HALVED <= n < population else ()
-    products = n * full_products(k, steps, runs) + sum(map(len, halves)) * half_steps(k, steps)
-    with subject.measuring(), Task("spectrum", products // world_size(), "products", shown=progress) as task:
-        chosen = Chosen(subject, labels, matrix, task)
-        operator = chosen.operator(rows)
-        steps, k = min(steps, operator.size), min(k, operator.size)
-        scaled = OfUnitSize(operator)
-        top = lanczos(scaled, k=k, max_iter=steps, reorthogonalize=True, seed=seeds[0])
-        values = top.eigenvalues * scaled.unit
-        residuals, forms, sizes = by_groups(chosen, rows, values, top.eigenvectors)
-        values = values.double().cpu()
-        parts = [ritz_values(chosen.operator(half), top.eigenvectors, half_steps(k, steps)) for half in halves]
-        scaled = OfUnitSize(operator)
-        slq = spectral_density(scaled, num_runs=runs, lanczos_steps=steps, num_grid_points=GRID, seed=seeds[1])
-        slq = times(slq, scaled.unit)
-    if n == population:
+    products = chosen.products(n, in_halves=sum(map(len, halves)))
+    with subject.measuring(), Task("spectrum", products // world_size(), "products", shown=chosen.progress) as task:
+        matrix = Chosen(subject, labels, chosen.matrix, task)
+        operator = matrix.operator(rows)
+        chosen = replace(chosen, steps=min(chosen.steps, operator.size), k=min(chosen.k, operator.size))
+        top = top_eigenvalues(matrix, operator, rows, halves, chosen, seeds[0])
+        slq = density(operator, chosen, seeds[1])
+    density_errors, moments, moment_errors = spread_of_runs(slq)
+    tensors = top | {
+        "grid": slq.grid, "density": slq.density, "density_errors": density_errors, "moments": moments,
+        "moment_errors": moment_errors, "nodes": slq.raw_eigenvalues, "weights": slq.raw_weights,
+    }  # fmt: skip
+    return Spectrum(
+        **{name: tensor.detach().double().cpu() for name, tensor in tensors.items()}, sigma=slq.sigma, size=operator.size,
+        n_samples=n, population=population, matrix=chosen.matrix, seconds=round(time.perf_counter() - started, 3),
+    )  # fmt: skip
+
+
+def top_eigenvalues(
+    matrix: Chosen, operator: "CurvatureOperator", rows: Tensor, halves: Sequence[Tensor], chosen: SpectrumOptions, seed: int
+) -> dict[str, Tensor]:
+    """The fields of `Spectrum` that are about the k largest eigenvalues; the halves' tell bias and error, if there are any."""
+    from hessian_eigenthings.algorithms.lanczos import lanczos
+
+    scaled, population = OfUnitSize(operator), len(matrix.subject.inputs)
+    top = lanczos(scaled, k=chosen.k, max_iter=chosen.steps, reorthogonalize=True, seed=seed)
+    values = top.eigenvalues * scaled.unit
+    residuals, forms, sizes = by_groups(matrix, rows, values, top.eigenvectors)
+    values = values.double().cpu()
+    n_steps = half_steps(chosen.k, chosen.steps)
+    parts = [ritz_values(matrix.operator(half), top.eigenvectors, n_steps) for half in halves]
+    if len(rows) == population:
         bias = errors = torch.zeros_like(values)
     elif not halves:
         bias = errors = torch.full_like(values, torch.nan)
@@ -128,16 +164,17 @@ def spectrum(
         found = torch.stack([same_ranks(values, part) for part in parts])
         bias = bias_of(values, found, (len(halves[0]), len(halves[1])), population)
         errors = errors_of(forms, sizes, bias, population)
-    density_errors, moments, moment_errors = spread_of_runs(slq)
-    tensors = {
+    return {
         "eigenvalues": values, "residuals": residuals, "corrected": values - bias, "bias": bias, "standard_errors": errors,
-        "grid": slq.grid, "density": slq.density, "density_errors": density_errors, "moments": moments,
-        "moment_errors": moment_errors, "nodes": slq.raw_eigenvalues, "weights": slq.raw_weights,
     }  # fmt: skip
-    return Spectrum(
-        **{name: tensor.detach().double().cpu() for name, tensor in tensors.items()}, sigma=slq.sigma, size=operator.size,
-        n_samples=n, population=population, matrix=matrix, seconds=round(time.perf_counter() - started, 3),
-    )  # fmt: skip
+
+
+def density(operator: "CurvatureOperator", chosen: SpectrumOptions, seed: int) -> "SpectralDensityResult":
+    from hessian_eigenthings.algorithms.spectral_density import spectral_density
+
+    scaled = OfUnitSize(operator)
+    slq = spectral_density(scaled, num_runs=chosen.runs, lanczos_steps=chosen.steps, num_grid_points=GRID, seed=seed)
+    return times(slq, scaled.unit)
 
 
 # --------------------------------------------------------------------------------------------------- how many examples
