@@ -23,10 +23,10 @@ POWER_2 = json.dumps({"weight_power": 2})
 
 
 LABELS = """
-import helper.plotter.main, optim.main
+import helper.plotter.main, optim.closing
 helper.plotter.main.save_figure = lambda figure, stem: print(stem.name, [axis.get_ylabel() for axis in figure.axes])
-folder = optim.main.RunFolder(pathlib.Path(sys.argv[1]))
-optim.main.draw(folder, optim.main.RunConfig())
+folder = optim.closing.RunFolder(pathlib.Path(sys.argv[1]))
+optim.closing.draw(folder, optim.closing.RunConfig())
 """
 
 
