@@ -250,7 +250,7 @@ def test_the_data_set_is_trained_and_priced(program, run_of, done):
 
 
 def test_a_mode_without_a_file_begins_with_its_mask(run_of):
-    folder = run_of("at-start")
+    folder = run_of("pruned-init")
     first, last = load_stored(folder.epoch_state(0)), load_stored(folder.model)
     assert first.mask.sparsity == last.mask.sparsity == 0.5
     assert all(torch.equal(first.mask[name], keep) for name, keep in last.mask.items())
@@ -269,7 +269,7 @@ def test_the_gradual_mode_prunes_between_epochs_and_resumes_to_the_same_bits(pro
 
 def test_the_report_has_the_new_modes(program, done):
     page = (program / "results/report/index.html").read_text()
-    assert "at-start" in page
+    assert "pruned-init" in page
     assert "gradual" in page
 
 
