@@ -105,7 +105,7 @@ def program(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, root / name)
     for one in SECTIONS.values():
         for path, content in one.files.items():
-            assert not (root / path).exists()
+            assert not (root / path).exists(), f"{path} of the page is in the program already"
             (root / path).write_text(content)
         for path, change in one.changes:
             (root / path).write_text(added((root / path).read_text(), change))
