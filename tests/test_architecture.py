@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def test_the_rooms_of_study_do_not_know_each_other():
         for imported in IMPORTS[module] if module.startswith("study.") else ():
             visited = next((room for room in ROOMS if imported.module.startswith(f"{room}.")), home)
             assert visited == home, f"{module} imports {imported.module}"
+
+
+PAGE = (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_page_draws_every_folder_in_the_order_of_the_layers():
+    drawn = re.findall(r"(?<!\S)(\w[\w/]*)(/|\.py)(?=\s)", PAGE.split("```")[1])
+    rows = [layer_of(name.replace("/", ".")) for name, _ in drawn]
+    assert rows == sorted(rows, reverse=True)
+    homes = {path.parent.relative_to(ROOT).as_posix() for name, path in MODULES.items() if name in OURS} - {".", "scripts"}
+    assert {name for name, kind in drawn if kind == "/"} == homes
+
+
+def test_what_the_page_names_is_there():
+    named = re.findall(r"(?<![\w./])((?:helper|loader|network|optim|study|scripts|tests)/[\w./]*\w)", PAGE)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_files_are_short():

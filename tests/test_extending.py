@@ -99,7 +99,7 @@ def once(items: list) -> list:
 def program(tmp_path_factory) -> Path:
     """A copy of the program with everything on the page."""
     root = tmp_path_factory.mktemp("extended")
-    for name in ("helper", "loader", "network", "optim", "study", "scripts", "tests"):
+    for name in ("helper", "loader", "network", "optim", "study", "scripts", "tests", "docs"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("run.py", "experiment.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
