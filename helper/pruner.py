@@ -37,11 +37,19 @@ def prune(
         prune_ratio: share of the prunable weights that the mask removes, in [0, 1).
         prune_method: of SCORES, how weights are ranked. prune_last: whether the classifier's can be pruned.
         head: the name of that layer; None: the last one.
+    Raises:
+        ValueError: the scores are not one number for each weight.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
     weights = prunable_weights(network, prune_last, head)
-    return global_mask(SCORES[prune_method](weights, generator), prune_ratio)
+    scores = SCORES[prune_method](weights, generator)
+    if {name: score.shape for name, score in scores.items()} != {name: weight.shape for name, weight in weights.items()}:
+        raise ValueError(f"--prune_method {prune_method} does not give a score for each of the weights, and for nothing else")
+    for name, score in scores.items():
+        if score.isnan().any():
+            raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN")
+    return global_mask(scores, prune_ratio)
 
 
 def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = None) -> dict[str, Tensor]:

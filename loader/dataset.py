@@ -31,6 +31,27 @@ class Source:
     human_labels: Tensor | None = None  # (N,) labels that people gave to the training examples
     fingerprint: str | None = None  # content hash of files that are not the published ones
 
+    def check(self) -> None:
+        """Raise ValueError, in the words of whoever writes a loader, where something is not as it is said above."""
+        for role in ("train", "test"):
+            inputs, labels = getattr(self, f"{role}_inputs"), getattr(self, f"{role}_labels")
+            if not (isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.ndim in (2, 4)):
+                raise ValueError(f"{role}_inputs has to be a uint8 tensor of (N, C, H, W) or (N, D), not {described(inputs)}")
+            if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == inputs.shape[:1]):
+                raise ValueError(f"{role}_labels has to be an int64 tensor of ({len(inputs)},), not {described(labels)}")
+            for name, values in (("mean", self.mean), ("std", self.std)):
+                if len(values) not in (1, inputs.shape[1]):
+                    raise ValueError(f"{name} has {len(values)} values for {inputs.shape[1]} channels of {role}_inputs")
+            if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
+                found = f"{role}_labels has classes from {labels.min()} to {labels.max()}"
+                raise ValueError(f"{found}, but class_names has {len(self.class_names)}, which are counted from 0")
+
+
+def described(value: object) -> str:
+    """What kind of array something is."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return type(value).__name__ if shape is None else f"a {type(value).__name__} of {tuple(shape)}, {dtype}"
+
 
 @dataclass(frozen=True)
 class Split:

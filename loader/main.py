@@ -146,9 +146,14 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def read(config: DataConfig) -> Source:
-    """The whole data set as its loader reads it. Raises DataError: files missing or damaged."""
+    """The whole data set as its loader reads it. Raises DataError: files missing or damaged, or no data set comes of them."""
     with Task(f"reading {config.spec.name} under {config.root}"):
-        return with_options(reader_of(config), config)()
+        source = with_options(reader_of(config), config)()
+    try:
+        source.check()
+    except ValueError as error:
+        raise DataError(f"what the loader of {config.spec.name} gives is no data set: {error}") from None
+    return source
 
 
 def reader_of(config: DataConfig) -> Callable[..., Source]:

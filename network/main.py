@@ -86,5 +86,5 @@ def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes
     spec.check_inputs(input_shape)
     with global_seed(generator):
         network = with_options(spec.build, config)(input_shape, n_classes)
-        INITIALISERS[config.init_method](network, spec.head(network))
+        INITIALISERS[config.init_method](network, network.get_submodule(spec.head_name(network)))
     return network

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from helper.schema.config import FlagError
 
@@ -56,6 +56,9 @@ class NetworkSpec:
             raise FlagError(f"--net_name {self.name} takes images of {', '.join(first)} or {last} pixels, not {found}")
 
     def head_name(self, network: nn.Module) -> str:
-        """The name of the classifier among the layers of a network."""
+        """The name of the classifier among the layers of a network. TypeError: `head` gives no layer of it with a weight."""
         head = self.head(network)
-        return next(name for name, module in network.named_modules() if module is head)
+        names = [name for name, module in network.named_modules() if module is head]
+        if not (names and isinstance(getattr(head, "weight", None), Tensor)):
+            raise TypeError(f"the head of --net_name {self.name} is no layer with a weight in the network that it builds")
+        return names[0]

@@ -313,3 +313,25 @@ def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
             load_dataset(DataConfig(loader_name="added_noisy", noise_method=method, limit_classes=5))
         load_dataset.cache_clear()
         assert load_dataset(DataConfig(loader_name="added_noisy", noise_method=method)).train.noisy.any()
+
+
+NO_DATA_SETS = [
+    ({"train_inputs": lambda x: x / 16}, r"train_inputs has to be a uint8 .* not a Tensor of \(1438, 1, 8, 8\), torch.float32"),
+    ({"test_inputs": lambda x: x.numpy()}, r"test_inputs has to be a uint8 tensor .* not a ndarray of \(359, 1, 8, 8\), uint8"),
+    ({"train_inputs": lambda x: x[:, 0]}, r"\(N, C, H, W\) or \(N, D\), not a Tensor of \(1438, 8, 8\)"),
+    ({"test_labels": lambda y: y.int()}, r"test_labels has to be an int64 tensor of \(359,\), not .* torch.int32"),
+    ({"train_labels": lambda y: y[:50]}, r"train_labels has to be an int64 tensor of \(1438,\), not a Tensor of \(50,\)"),
+    ({"train_labels": lambda y: y + 1}, "train_labels has classes from 1 to 10, but class_names has 10, .* counted from 0"),
+    ({"class_names": lambda names: names[:4]}, "classes from 0 to 9, but class_names has 4"),
+    ({"std": lambda _: (1.0, 1.0, 1.0)}, "std has 3 values for 1 channels of train_inputs"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), NO_DATA_SETS)
+def test_an_added_loader_that_gives_no_data_set_is_told_what_is_wrong(monkeypatch, changes, words):
+    source = DATASETS["digits"].load(test_size=0.2, split_seed=0)
+    wrong = dataclasses.replace(source, **{name: change(getattr(source, name)) for name, change in changes.items()})
+    monkeypatch.setitem(DATASETS, "added", DatasetSpec("added", "Added", lambda: wrong))
+    load_dataset.cache_clear()
+    with pytest.raises(DataError, match=f"what the loader of added gives is no data set: .*{words}"):
+        load_dataset(DataConfig(loader_name="added"))

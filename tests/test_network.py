@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from helper.schema.config import FlagError
 from helper.system.seeds import stream
-from network.main import NetworkConfig, build_network
+from network.main import NETWORKS, NetworkConfig, build_network
 
 
 def build(shape=(3, 32, 32), n_classes=100, seed=0, **flags) -> nn.Module:
@@ -127,3 +129,10 @@ def test_the_generator_alone_decides_and_the_global_one_is_left_alone():
 def test_networks_that_do_not_fit_the_data_are_refused(shape, flags, words):
     with pytest.raises(FlagError, match=words):
         build(shape, 2, **flags)
+
+
+@pytest.mark.parametrize("head", [lambda network: network, lambda network: nn.Linear(64, 10), lambda network: None])
+def test_a_head_that_is_no_layer_of_the_network_is_refused(head, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mlp", dataclasses.replace(NETWORKS["mlp"], head=head))
+    with pytest.raises(TypeError, match="head of --net_name mlp is no layer with a weight"):
+        build((1, 8, 8), 10)

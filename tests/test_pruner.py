@@ -7,7 +7,7 @@ from torch.nn.utils import prune as torch_prune
 
 from helper.mask import Mask
 from helper.metrics.macs import count_macs
-from helper.pruner import global_mask, prunable_weights, prune
+from helper.pruner import SCORES, global_mask, prunable_weights, prune
 from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network
 from scripts.ordinary import prunable_modules
@@ -122,3 +122,19 @@ def test_active_macs_are_positions_times_active_weights_in_every_kind_of_layer()
         mask.view(-1)[:n_pruned] = False
     pruned = 3 * 16 + 4 * 9 + 5 * 6
     assert count_macs(network, (2, 8, 8), Mask(masks)) == (dense_by_hand, dense_by_hand - pruned)
+
+
+WRONG_SCORES = {
+    "a weight has none": (lambda weights: {}, "a score for each"),
+    "another shape": (lambda weights: {name: weight.flatten() for name, weight in weights.items()}, "a score for each"),
+    "one too many": (lambda weights: weights | {"x": torch.ones(2)}, "and for nothing else"),
+    "NaN": (lambda weights: {name: weight / 0 * 0 for name, weight in weights.items()}, "scores of conv.weight that are NaN"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SCORES)
+def test_scores_that_are_no_number_for_each_weight_are_refused(case, monkeypatch, generator):
+    scores, words = WRONG_SCORES[case]
+    monkeypatch.setitem(SCORES, "added", lambda weights, generator: scores(weights))
+    with pytest.raises(ValueError, match=f"--prune_method added .*{words}"):
+        prune(resnet(), generator, prune_ratio=0.5, prune_method="added")

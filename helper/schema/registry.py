@@ -37,7 +37,8 @@ def options_of(function: Callable, config: Config) -> dict[str, Any]:
         return flat
     for name in sorted(names):
         if name not in flat:
-            raise TypeError(f"{function} has a keyword-only parameter {name!r}, but {type(config).__name__} has no such flag")
+            where = f"{function.__module__}.{function.__qualname__}"
+            raise TypeError(f"{where} has a keyword-only parameter {name!r}, but {type(config).__name__} has no such flag")
     return {name: value for name, value in flat.items() if name in names}
 
 
