@@ -5,7 +5,9 @@ import os
 import pickle
 import socket
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,27 @@ def together(n: int, function: Callable, *args: Any) -> list[Any]:
     found = dict(pickle.loads(queue.get()) for _ in workers)
     for worker in workers:
         worker.join(60)
+    failures = [result for result in found.values() if isinstance(result, Failure)]
+    if failures:
+        raise AssertionError(failures[0].text)
     return [found[rank] for rank in range(n)]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a process sends that has no result."""
+
+    text: str
+
+
 def collect(queue: Any, function: Callable, args: tuple) -> None:
-    with join_processes("cpu"):
-        queue.put(pickle.dumps((int(os.environ["RANK"]), function(*args))))  # tensors by value: this process ends
+    """Every process sends something, or the one that waits for them would wait for ever."""
+    try:
+        with join_processes("cpu"):
+            result = function(*args)
+    except Exception:  # noqa: BLE001
+        result = Failure(traceback.format_exc())
+    queue.put(pickle.dumps((int(os.environ["RANK"]), result)))  # tensors by value: this process ends
 
 
 def start(n: int, function: Callable, *args: Any) -> list[BaseProcess]:

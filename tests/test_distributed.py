@@ -270,9 +270,9 @@ def steps_of(compiled: bool) -> list[float]:
     )
     losses = []
     for step, rows in trainer.remaining_batches():
-        before = 0.0 if trainer.sums is None else trainer.sums[1].item()
+        before = 0.0 if trainer.sums is None else trainer.sums.loss.item()
         trainer.train_step(step, rows)
-        losses.append(trainer.sums[1].item() - before)
+        losses.append(trainer.sums.loss.item() - before)
     return losses
 
 
