@@ -10,7 +10,7 @@ from helper.schema.config import Config, flag
 
 @dataclass(frozen=True)
 class PowerFlags(Config):
-    weight_power: int = flag(2, "power of the weights that are added up", low=1, identity=False)
+    weight_power: int = flag(2, "power of the weights that are added up", low=1)
 
 
 class WeightPower(Metric):

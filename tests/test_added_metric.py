@@ -112,6 +112,12 @@ def test_its_figure_its_tag_and_its_help_are_there(results):
     assert "metrics ['sum of powers of the weights\\n(power of a parameter)']" in python(LABELS, folder)
 
 
+def test_its_flag_does_not_make_another_run():
+    flags = {f"save_{NAME}": 1, "weight_power": 5}
+    imports = "from helper.schema.config import identity, unflatten; from optim.config import RunConfig"
+    assert python(f"{imports}; print(identity(unflatten(RunConfig, {flags})))") == "{}\n"
+
+
 def test_help_and_dry_run_know_it(tmp_path):
     text = " ".join(call("run", "--help").split())
     assert f"--save_{NAME} 1|0 sum of a power of the active weights (default: 0)" in text

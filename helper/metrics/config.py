@@ -95,13 +95,13 @@ def fields_of(cls: type[Config]) -> Fields:
 
 
 def own_fields(metric: Metric) -> Fields:
-    """Its own flags, which act where it or another metric that reads them is measured."""
+    """Its own flags, which act where it or another metric that reads them is measured and never change a run's weights."""
     found = {}
     for name, (kind, field) in fields_of(metric.Flags).items():
         spec: Flag = field.metadata["flag"]
         readers = [other for other in METRICS.values() if name in other.flags]
         when = [condition for reader in readers for condition in beside_switch(reader, spec.when)]
-        spec = dataclasses.replace(spec, when=tuple(when))
+        spec = dataclasses.replace(spec, when=tuple(when), identity=False)
         found[name] = (kind, dataclasses.field(default=field.default, metadata={"flag": spec}))
     return found
 
