@@ -318,6 +318,7 @@ def test_the_regime_of_table_1_is_in_view(page, tmp_path):
         "scratch": series,
         "regime": "cannot tell",
         "budget": AS_LONG,
+        "unreliable": (),
     }
     row |= {"train_gap": gap, "test_gap": gap} | dict.fromkeys(
         ("fisher_ratio", "hessian_ratio", "jacobian_ratio", "trend_f", "trend_s"), ratio

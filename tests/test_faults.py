@@ -23,6 +23,7 @@ from optim.callbacks.keeping import WriteCheckpoint
 from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
+from optim.trackers.main import TRACKERS
 from tests.chaos import Watch, differences
 from tests.outcome import Outcome, outcome
 
@@ -367,7 +368,7 @@ def test_a_parent_that_was_removed_or_damaged_in_between_leaves_the_child_as_it_
 
     def stop(self, trainer):
         on_epoch(self, trainer)
-        if trainer.epoch == 2 and self.mask:
+        if trainer.epoch == 2 and trainer.mask_owner.mask:
             raise KeyError("any error")
 
     with monkeypatch.context() as patch:
@@ -420,9 +421,10 @@ def test_a_run_that_another_process_has_ended_in_the_meantime_is_not_cleared(tmp
 def test_a_clock_that_jumps_changes_nothing_and_no_duration_is_negative(half, whole, monkeypatch):
     flags = (*FLAGS, "--tracker", "tensorboard")
     folder = half(*flags)
+    place = TRACKERS["tensorboard"].place(folder)
     for name, jump in (("checkpoint.pt", 1e9), ("checkpoint.previous.pt", -1e9), ("history.csv", 2e9), ("config.yaml", -1e8)):
         os.utime(folder.path / name, (time.time() + jump, time.time() + jump))
-    events = {path.name for path in folder.events.iterdir()}
+    events = {path.name for path in place.iterdir()}
     clock = itertools.count(10**9, -3600)
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: float(next(clock)))
@@ -430,7 +432,7 @@ def test_a_clock_that_jumps_changes_nothing_and_no_duration_is_negative(half, wh
         ends_as(folder, whole(*flags), *flags)
     assert all(float(row["seconds"]) >= 0 for row in folder.history().rows)
     assert all(0 <= seconds < 600 for seconds in folder.read_summary()["seconds"].values())
-    new = [path.name for path in folder.events.iterdir() if path.stat().st_size]
+    new = [path.name for path in place.iterdir() if path.stat().st_size]
     assert min(new) > max(events)  # readers take the last by name
 
 
