@@ -6,12 +6,15 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from helper.processes import interruption
 from helper.system.signals import Signals
+from optim.callbacks.watching import Progress
+from optim.trainer import Trainer
 
 
 class StopsInSecondEpoch(Signals):
@@ -33,6 +36,21 @@ class StopsInSecondEpoch(Signals):
             return None
         self.looks += 1
         return "SIGTERM" if self.looks >= self.last else None
+
+
+@contextlib.contextmanager
+def sigterm_after(epoch: int, step: int | None = None) -> Iterator[None]:
+    """Inside, a run of this process gets SIGTERM after an epoch; with `step` after so many steps of the one that follows it."""
+    event = "on_epoch" if step is None else "on_step"
+    usual = getattr(Progress, event)
+
+    def stop(self: Progress, trainer: Trainer) -> None:
+        usual(self, trainer)
+        if trainer.epoch == epoch and step in (None, trainer.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(Progress, event, stop):
+        yield
 
 
 @dataclass

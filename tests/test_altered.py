@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy
@@ -15,12 +14,12 @@ import experiment
 import optim.main
 import run as command_line
 from helper.schema.config import digest
-from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
 from optim.folder import AlteredFile, RunFolder
 from optim.model import load_run
 from tests.chaos import Watch, unknown_files
 from tests.outcome import Outcome, outcome
+from tests.stops import sigterm_after
 
 QUICK = (
     "--figures", 0, "--n_epochs", 2, "--lr_milestones", 1, "--hidden_dims", 8, "--limit_train", 200, "--limit_test", 50,
@@ -349,19 +348,11 @@ def test_who_reads_while_a_measurement_is_added_is_not_refused(root, monkeypatch
 
 
 @pytest.fixture
-def interrupted(tmp_path, monkeypatch):
+def interrupted(tmp_path):
     """interrupted(*flags) -> a run that SIGTERM stopped after its first epoch of three."""
 
     def call(*flags: object) -> RunFolder:
-        on_epoch = Progress.on_epoch
-
-        def stop(self, trainer):
-            on_epoch(self, trainer)
-            if trainer.epoch == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Progress, "on_epoch", stop)
+        with sigterm_after(1):
             assert start(tmp_path, "--n_epochs", 3, *flags).code == 75
         (path,) = tmp_path.glob("*/*/*/*")
         return RunFolder(path)

@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,12 +19,12 @@ import run as command_line
 from helper.system.locks import exclusive
 from helper.system.versions import ROOT
 from optim.callbacks.keeping import WriteCheckpoint
-from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state
 from optim.folder import RunFolder
 from optim.trackers.main import TRACKERS
 from tests.chaos import Watch, differences
 from tests.outcome import Outcome, outcome
+from tests.stops import sigterm_after
 
 FLAGS = (
     "--figures", 0, "--save_fisher", 0, "--n_epochs", 3, "--lr_milestones", 2, "--hidden_dims", 8, "--limit_train", 200,
@@ -57,19 +56,11 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def half(tmp_path, monkeypatch):
+def half(tmp_path):
     """half(*flags, epochs=2) -> a run that was stopped after some epochs, by SIGTERM."""
 
     def call(*flags: object, epochs: int = 2) -> RunFolder:
-        on_epoch = Progress.on_epoch
-
-        def stop(self, trainer):
-            on_epoch(self, trainer)
-            if trainer.epoch == epochs:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Progress, "on_epoch", stop)
+        with sigterm_after(epochs):
             assert start(tmp_path, *(flags or FLAGS)).code == 75
         return only_run(tmp_path)
 

@@ -3,7 +3,6 @@
 import copy
 import csv
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks.callback import Callback
-from optim.callbacks.watching import Progress
 from optim.checkpoint import load_state, save_state
 from optim.columns import HISTORY, LATER
 from optim.config import TrainConfig
@@ -33,6 +31,7 @@ from optim.modes import FRESH, MODES, MaskSource, ModeSpec
 from optim.trainer import Trainer
 from tests.outcome import Outcome, outcome
 from tests.several import together
+from tests.stops import sigterm_after
 
 N, BATCH = 300, 64  # five steps an epoch, the last one of 44 examples
 SEED = 1
@@ -343,19 +342,11 @@ def tables(folder: RunFolder) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def stopped(monkeypatch):
+def stopped():
     """stopped(root, epoch, step, *flags) -> the folder of a run that was ended by SIGTERM after so many steps of an epoch."""
 
     def call(root: Path, epoch: int, step: int, *flags: object, mode: str = NAME) -> RunFolder:
-        on_step = Progress.on_step
-
-        def stop(self, trainer: Trainer) -> None:
-            on_step(self, trainer)
-            if (trainer.epoch, trainer.step) == (epoch, step):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Progress, "on_step", stop)
+        with sigterm_after(epoch, step):
             assert start(root, *flags).code == 75
         (path,) = root.glob(f"*/*/{mode}/*")
         return RunFolder(path)

@@ -1,9 +1,7 @@
 """A mode is one line of `MODES`: one that is sparse and needs no parent goes through every command, by what its spec says."""
 
 import json
-import os
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ import experiment
 import run as command_line
 from helper.metrics.main import METRICS
 from helper.schema.config import unflatten
-from optim.callbacks.watching import Progress
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_identity
@@ -21,6 +18,7 @@ from optim.model import load_stored
 from optim.modes import FRESH, MODES, MaskSource, ModeSpec
 from study.sweeping.plan import plan
 from tests.outcome import Outcome, outcome
+from tests.stops import sigterm_after
 
 NAME = "at-start"
 FLAGS = (
@@ -76,17 +74,9 @@ def test_flags_of_a_parent_have_no_effect_and_are_not_looked_at(tmp_path):
     assert "prune_ratio" not in found.err
 
 
-def test_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_it_resumes_to_the_same_bits(tmp_path):
     whole = trained(tmp_path / "whole")
-    on_epoch = Progress.on_epoch
-
-    def stop(self, trainer):
-        on_epoch(self, trainer)
-        if trainer.epoch == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "on_epoch", stop)
+    with sigterm_after(2):
         assert start(tmp_path / "stopped").code == 75
     stopped = trained(tmp_path / "stopped")
     assert "resuming after 2 epochs" in stopped.log.read_text()
