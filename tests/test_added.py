@@ -1,14 +1,13 @@
 """A data set and a network that bring a flag of their own, each added to a copy of the program: one file, one registry line."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helper.system.versions import ROOT
 from optim.folder import RunFolder
+from tests.copied import copy_program
 
 STRIPES = '''
 import torch
@@ -100,12 +99,7 @@ QUICK = ("--n_epochs", 1, "--batch_size", 20, "--save_fisher", 0, "--save_snr", 
 @pytest.fixture
 def program(tmp_path) -> Path:
     """A copy of the program in which something can be added."""
-    root = tmp_path / "program"
-    for name in ("helper", "loader", "network", "optim", "study"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "experiment.py"):
-        shutil.copy(ROOT / name, root / name)
-    return root
+    return copy_program(tmp_path / "program")
 
 
 def add(program: Path, package: str, name: str, text: str, *, after: str) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.folder import RunFolder
 from optim.model import load_stored
+from tests.copied import copy_program
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -98,11 +98,7 @@ def once(items: list) -> list:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
     """A copy of the program with everything on the page."""
-    root = tmp_path_factory.mktemp("extended")
-    for name in ("helper", "loader", "network", "optim", "study", "scripts", "tests", "docs"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "experiment.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
+    root = copy_program(tmp_path_factory.mktemp("extended"), more=("scripts", "tests", "docs", "pyproject.toml"))
     for one in SECTIONS.values():
         for path, content in one.files.items():
             assert not (root / path).exists(), f"{path} of the page is in the program already"
