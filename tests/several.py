@@ -43,12 +43,13 @@ class Failure:
 
 def collect(queue: Any, function: Callable, args: tuple) -> None:
     """Every process sends something, or the one that waits for them would wait for ever."""
+    result, ended = None, False
     try:
         with join_processes("cpu"):
-            result = function(*args)
-    except Exception:  # noqa: BLE001
-        result = Failure(traceback.format_exc())
-    queue.put(pickle.dumps((int(os.environ["RANK"]), result)))  # tensors by value: this process ends
+            result, ended = function(*args), True
+    finally:
+        sent = result if ended else Failure(traceback.format_exc())
+        queue.put(pickle.dumps((int(os.environ["RANK"]), sent)))  # tensors by value: this process ends
 
 
 def start(n: int, function: Callable, *args: Any) -> list[BaseProcess]:

@@ -102,13 +102,15 @@ def untouched(network: nn.Module) -> Iterator["Kept"]:
     try:
         yield kept
     finally:
+        restored = False
         try:
             handle.remove()
             kept.restore()
-        except BaseException:  # a signal's handler may raise in between
-            handle.remove()
-            kept.restore()
-            raise
+            restored = True
+        finally:
+            if not restored:  # a signal's handler has raised in between
+                handle.remove()
+                kept.restore()
 
 
 @dataclass

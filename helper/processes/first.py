@@ -30,17 +30,22 @@ def broadcast_from_first(action: Callable[..., Result], *args: Any, **kwargs: An
         if error is not None:
             raise error
         return result
-    links.acting_alone = True
     try:
-        result = action(*args, **kwargs)
-    except Exception as error:
-        links.acting_alone = False
+        result = alone(action, *args, **kwargs)
+    except Exception as error:  # whatever it is: the others wait for it
         send((None, sendable(error)))
         raise
-    finally:
-        links.acting_alone = False
     send((result, None))
     return result
+
+
+def alone(action: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """The result of an action during which this process counts as the only one."""
+    links.acting_alone = True
+    try:
+        return action(*args, **kwargs)
+    finally:
+        links.acting_alone = False
 
 
 def call_in_first_then_others(action: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
