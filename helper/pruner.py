@@ -1,24 +1,17 @@
 """Pruning: scores say how much a weight matters, the allocation how many of each layer stay."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
 from helper.mask import Mask
+from helper.masks.context import Context
+from helper.masks.scores import Score, magnitude, random
 
-
-def magnitude(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """|w|: small weights matter least (Han et al. 2015)."""
-    return {name: weight.abs() for name, weight in weights.items()}
-
-
-def random_scores(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Uniform scores, drawn on the CPU: the control that knows nothing of the weights."""
-    return {name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
-
-
-SCORES = {
-    "l1": magnitude,
-    "random": random_scores,
+SCORES: dict[str, Score] = {
+    "l1": Score(magnitude),
+    "random": Score(random),
 }
 
 
@@ -30,6 +23,10 @@ def prune(
     prune_method: str = "l1",
     prune_last: bool = False,
     head: str | None = None,
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None,
+    memory_mb: float = 1000,
+    n_classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Mask:
     """One-shot global mask of a network; its weights are left as they are.
 
@@ -37,19 +34,30 @@ def prune(
         prune_ratio: share of the prunable weights that the mask removes, in [0, 1).
         prune_method: of SCORES, how weights are ranked. prune_last: whether the classifier's can be pruned.
         head: the name of that layer; None: the last one.
+        batches, memory_mb, n_classes, input_shape: what the score may look at, see `Context`.
     Raises:
-        ValueError: the scores are not one number for each weight.
+        ValueError: the scores are not one number for each weight, or need data and there is none.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
     weights = prunable_weights(network, prune_last, head)
-    scores = SCORES[prune_method](weights, generator)
+    active = Mask({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+    context = Context(network, weights, active, generator, batches, memory_mb, n_classes, input_shape)
+    return global_mask(scores_of(context, prune_method), prune_ratio)
+
+
+def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
+    """The scores of a context's weights. Raises ValueError: as `prune`."""
+    score, weights = SCORES[prune_method], context.weights
+    if score.data and context.batches is None:
+        raise ValueError(f"--prune_method {prune_method} scores weights on training data, and there is none")
+    scores = score.compute(context)
     if {name: score.shape for name, score in scores.items()} != {name: weight.shape for name, weight in weights.items()}:
         raise ValueError(f"--prune_method {prune_method} does not give a score for each of the weights, and for nothing else")
     for name, score in scores.items():
         if score.isnan().any():
             raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN")
-    return global_mask(scores, prune_ratio)
+    return scores
 
 
 def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = None) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ LAYERS = (
     ("helper.untrusted", "helper.schema", "helper.system"),
     ("helper",),
     ("helper.metrics",),
+    ("helper.masks", "helper.pruner"),
     ("loader", "network"),
     ("optim",),
     ("study",),

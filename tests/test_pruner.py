@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from helper.mask import Mask
+from helper.masks.scores import Score
 from helper.metrics.macs import count_macs
 from helper.pruner import SCORES, global_mask, prunable_weights, prune
 from helper.system.seeds import stream
@@ -135,6 +136,12 @@ WRONG_SCORES = {
 @pytest.mark.parametrize("case", WRONG_SCORES)
 def test_scores_that_are_no_number_for_each_weight_are_refused(case, monkeypatch, generator):
     scores, words = WRONG_SCORES[case]
-    monkeypatch.setitem(SCORES, "added", lambda weights, generator: scores(weights))
+    monkeypatch.setitem(SCORES, "added", Score(lambda context: scores(context.weights)))
     with pytest.raises(ValueError, match=f"--prune_method added .*{words}"):
+        prune(resnet(), generator, prune_ratio=0.5, prune_method="added")
+
+
+def test_a_score_of_data_without_data_is_refused(monkeypatch, generator):
+    monkeypatch.setitem(SCORES, "added", Score(lambda context: context.weights, data=True))
+    with pytest.raises(ValueError, match="--prune_method added scores weights on training data, and there is none"):
         prune(resnet(), generator, prune_ratio=0.5, prune_method="added")
