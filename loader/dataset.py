@@ -40,6 +40,8 @@ class Source:
             if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == inputs.shape[:1]):
                 raise ValueError(f"{role}_labels has to be an int64 tensor of ({len(inputs)},), not {described(labels)}")
             for name, values in (("mean", self.mean), ("std", self.std)):
+                if not isinstance(values, tuple | list):
+                    raise ValueError(f"{name} has to be a tuple of one number or of one for each channel, not {values!r}")
                 if len(values) not in (1, inputs.shape[1]):
                     raise ValueError(f"{name} has {len(values)} values for {inputs.shape[1]} channels of {role}_inputs")
             if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.class_names)):

@@ -62,6 +62,6 @@ def make_small(root: Path) -> None:
 
 
 CIFAR10 = DatasetSpec(
-    "cifar10", "CIFAR-10", load, Published(50_000, 10_000, (3, 32, 32), 10),
+    "cifar10", load, Published(50_000, 10_000, (3, 32, 32), 10),
     augmented=True, padding=4, leaves=leaves, make_small=make_small,
 )  # fmt: skip

@@ -84,6 +84,6 @@ def make_small(root: Path) -> None:
 
 
 CIFAR100 = DatasetSpec(
-    "cifar100", "CIFAR-100", load, Published(50_000, 10_000, (3, 32, 32), 100),
+    "cifar100", load, Published(50_000, 10_000, (3, 32, 32), 100),
     augmented=True, padding=4, load_noisy=load_noisy, leaves=leaves, human_labels=True, make_small=make_small,
 )  # fmt: skip

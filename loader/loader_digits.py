@@ -34,4 +34,4 @@ def sizes(*, test_size: float) -> Published:
     return held_out(1797, test_size, (1, 8, 8), 10)
 
 
-DIGITS = DatasetSpec("digits", "UCI handwritten digits", load, sizes)
+DIGITS = DatasetSpec("digits", load, sizes)

@@ -114,12 +114,12 @@ def idx_header(*sizes: int) -> bytes:
     return bytes([0, 0, 8, len(sizes)]) + numpy.array(sizes, dtype=">i4").tobytes()
 
 
-def spec_of(name: str, label: str, published: dict) -> DatasetSpec:
+def spec_of(name: str, published: dict) -> DatasetSpec:
     return DatasetSpec(
-        name, label, functools.partial(load, published), Published(60_000, 10_000, (1, 28, 28), 10),
+        name, functools.partial(load, published), Published(60_000, 10_000, (1, 28, 28), 10),
         make_small=functools.partial(make_small, published),
     )  # fmt: skip
 
 
-MNIST = spec_of("mnist", "MNIST", MNIST_FILES)
-FASHION_MNIST = spec_of("fmnist", "Fashion-MNIST", FASHION_MNIST_FILES)
+MNIST = spec_of("mnist", MNIST_FILES)
+FASHION_MNIST = spec_of("fmnist", FASHION_MNIST_FILES)

@@ -94,4 +94,4 @@ def make_small(root: Path) -> None:
     savemat(root / "var_u.mat", {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
 
 
-TOY = DatasetSpec("toy", "12-bit toy set", load, sizes, flags=ToyFlags, make_small=make_small)
+TOY = DatasetSpec("toy", load, sizes, flags=ToyFlags, make_small=make_small)

@@ -9,7 +9,7 @@ import torch
 
 from helper.progress import Task
 from helper.schema.config import Above, Config, FlagError, flag
-from helper.schema.registry import Readers, options_of, with_options, with_own_flags
+from helper.schema.registry import Readers, by_name, options_of, with_options, with_own_flags
 from helper.system.seeds import stream
 from loader.archives import DataError
 from loader.dataset import Dataset, Source, Split
@@ -22,17 +22,14 @@ from loader.loader_toy import TOY
 from loader.spec import DatasetSpec, Published, WithNoise, WithoutNoise
 from loader.splits import balanced_rows
 
-DATASETS: dict[str, DatasetSpec] = {
-    spec.name: spec
-    for spec in (
-        DIGITS,
-        TOY,
-        MNIST,
-        FASHION_MNIST,
-        CIFAR10,
-        CIFAR100,
-    )
-}
+DATASETS: dict[str, DatasetSpec] = by_name(
+    DIGITS,
+    TOY,
+    MNIST,
+    FASHION_MNIST,
+    CIFAR10,
+    CIFAR100,
+)
 NAMES, PLAIN_NAMES = WithNoise(DATASETS), WithoutNoise(DATASETS)
 NOISY = {"train_noisy": (True,)}
 NO_IMAGES = "--augment crop_flip: the {} set has no images to crop"
@@ -150,6 +147,8 @@ def read(config: DataConfig) -> Source:
     with Task(f"reading {config.spec.name} under {config.root}"):
         source = with_options(reader_of(config), config)()
     try:
+        if not isinstance(source, Source):
+            raise ValueError(f"it has to be a Source, not {type(source).__name__}")
         source.check()
     except ValueError as error:
         raise DataError(f"what the loader of {config.spec.name} gives is no data set: {error}") from None

@@ -29,7 +29,6 @@ class DatasetSpec:
 
     Attributes:
         name: on the command line and in folder names.
-        label: in figures and on pages.
         load: gives its examples, with how to normalise them and what its classes are called.
         published: its sizes, or a function that gives them; None: a dry run loads the data.
         flags: a class whose fields are flags that no other data set reads.
@@ -42,7 +41,6 @@ class DatasetSpec:
     """
 
     name: str
-    label: str
     load: Callable[..., Source]
     published: Published | Callable[..., Published] | None = None
     flags: type | None = None

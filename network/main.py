@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helper.schema.config import Config, FlagError, flag, flatten, identity
-from helper.schema.registry import with_options, with_own_flags
+from helper.schema.registry import by_name, with_options, with_own_flags
 from helper.system.seeds import global_seed
 from network.init import INITIALISERS
 from network.mlp import MLP_SPEC
@@ -16,14 +16,11 @@ from network.mnist_lenet import LENET_SPEC
 from network.resnet import RESNET_SPEC
 from network.spec import NetworkSpec
 
-NETWORKS: dict[str, NetworkSpec] = {
-    spec.name: spec
-    for spec in (
-        MLP_SPEC,
-        RESNET_SPEC,
-        LENET_SPEC,
-    )
-}
+NETWORKS: dict[str, NetworkSpec] = by_name(
+    MLP_SPEC,
+    RESNET_SPEC,
+    LENET_SPEC,
+)
 
 
 class WithBatchNorm(Collection):
@@ -78,6 +75,7 @@ def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes
 
     Raises:
         FlagError: the architecture does not take such inputs, or --in_dim/--out_dim contradict the data.
+        TypeError: its head is no layer of it, or has not as many outputs as there are classes.
     """
     for name, found in (("in_dim", math.prod(input_shape)), ("out_dim", n_classes)):
         if getattr(config, name) not in (None, found):
@@ -86,5 +84,8 @@ def build_network(config: NetworkConfig, input_shape: tuple[int, ...], n_classes
     spec.check_inputs(input_shape)
     with global_seed(generator):
         network = with_options(spec.build, config)(input_shape, n_classes)
-        INITIALISERS[config.init_method](network, network.get_submodule(spec.head_name(network)))
+        head = spec.head_of(network)
+        if isinstance(head, (nn.Linear, nn.Conv2d)) and len(head.weight) != n_classes:
+            raise TypeError(f"the head of --net_name {spec.name} gives {len(head.weight)} logits for {n_classes} classes")
+        INITIALISERS[config.init_method](network, head)
     return network

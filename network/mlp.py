@@ -44,6 +44,6 @@ def build(input_shape: tuple[int, ...], n_classes: int, *, hidden_dims: str, hid
 
 
 MLP_SPEC = NetworkSpec(
-    "mlp", "MLP {hidden_dims}", build, head=lambda network: network.layers[-2], folder="mlp-{hidden_dims}", flags=MLPFlags,
+    "mlp", build, head=lambda network: network.layers[-2], folder="mlp-{hidden_dims}", flags=MLPFlags,
     images=False, batch_norm=False, smoke={"hidden_dims": "20-10", "hidden_act": "tanh", "out_act": "identity"},
 )  # fmt: skip

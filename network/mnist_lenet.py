@@ -37,5 +37,5 @@ def build(input_shape: tuple[int, ...], n_classes: int) -> LeNet:
 
 
 LENET_SPEC = NetworkSpec(
-    "mnist_lenet", "LeNet-5", build, head=lambda network: network.fc3, revision=2, sides=tuple(SIDES), batch_norm=False
+    "mnist_lenet", build, head=lambda network: network.fc3, revision=2, sides=tuple(SIDES), batch_norm=False
 )  # fmt: skip

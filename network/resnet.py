@@ -104,6 +104,6 @@ def check(*, depth: int) -> None:
 
 
 RESNET_SPEC = NetworkSpec(
-    "resnet", "ResNet-{depth}x{widen_factor}", build, head=lambda network: network.fc, folder="resnet{depth}x{widen_factor}",
+    "resnet", build, head=lambda network: network.fc, folder="resnet{depth}x{widen_factor}",
     revision=2, flags=ResNetFlags, check=check, smoke={"depth": 8, "widen_factor": 1},
 )  # fmt: skip

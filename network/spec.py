@@ -15,7 +15,6 @@ class NetworkSpec:
 
     Attributes:
         name: on the command line.
-        label: in figures and on pages, with flags in braces.
         build: (input_shape, n_classes, *, flags) -> a network that maps (N, *input_shape) inputs to (N, n_classes) logits.
         head: which of its layers is the classifier, which `--prune_last 0` leaves whole.
         folder: its name in run folders, with flags in braces; None: its name and the flags that are changed.
@@ -29,7 +28,6 @@ class NetworkSpec:
     """
 
     name: str
-    label: str
     build: Callable[..., nn.Module]
     head: Callable[[nn.Module], nn.Module]
     folder: str | None = None
@@ -55,10 +53,17 @@ class NetworkSpec:
             found = "x".join(map(str, input_shape[1:]))
             raise FlagError(f"--net_name {self.name} takes images of {', '.join(first)} or {last} pixels, not {found}")
 
-    def head_name(self, network: nn.Module) -> str:
-        """The name of the classifier among the layers of a network. TypeError: `head` gives no layer of it with a weight."""
-        head = self.head(network)
-        names = [name for name, module in network.named_modules() if module is head]
-        if not (names and isinstance(getattr(head, "weight", None), Tensor)):
+    def head_of(self, network: nn.Module) -> nn.Module:
+        """The classifier. TypeError: `head` gives no layer of the network with a weight."""
+        try:
+            head = self.head(network)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise TypeError(f"the head of --net_name {self.name} is not to be found: {error}") from error
+        if head not in network.modules() or not isinstance(getattr(head, "weight", None), Tensor):
             raise TypeError(f"the head of --net_name {self.name} is no layer with a weight in the network that it builds")
-        return names[0]
+        return head
+
+    def head_name(self, network: nn.Module) -> str:
+        """The name of the classifier among the layers of a network. TypeError: as of `head_of`."""
+        head = self.head_of(network)
+        return next(name for name, module in network.named_modules() if module is head)

@@ -7,6 +7,7 @@ import functools
 import secrets
 from dataclasses import dataclass, field
 
+from helper.command_line.help import either
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
 from helper.pruner import SCORES
@@ -205,7 +206,8 @@ class RunConfig(Config):
                 "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
             )
         if self.metrics.metric_every and not self.metrics.wanted():
-            raise FlagError("--metric_every needs something to measure: --save_fisher 1, --save_hessian 1 or --save_jacobian 1")
+            switches = [f"--{metric.switch} 1" for metric in METRICS.values() if metric.by_itself]
+            raise FlagError(f"--metric_every needs something to measure: {either(switches)}")
         if self.mode_spec.needs_parent:
             self.check_parent()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from helper.mask import Mask
 from helper.metrics.config import MetricConfig
-from helper.metrics.estimate import Estimate, stratified
+from helper.metrics.estimate import Estimate, stratified, whole_estimate
 from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS
 from helper.metrics.metric import Metric
@@ -138,7 +138,8 @@ def measure_subsets(
         part = split[rows]
         sizes.append(len(part))
         generator = stream(seed, "metric", metric.name, subset)
-        found[subset] = metric.measure(network, dataset.examples(part), part.labels, mask, config, generator=generator)
+        measured = metric.measure(network, dataset.examples(part), part.labels, mask, config, generator=generator)
+        found[subset] = whole_estimate(measured, metric.name)
     return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
 
 

@@ -22,7 +22,6 @@ class Lines(Tracker):
     def write(self, event: int | str, line: str) -> None:
         if event in self.refuse:
             raise Refused("the line is engaged")
-        self.place.mkdir(exist_ok=True)
         with open(self.place / "lines.txt", "a") as file:
             file.write(line)
 

@@ -38,7 +38,7 @@ def sizes(*, test_size: float) -> Published:
     return held_out(80, test_size, (1, 8, 8), 2)
 
 
-SPEC = DatasetSpec("stripes", "Stripes", load, sizes, flags=StripesFlags, augmented=True, padding=1)
+SPEC = DatasetSpec("stripes", load, sizes, flags=StripesFlags, augmented=True, padding=1)
 '''
 
 PLAIN = '''
@@ -74,7 +74,7 @@ def check(*, plain_units: int) -> None:
 
 
 SPEC = NetworkSpec(
-    "plain", "Plain {plain_units}", build, head=lambda network: network.classifier, flags=PlainFlags, check=check,
+    "plain", build, head=lambda network: network.classifier, flags=PlainFlags, check=check,
     sides=(8,), smoke={"plain_units": 4},
 )
 '''
@@ -107,9 +107,9 @@ def add(program: Path, package: str, name: str, text: str, *, after: str) -> Non
     (program / package / f"{name}.py").write_text(text)
     main = program / package / "main.py"
     registry = main.read_text()
-    entry = f"        {after},\n"
+    entry = f"    {after},\n"
     assert registry.count(entry) == 1
-    registry = registry.replace(entry, f"{entry}        {name}_spec,\n")
+    registry = registry.replace(entry, f"{entry}    {name}_spec,\n")
     first = f"from {package}.spec import"
     assert registry.count(first) == 1
     main.write_text(registry.replace(first, f"from {package}.{name} import SPEC as {name}_spec\n{first}"))

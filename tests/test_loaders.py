@@ -306,7 +306,7 @@ def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
     n = len(source.train_labels)
     facts = {"asymmetric": {"next_class": torch.arange(10).roll(-1)}, "human": {"human_labels": torch.arange(n) % 10}}
     for method, more in facts.items():
-        added = DatasetSpec("added", "Added", lambda more=more: dataclasses.replace(source, **more))
+        added = DatasetSpec("added", lambda more=more: dataclasses.replace(source, **more))
         monkeypatch.setitem(DATASETS, "added", added)
         load_dataset.cache_clear()
         with pytest.raises(DataError, match=rf"--noise_method {method} gives labels outside of 0\.\.4"):
@@ -323,6 +323,8 @@ NO_DATA_SETS = [
     ({"train_labels": lambda y: y[:50]}, r"train_labels has to be an int64 tensor of \(1438,\), not a Tensor of \(50,\)"),
     ({"train_labels": lambda y: y + 1}, "train_labels has classes from 1 to 10, but class_names has 10, .* counted from 0"),
     ({"class_names": lambda names: names[:4]}, "classes from 0 to 9, but class_names has 4"),
+    ({"mean": lambda _: 0.5}, "mean has to be a tuple of one number or of one for each channel, not 0.5"),
+    ({"std": lambda _: torch.ones(1)}, "std has to be a tuple of one number .*, not tensor"),
     ({"std": lambda _: (1.0, 1.0, 1.0)}, "std has 3 values for 1 channels of train_inputs"),
 ]
 
@@ -331,7 +333,7 @@ NO_DATA_SETS = [
 def test_an_added_loader_that_gives_no_data_set_is_told_what_is_wrong(monkeypatch, changes, words):
     source = DATASETS["digits"].load(test_size=0.2, split_seed=0)
     wrong = dataclasses.replace(source, **{name: change(getattr(source, name)) for name, change in changes.items()})
-    monkeypatch.setitem(DATASETS, "added", DatasetSpec("added", "Added", lambda: wrong))
+    monkeypatch.setitem(DATASETS, "added", DatasetSpec("added", lambda: wrong))
     load_dataset.cache_clear()
     with pytest.raises(DataError, match=f"what the loader of added gives is no data set: .*{words}"):
         load_dataset(DataConfig(loader_name="added"))

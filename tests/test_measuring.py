@@ -329,7 +329,10 @@ def test_online_snr_survives_an_interruption_in_mid_epoch(train, tmp_path):
         (["--spectrum_steps", "5"], ["--spectrum_steps 5", "at least --spectrum_k 10"]),
         (["--train_eval", "running"], ["--train_eval running", "--snr_mode online"]),
         (["--snr_mode", "onlin"], ["did you mean online?"]),
-        (["--metric_every", "2", "-sf", "0"], ["--metric_every needs something to measure"]),
+        (
+            ["--metric_every", "2", "-sf", "0"],
+            ["--metric_every needs something to measure: --save_fisher 1,", "--save_jacobian_top 1 or --save_spectrum 1"],
+        ),
     ],
 )
 def test_wrong_measurement_flags_are_refused_in_one_line(refuse, flags, words):

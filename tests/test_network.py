@@ -7,6 +7,7 @@ from torch import nn
 from helper.schema.config import FlagError
 from helper.system.seeds import stream
 from network.main import NETWORKS, NetworkConfig, build_network
+from network.spec import NetworkSpec
 
 
 def build(shape=(3, 32, 32), n_classes=100, seed=0, **flags) -> nn.Module:
@@ -135,4 +136,27 @@ def test_networks_that_do_not_fit_the_data_are_refused(shape, flags, words):
 def test_a_head_that_is_no_layer_of_the_network_is_refused(head, monkeypatch):
     monkeypatch.setitem(NETWORKS, "mlp", dataclasses.replace(NETWORKS["mlp"], head=head))
     with pytest.raises(TypeError, match="head of --net_name mlp is no layer with a weight"):
+        build((1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    "head", [lambda network: network.classifier, lambda network: network[99], lambda network: network["x"]]
+)
+def test_a_head_that_is_not_to_be_found_is_said_to_be_the_head(head, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mlp", dataclasses.replace(NETWORKS["mlp"], head=head))
+    with pytest.raises(TypeError, match="head of --net_name mlp is not to be found: "):
+        build((1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [nn.Linear(64, 11), nn.Linear(64, 9), nn.Sequential(nn.Unflatten(1, (64, 1, 1)), nn.Conv2d(64, 11, 1), nn.Flatten())],
+)
+def test_a_network_with_another_number_of_logits_than_classes_is_refused(head, monkeypatch):
+    def classifier(network: nn.Module) -> nn.Module:
+        return network[1][1] if isinstance(network[1], nn.Sequential) else network[1]
+
+    spec = NetworkSpec("mlp", lambda shape, n: nn.Sequential(nn.Flatten(), head), head=classifier, images=False)
+    monkeypatch.setitem(NETWORKS, "mlp", spec)
+    with pytest.raises(TypeError, match=r"head of --net_name mlp gives (11|9) logits for 10 classes"):
         build((1, 8, 8), 10)

@@ -56,9 +56,9 @@ def plain(input_shape: tuple[int, ...], n_classes: int, *, depth: int, widen_fac
 @pytest.fixture
 def parts(monkeypatch) -> Iterator[None]:
     """Both in their registries, with no more said of them than has to be."""
-    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", "Stripes", stripes))
+    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", stripes))
     head = operator.itemgetter(-1)
-    monkeypatch.setitem(NETWORKS, "plain", NetworkSpec("plain", "Plain", plain, head=head, images=False))
+    monkeypatch.setitem(NETWORKS, "plain", NetworkSpec("plain", plain, head=head, images=False))
     for cache in (load_dataset, data_of, optim.main.load_dataset):
         cache.cache_clear()
     yield
@@ -125,7 +125,7 @@ def test_sizes_come_from_the_registry_or_else_from_the_data(parts, monkeypatch):
         read.append(1)
         return stripes(test_size=test_size, split_seed=split_seed)
 
-    known = DatasetSpec("stripes", "Stripes", load, lambda *, test_size: held_out(60, test_size, (1, 4, 4), 2))
+    known = DatasetSpec("stripes", load, lambda *, test_size: held_out(60, test_size, (1, 4, 4), 2))
     monkeypatch.setitem(DATASETS, "stripes", known)
     load_dataset.cache_clear()
     assert published_sizes(config) == loaded
@@ -134,7 +134,7 @@ def test_sizes_come_from_the_registry_or_else_from_the_data(parts, monkeypatch):
 
 def test_an_added_set_that_is_augmented_says_so_itself(parts, monkeypatch):
     assert not DataConfig(loader_name="stripes").augmented
-    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", "Stripes", stripes, augmented=True))
+    monkeypatch.setitem(DATASETS, "stripes", DatasetSpec("stripes", stripes, augmented=True))
     assert load_dataset(DataConfig(loader_name="stripes")).augmented
     assert DataConfig(loader_name="stripes", augment="crop_flip").augment == "auto"
 
@@ -175,8 +175,8 @@ def test_flags_count_that_an_entry_names_and_all_of_them_if_it_takes_any(monkeyp
 
 
 SPECS = {
-    "data set": lambda load: DatasetSpec("added", "Added", load),
-    "network": lambda build: NetworkSpec("added", "Added", build, head=lambda network: network),
+    "data set": lambda load: DatasetSpec("added", load),
+    "network": lambda build: NetworkSpec("added", build, head=lambda network: network),
 }
 
 

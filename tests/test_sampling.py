@@ -93,6 +93,18 @@ def test_strata_are_weighted_by_their_sizes():
     )
 
 
+@pytest.mark.parametrize(
+    ("estimators", "both"),
+    [
+        (["forward passes", "forward passes"], "forward passes"),
+        (["a; b; c", "a; b; c"], "a; b; c"),
+        (["forward passes; all", "forward passes"], "forward passes; all"),
+    ],
+)
+def test_strata_whose_estimators_say_nothing_of_how_examples_were_drawn_are_put_together_too(estimators, both):
+    assert stratified([Estimate(1.0, 0.0, 2, name) for name in estimators], [1, 1]).estimator == both
+
+
 def planned(across: float, within: float, target: float, population: int, limit: int, *, probes: int | None) -> tuple[int, int]:
     """(examples, probes of each) that reach a target, for a budget of `limit` examples and so many probes, None: any number."""
     return SimpleSample(torch.zeros, population, Budget(0.05, limit, probes), stream(0, "plan"), exact=False).plan(

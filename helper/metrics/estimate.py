@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -40,6 +40,23 @@ class Estimate:
     def half(self) -> float:
         """Half of the 95 % interval: what ± stands for wherever it is shown."""
         return half_interval(self.standard_error, self.degrees)
+
+
+def whole_estimate(found: object, metric: str) -> Estimate:
+    """What the `measure` of a metric has returned, with plain numbers for tensors and arrays of one value.
+
+    Raises:
+        TypeError: it is no `Estimate`, or one with something else than numbers.
+    """
+    wanted = f"--save_{metric}: its measure has to return an Estimate(value, standard_error, n_samples, estimator)"
+    if not isinstance(found, Estimate):
+        raise TypeError(f"{wanted}, not {type(found).__name__} {found!r}; standard_error is nan where it is not known")
+    try:
+        numbers = {name: float(getattr(found, name)) for name in ("value", "standard_error", "seconds", "degrees", "skewness")}
+        by_layer = {layer: (float(value), float(error)) for layer, (value, error) in found.by_layer.items()}
+        return replace(found, **numbers, n_samples=int(found.n_samples), by_layer=by_layer, estimator=str(found.estimator))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise TypeError(f"{wanted} of numbers: {error}") from None
 
 
 def believable(skewness: float, degrees: float) -> bool:
@@ -210,8 +227,9 @@ def stratified(estimates: Sequence[Estimate], sizes: Sequence[int]) -> Estimate:
     by_layer = {layer: combine([e.by_layer[layer] for e in estimates]) for layer in estimates[0].by_layer}
     value, error = combine([(e.value, e.standard_error) for e in estimates])
     seconds = round(sum(e.seconds for e in estimates), 3)
-    methods, schemes = zip(*(e.estimator.split("; ") for e in estimates), strict=True)
-    estimator = f"{methods[0]}; {' and '.join(dict.fromkeys(schemes))}"
+    method = estimates[0].estimator.partition("; ")[0]
+    schemes = dict.fromkeys(e.estimator.partition("; ")[2] for e in estimates)
+    estimator = "; ".join(filter(None, [method, " and ".join(filter(None, schemes))]))
     errors = [share * e.standard_error / error if error > 0 else 0.0 for share, e in zip(shares, estimates, strict=True)]
     degrees = satterthwaite([e**2 for e in errors], [e.degrees for e in estimates])
     skewness = sum(e**3 * estimate.skewness for e, estimate in zip(errors, estimates, strict=True))

@@ -6,8 +6,9 @@ from helper.metrics.quantities.hessian import Hessian, HessianResidual
 from helper.metrics.quantities.jacobian import Jacobian, JacobianTop
 from helper.metrics.quantities.snr import Snr
 from helper.metrics.quantities.spectrum import SpectrumOfState
+from helper.schema.registry import by_name
 
-ALL = (
+METRICS: dict[str, Metric] = by_name(
     Snr(),
     Fisher(),
     Hessian(),
@@ -16,4 +17,3 @@ ALL = (
     JacobianTop(),
     SpectrumOfState(),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in ALL}

@@ -67,6 +67,11 @@ class Metric:
     by_subset = True
     file = "metrics.csv"
 
+    def __init_subclass__(cls) -> None:
+        for attribute in ("name", "about", "label"):
+            if not hasattr(cls, attribute):
+                raise TypeError(f"the metric {cls.__name__} has no {attribute}, which every metric needs")
+
     def measure(
         self, network: nn.Module, inputs: Examples, labels: Tensor, mask: Mask, config: Config, *, generator: torch.Generator
     ) -> Estimate:

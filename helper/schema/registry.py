@@ -76,6 +76,22 @@ class Readers:
         return sum(1 for _ in self)
 
 
+def by_name(*entries: Any) -> dict[str, Any]:
+    """{name: entry} of a registry, in this order.
+
+    Raises:
+        TypeError: an entry is a class, has no name, or that of another one.
+    """
+    found = {}
+    for entry in entries:
+        if isinstance(entry, type) or not isinstance(getattr(entry, "name", None), str):
+            raise TypeError(f"{entry!r} cannot be registered: it has to be an object with a name")
+        if entry.name in found:
+            raise TypeError(f"{entry.name} is registered twice")
+        found[entry.name] = entry
+    return found
+
+
 # ------------------------------------------------------------------------------------- flags that entries bring along
 
 
@@ -105,16 +121,22 @@ def declared(registry: Mapping[str, Any], cls: type) -> dict[str, tuple[Any, dat
     """{flag: (type, field)} of all flags that entries of a registry declare, in its order.
 
     Raises:
-        TypeError: a flag is declared twice.
+        TypeError: a flag is declared twice, or without a type.
     """
-    found, classes = {}, []
+    found, classes, owners = {}, [], dict.fromkeys(cls.__annotations__, cls.__name__)
     for entry in registry.values():
         if entry.flags is None or entry.flags in classes:
             continue
         classes.append(entry.flags)
-        for name, hint in typing.get_type_hints(entry.flags).items():
-            if name in found or name in cls.__annotations__:
-                raise TypeError(f"--{name} of {entry.name} is declared twice: declare it once and read it in both")
+        hints = typing.get_type_hints(entry.flags)
+        for name, value in vars(entry.flags).items():
+            if isinstance(value, dataclasses.Field) and name not in hints:
+                raise TypeError(f"--{name} of {entry.name} has no type: write `{name}: int = flag(...)`, or what it is")
+        for name, hint in hints.items():
+            if name in owners:
+                cure = "read it without declaring it again, or give yours another name"
+                raise TypeError(f"--{name} of {entry.name} is a flag of {owners[name]} already: {cure}")
+            owners[name] = entry.name
             found[name] = (hint, getattr(entry.flags, name))
     return found
 

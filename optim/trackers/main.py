@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from helper.schema.registry import by_name
 from helper.system.errors import cause
 from helper.system.signals import Interrupted
 from helper.untrusted.texts import one_line
@@ -19,7 +20,7 @@ class Tracker:
 
     Args:
         folder: the run's, whose tables, figures, config.yaml and summary.json it reads.
-        place: its own folder in there, which it makes when it needs it.
+        place: its own folder in there.
     """
 
     def __init__(self, folder: RunFolder, place: Path) -> None:
@@ -60,6 +61,7 @@ class TrackerSpec:
             ) from None
 
     def make(self, folder: RunFolder) -> Tracker:
+        self.place(folder).mkdir(exist_ok=True)
         return importlib.import_module(self.module).make(folder, self.place(folder))
 
     def place(self, folder: RunFolder) -> Path:
@@ -73,12 +75,9 @@ class TrackerSpec:
                 file.unlink(missing_ok=True)
 
 
-TRACKERS: dict[str, TrackerSpec] = {
-    spec.name: spec
-    for spec in [
-        TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),
-    ]
-}
+TRACKERS: dict[str, TrackerSpec] = by_name(
+    TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),
+)
 
 
 def chosen_trackers(names: str) -> list[TrackerSpec]:
@@ -120,5 +119,7 @@ class Trackers:
             self.at_work.pop(spec.name, None)
             reason = one_line(cause(type(error), error), 300)
             if self.reported.get(spec.name) != reason:
-                log.warning("--tracker %s: %s; the tables have everything, the same command again writes it", spec.name, reason)
+                log.warning(
+                    "--tracker %s: %s; the tables have everything: mend it, and the same command writes it", spec.name, reason
+                )
             self.reported[spec.name] = reason
