@@ -1,11 +1,15 @@
 """Pruning: scores say how much a weight matters, the allocation how many of each layer stay."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helper.mask import Mask
+from helper.masks.allocation import ALLOCATIONS, Shapes
+from helper.masks.choosing import keep
 from helper.masks.context import Context
 from helper.masks.scores import Score, magnitude, random
 
@@ -23,27 +27,67 @@ def prune(
     prune_method: str = "l1",
     prune_last: bool = False,
     head: str | None = None,
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None,
-    memory_mb: float = 1000,
-    n_classes: int | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    allocation: str = "global",
+    score_rounds: int | None = None,
+    within: Mask | None = None,
+    watch: Callable[[Mask], None] = lambda mask: None,
+    **data: Any,
 ) -> Mask:
-    """One-shot global mask of a network; its weights are left as they are.
+    """The mask that leaves a network's best weights; they are left as they are.
 
     Args:
-        prune_ratio: share of the prunable weights that the mask removes, in [0, 1).
+        prune_ratio: share of the prunable weights that is pruned by the mask, in [0, 1).
         prune_method: of SCORES, how weights are ranked. prune_last: whether the classifier's can be pruned.
         head: the name of that layer; None: the last one.
-        batches, memory_mb, n_classes, input_shape: what the score may look at, see `Context`.
+        allocation: of ALLOCATIONS, how many weights of each layer stay.
+        score_rounds: in how many rounds, each of which scores what the former has left; None: the score's own. After the
+            k-th of n the density is that of the start times (final / that of the start)^(k/n).
+        within: a mask, of which only active weights can stay; None: all of them can.
+        watch: called with the mask at which weights are scored, in every round.
+        data: `batches`, `memory_mb`, `n_classes`, `input_shape`: what the score may look at, see `Context`.
     Raises:
-        ValueError: the scores are not one number for each weight, or need data and there is none.
+        ValueError: the scores are not one number for each weight, or need data and there is none; the allocation cannot
+            leave so few weights; `within` has fewer.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
     weights = prunable_weights(network, prune_last, head)
-    active = Mask({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
-    context = Context(network, weights, active, generator, batches, memory_mb, n_classes, input_shape)
-    return global_mask(scores_of(context, prune_method), prune_ratio)
+    mask = whole_mask(weights) if within is None else within
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    final, before = mask.n_weights - round(prune_ratio * mask.n_weights), mask.n_active
+    rounds = score_rounds or SCORES[prune_method].rounds
+    with kept_weights(weights):
+        for k in range(1, rounds + 1):
+            mask.apply_(network)
+            watch(mask)
+            scores = scores_of(Context(network, weights, mask, generator, **data), prune_method)
+            count = final if k == rounds else max(final, round(before * (final / before) ** (k / rounds)))
+            mask = keep(scores, numbers_of(allocation, shapes, count, mask, f"{head}.weight"), mask if k > 1 else within)
+    return mask
+
+
+def whole_mask(weights: Mapping[str, Tensor]) -> Mask:
+    """In which nothing is pruned."""
+    return Mask({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+
+
+def numbers_of(allocation: str, shapes: Shapes, count: int, mask: Mask, head: str) -> int | dict[str, int]:
+    """How many weights stay, for `keep`: in all, or of each layer, of those that a mask has."""
+    spread = ALLOCATIONS[allocation]
+    if spread is None or not shapes:
+        return count
+    return spread(shapes, count, head=head, most={name: int(active.sum()) for name, active in mask.items()})
+
+
+@contextlib.contextmanager
+def kept_weights(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """What happens to weights inside is undone."""
+    before = {name: weight.clone() for name, weight in weights.items()}
+    try:
+        yield
+    finally:
+        for name, weight in weights.items():
+            weight.copy_(before[name])
 
 
 def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
@@ -73,15 +117,3 @@ def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = No
     if weights and not prune_last:
         weights.pop(list(weights)[-1] if head is None else f"{head}.weight", None)
     return weights
-
-
-def global_mask(scores: dict[str, Tensor], prune_ratio: float) -> Mask:
-    """Remove the round(ratio * n) lowest of all n scores, whatever their layer."""
-    if not scores:
-        return Mask()
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    active = torch.ones_like(flat, dtype=torch.bool)
-    # topk, as torch.nn.utils.prune uses it: among equal scores the same ones go
-    active[torch.topk(flat, round(prune_ratio * flat.numel()), largest=False).indices] = False
-    pieces = active.split([score.numel() for score in scores.values()])
-    return Mask({name: piece.view_as(score) for (name, score), piece in zip(scores.items(), pieces, strict=True)})

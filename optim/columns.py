@@ -4,9 +4,10 @@ SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "ac
 HISTORY = [
     "epoch", "lr", "loss_train", "acc_train", "entropy_train", "loss_val", "acc_val", "loss_test", "acc_test",
     "seconds", "images_per_second", "peak_memory_mb", "density", "training_macs",
+    "churn", "recalibrated",
 ]  # fmt: skip
 NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
-LATER = ("density", "training_macs")  # of HISTORY: older tables have none of them
+LATER = ("density", "training_macs", "churn", "recalibrated")  # of HISTORY: older tables have none of them
 SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
 METRICS_COLUMNS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",

@@ -8,6 +8,8 @@ import secrets
 from dataclasses import dataclass, field
 
 from helper.command_line.help import either
+from helper.masks.allocation import ALLOCATIONS
+from helper.masks.growth import GROWTHS
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
 from helper.pruner import SCORES
@@ -16,7 +18,17 @@ from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
 from network.main import NetworkConfig, WithBatchNorm
-from optim.modes import MODES, REWINDING, WITH_MASK, WITH_PARENT, ModeSpec
+from optim.modes import (
+    CHOSEN_AT_START,
+    MODES,
+    PRUNING_GRADUALLY,
+    REPLACING,
+    REWINDING,
+    UPDATING,
+    WITH_MASK,
+    WITH_PARENT,
+    ModeSpec,
+)
 from optim.optimizers import OPTIMIZERS
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
@@ -24,6 +36,7 @@ from optim.trackers.main import TRACKERS
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 MASKED = {"mode": WITH_MASK}
+READING_DATA = MASKED
 OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
 
 
@@ -43,6 +56,31 @@ class PruneConfig(Config):
     prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=MASKED)
     prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=MASKED)
     prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=MASKED)
+    allocation: str | None = flag(
+        None, "how many weights of each layer stay; default: global, all layers ranked as one, and erk in mode dynamic",
+        choices=ALLOCATIONS, when=MASKED,
+    )  # fmt: skip
+    score_batches: int | None = flag(
+        None, "batches of training data that a score reads; default: 10 examples of every class", low=1, when=READING_DATA
+    )
+    score_rounds: int | None = flag(
+        None, "rounds in which a score prunes, each with what is left; default: 100 for synflow, 1 for others", low=1,
+        when={"mode": CHOSEN_AT_START},
+    )  # fmt: skip
+    mask_control: str = flag(
+        "none", "sanity check: shuffle the mask within every layer, or draw other weights under it",
+        choices=("none", "shuffle", "reinit"), when={"mode": CHOSEN_AT_START},
+    )  # fmt: skip
+    mask_begin: float = flag(
+        0.1, "first change of the mask: up to 1 a share of training, above it steps", low=0, when={"mode": PRUNING_GRADUALLY}
+    )
+    mask_end: float = flag(0.75, "last change of the mask: a share of training, or steps", low=0, when={"mode": UPDATING})
+    mask_every: int = flag(100, "steps from one change of the mask to the next", low=1, when={"mode": UPDATING})
+    drop_fraction: float = flag(
+        0.3, "share of every layer's active weights that changes places at first; it falls with a cosine to 0", low=0, high=1,
+        when={"mode": REPLACING},
+    )  # fmt: skip
+    growth: str = flag("gradient", "which weights come back", choices=GROWTHS, when={"mode": REPLACING})
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,10 @@ class TrainConfig(Config):
     sync_batch_norm: bool = flag(
         True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share",
         when={"net_name": WithBatchNorm(), PROCESSES: Above(1)}, always_counts=True,
+    )  # fmt: skip
+    recalibrate_bn: bool = flag(
+        False, "after an epoch in which the mask has changed, BatchNorm statistics from training batches before evaluation",
+        when={"mode": UPDATING, "net_name": WithBatchNorm()},
     )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     train_eval: str = flag(
@@ -208,8 +250,17 @@ class RunConfig(Config):
         if self.metrics.metric_every and not self.metrics.wanted():
             switches = [f"--{metric.switch} 1" for metric in METRICS.values() if metric.by_itself]
             raise FlagError(f"--metric_every needs something to measure: {either(switches)}")
+        if self.prune.allocation == self.mode_spec.allocation:
+            self._set("prune", replace(self.prune, allocation=None))  # the mode's own, under which name the run is known
+        if self.prune.mask_control == "reinit" and not self.mode_spec.redraws:
+            raise FlagError(f"--mask_control reinit: --mode {self.mode} draws its weights anew without it")
         if self.mode_spec.needs_parent:
             self.check_parent()
+
+    @property
+    def allocation(self) -> str:
+        """How many weights of each layer stay, of ALLOCATIONS."""
+        return self.prune.allocation or self.mode_spec.allocation
 
     @property
     def mode_spec(self) -> ModeSpec:

@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from helper.mask import Mask
 from helper.processes.first import broadcast_from_first, call_in_first_then_others
 from helper.processes.group import world_size
 from helper.processes.interruption import check_signals, interruptible
 from helper.progress import tracked
+from helper.pruner import SCORES
 from helper.schema.config import FlagError
 from helper.system.devices import choose_device
 from helper.system.memory import keep_freed_memory
@@ -30,10 +30,12 @@ from optim.folder import RunFolder
 from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
 from optim.measuring import check_examples, measure_selected, measure_state
-from optim.model import start
+from optim.model import Beginning, start
+from optim.pruning import Pruning
 from optim.resume import resume
 from optim.trackers.main import chosen_trackers
-from optim.trainer import Trainer
+from optim.trainer import Trainer, steps_per_epoch
+from optim.updating import MaskSchedule
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +63,16 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         check_signals()
         dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
+    check_masks(config, dataset)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
     parent = dense_parent(config, dataset, signals)
-    network, mask = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists
+    beginning = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:
-            train_in(folder, config, network, mask, dataset.to(device), signals)
+            train_in(folder, config, beginning, dataset.to(device), signals)
     return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
 
 
@@ -79,6 +82,15 @@ def check_paths(config: RunConfig) -> None:
         path = getattr(config, name)
         if path and not Path(path).exists():
             raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
+
+
+def check_masks(config: RunConfig, dataset: Dataset) -> None:
+    """Raise FlagError where training is too short for the changes of its mask, or there are too few data to score weights."""
+    mode = config.mode_spec
+    if isinstance(mode.updater, MaskSchedule):
+        mode.updater.span(config, steps_per_epoch(len(dataset.train), config.train.batch_size))
+    if mode.has_mask and SCORES[config.prune.prune_method].data:
+        Pruning(config, dataset).rows()
 
 
 def check_processes(folder: RunFolder, config: RunConfig, n: int) -> None:
@@ -103,27 +115,28 @@ def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
     return folder.path if finished and config.load_pretrain else train_run(parent, signals)
 
 
-def train_in(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> None:
+def train_in(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> None:
     """Train, measure, summarise and draw in a folder that this process holds."""
     broadcast_from_first(write_labels, folder, dataset)
-    report_start(config, mask, dataset)
-    trained = train(folder, config, network, mask, dataset, signals)
+    report_start(config, beginning.mask, dataset)
+    trained = train(folder, config, beginning, dataset, signals)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
     with interruptible(signals):
-        measure_selected(folder, config, network, dataset)
+        measure_selected(folder, config, beginning.network, dataset)
         measuring = time.perf_counter() - started
-        broadcast_from_first(conclude, folder, config, network, dataset, trained, measuring=measuring)
+        broadcast_from_first(conclude, folder, config, beginning.network, dataset, trained, measuring=measuring)
 
 
-def train(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, signals: Signals) -> Trained:
+def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> Trained:
     """Put the loop together and run it, from the checkpoint if there is one."""
-    written: dict[str, str] = {}
+    network, written = beginning.network, dict[str, str]()
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     progress = Progress()
     callbacks = callbacks_of(folder, config, written, signals, progress)
-    trainer = Trainer(network, dataset, config.train, seed=config.random_state, callbacks=callbacks, mask=mask)
+    trainer = Trainer(network, dataset, config.train, seed=config.random_state, callbacks=callbacks, mask=beginning.mask)
+    trainer.mask_owner.meter.add_scoring(beginning.macs)
     state = broadcast_from_first(load_latest, folder.checkpoint)
     if state is not None:
         resume(trainer, state, folder, written)
@@ -145,7 +158,8 @@ def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
             "the %d training examples are of %d of %d classes: raise --limit_train", len(dataset.train), n, dataset.n_classes
         )
     if mask:
-        log.info("sparsity %.4f of the prunable weights (asked: %g)", mask.sparsity, config.prune.prune_ratio)
+        changes = " at first" if config.mode_spec.updater else ""
+        log.info("sparsity %.4f of the prunable weights%s (asked: %g)", mask.sparsity, changes, config.prune.prune_ratio)
     for name in mask.empty_layers():
         log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
 

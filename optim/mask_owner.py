@@ -49,29 +49,36 @@ class MaskOwner:
             torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
 
     @torch.no_grad()
-    def change(self, mask: Mask) -> None:
+    def change(self, mask: Mask, anew: Mask | None = None) -> None:
         """Go on with another mask of the same weights. All processes have to call this, and the first one's mask counts.
 
         What is dropped is set to zero, and what comes back starts at zero, each with its part of every tensor in the
         optimiser's state that has the weight's shape: momentum, and Adam's moments. Adam's count of steps, which is one for
         the whole tensor, goes on.
 
+        Args:
+            anew: weights that start at zero although they are active before and after; default: none.
         Raises:
             ValueError: a weight is missing, is none of the former mask's, or has another shape.
         """
         if mask.keys() != self.mask.keys():
             raise ValueError(f"a mask of {', '.join(mask) or 'nothing'} cannot take the place of one of {', '.join(self.mask)}")
         mask.parameters_of(self.network)
-        bits = {name: mask[name].cpu().to(torch.uint8, copy=True).contiguous() for name in self.mask}
-        copy_from_first(bits.values())
-        mask = Mask(bits)
-        before, after = self.mask, mask.to(self.weights[0].device)
+        stays = mask if anew is None else Mask({name: mask[name] & ~anew[name] for name in mask})
+        mask, stays = as_first_has(mask), as_first_has(stays)
+        before, device = self.mask, self.weights[0].device
+        after, stays = mask.to(device), stays.to(device)
+        self.meter.add_replaced(sum(int((after[name] & ~before[name]).sum()) for name in before))
         for name, weight in zip(self.mask, self.weights, strict=True):
-            fresh = ~(before[name] & after[name])
+            fresh = ~(before[name] & stays[name])
             for value in (weight, *self.states_of(weight)):
                 value.masked_fill_(fresh, 0)
         self.put(after, mask)
         self.version += 1
+
+    def gradients(self) -> dict[str, Tensor]:
+        """{name: gradient} of the masked weights, pruned ones as well, between backward pass and `mask_gradients`."""
+        return {name: weight.grad for name, weight in zip(self.mask, self.weights, strict=True)}
 
     def states_of(self, weight: nn.Parameter) -> list[Tensor]:
         """The tensors in the optimiser's state that have an element for each of a weight's."""
@@ -119,3 +126,10 @@ class MaskOwner:
             self.meter.load_state(state["mask_owner"]["meter"])
         else:
             self.meter.add_steps(steps, examples)
+
+
+def as_first_has(mask: Mask) -> Mask:
+    """The first process's mask, on the CPU, in all of them."""
+    bits = {name: active.cpu().to(torch.uint8, copy=True).contiguous() for name, active in mask.items()}
+    copy_from_first(bits.values())
+    return Mask(bits)

@@ -15,13 +15,15 @@ class Meter:
 
     A step of n examples counts n x 3 x the multiply-accumulates of one forward pass through the weights that are active in
     it, as `count_macs` has them: for the forward pass, for the gradient by every layer's inputs, and for the gradient by its
-    weights. The first layer counts like the others, although its inputs need no gradient. Evaluation and measurements are no
-    training and are not counted.
+    weights. Where the gradients of pruned weights are needed as well, the last is that of all weights. The first layer counts
+    like the others, although its inputs need no gradient. Scores that read data or the network are counted, evaluation and
+    measurements are no training and are not.
 
     Attributes:
         uses, sizes: of the network's weights, see helper/metrics/macs.py.
         macs: of all steps so far. macs_dense: of the same steps without a mask.
         steps: taken in the epoch under way. active_steps: sum of the active weights of the masked layers over these steps.
+        replaced: weights that became active in it.
     """
 
     uses: dict[str, int]
@@ -30,6 +32,7 @@ class Meter:
     macs_dense: int = 0
     steps: int = 0
     active_steps: int = 0
+    replaced: int = 0
     n_weights: int = field(default=0, init=False)  # of the masked layers
     n_active: int = field(default=0, init=False)
 
@@ -50,8 +53,25 @@ class Meter:
         self.steps += n_steps
         self.active_steps += n_steps * self.n_active
 
+    def add_dense_gradient(self, n_examples: int) -> None:
+        """In a step of so many examples the gradients of pruned weights are needed as well."""
+        self.macs += n_examples * (self.per_example_dense - self.per_example) // PASSES
+
+    def add_scoring(self, macs: int) -> None:
+        """Scores of weights, on which a mask was based, took so much."""
+        self.macs += macs
+
+    def add_replaced(self, n_weights: int) -> None:
+        """A change of the mask made so many weights active that were not."""
+        self.replaced += n_weights
+
     def begin_epoch(self) -> None:
-        self.steps = self.active_steps = 0
+        self.steps = self.active_steps = self.replaced = 0
+
+    @property
+    def churn(self) -> float:
+        """Weights that became active in the epoch, as a share of those that are active now."""
+        return self.replaced / self.n_active if self.n_active else 0.0
 
     @property
     def density(self) -> float:
@@ -61,8 +81,8 @@ class Meter:
         return self.active_steps / (self.steps * self.n_weights) if self.steps else self.n_active / self.n_weights
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("macs", "macs_dense", "steps", "active_steps")}
+        return {name: getattr(self, name) for name in ("macs", "macs_dense", "steps", "active_steps", "replaced")}
 
     def load_state(self, state: dict[str, Any]) -> None:
         for name in self.state():
-            setattr(self, name, int(state[name]))
+            setattr(self, name, int(state.get(name, 0)))  # a checkpoint from before masks could change counts no replaced ones

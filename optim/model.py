@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor, nn
 
 from helper.mask import Mask
-from helper.pruner import prune
-from helper.schema.config import FlagError, flatten, replace, unflatten
+from helper.masks.control import shuffled
+from helper.schema.config import FlagError, replace, unflatten
 from helper.system.seeds import stream
 from helper.untrusted.reasons import Unfit, reason_of
 from helper.untrusted.texts import one_line
@@ -21,6 +21,7 @@ from network.main import build_network
 from optim.checkpoint import read_file, state_in
 from optim.config import RunConfig
 from optim.folder import RunFolder
+from optim.pruning import Pruning
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,13 @@ class Origins:
 
     Attributes:
         parent: run folder or weights file of the dense parent; None in modes that need none.
+        pruning: makes the masks.
     """
 
     config: RunConfig
     dataset: Dataset
     parent: Path | None
+    pruning: Pruning
 
     def fresh(self, name: str) -> nn.Module:
         generator = stream(self.config.random_state, name)
@@ -120,20 +123,37 @@ class Origins:
         restore(network, path)
         return network
 
-    def pruned(self, network: nn.Module) -> Mask:
-        head = self.config.network.spec.head_name(network)
-        return prune(network, stream(self.config.random_state, "prune"), head=head, **flatten(self.config.prune))
+    def pruned(self, network: nn.Module, score: str | None = None) -> Mask:
+        generator = stream(self.config.random_state, "prune")
+        return self.pruning.mask(network, self.config.prune.prune_ratio, generator, score=score)
+
+    def shuffled(self, mask: Mask) -> Mask:
+        return shuffled(mask, stream(self.config.random_state, "shuffle"))
+
+    def whole(self, network: nn.Module) -> Mask:
+        return self.pruning.whole(network)
 
 
-def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> tuple[nn.Module, Mask]:
-    """Network and mask with which a run of `config.mode` begins (paper, figure 2), on the CPU.
+class Beginning(NamedTuple):
+    """With what a run begins, on the CPU; macs: multiply-accumulates that its mask's scores have taken."""
+
+    network: nn.Module
+    mask: Mask
+    macs: int
+
+
+def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> Beginning:
+    """Network and mask with which a run of `config.mode` begins (paper, figure 2).
 
     Args:
         parent: run folder or weights file of Sol-D; None in modes that need none.
     Raises:
         RuntimeError: the parent's weights are missing, damaged or another architecture's.
+        FlagError: there is no such mask of this network, or too few data for its scores.
     """
-    return config.mode_spec.start(Origins(config, dataset, parent))
+    pruning = Pruning(config, dataset)
+    network, mask = config.mode_spec.start(Origins(config, dataset, parent, pruning), config.prune.mask_control)
+    return Beginning(network, mask, pruning.macs)
 
 
 def weights_file(path: Path) -> Path:

@@ -4,13 +4,16 @@ Everything that differs between modes is said here once. Nothing else asks for a
 figures ask its `ModeSpec`. Another mode is another line in `MODES`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
 
 from helper.mask import Mask
+from helper.masks.schedules import alternating, cosine_drop, cubic
+from helper.schema.registry import EntriesThat
+from optim.updating import MaskSchedule
 
 
 class Beginning(Protocol):
@@ -25,8 +28,14 @@ class Beginning(Protocol):
     def dense_initialisation(self) -> nn.Module:
         """The dense parent before training, Init-D. RuntimeError: as above."""
 
-    def pruned(self, network: nn.Module) -> Mask:
-        """The mask that the pruning flags make of a network's weights, which are left as they are."""
+    def pruned(self, network: nn.Module, score: str | None = None) -> Mask:
+        """The mask that the pruning flags make of a network's weights, which are left as they are; or with another score."""
+
+    def shuffled(self, mask: Mask) -> Mask:
+        """Every layer's active weights at random places."""
+
+    def whole(self, network: nn.Module) -> Mask:
+        """The mask of everything that may be pruned, in which nothing is."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,12 @@ class MaskSource:
     Attributes:
         make: returns it, for the network that the run starts from.
         of_parent: whether it is made from the dense parent's weights.
+        scored: whether `--prune_method` chooses it.
     """
 
     make: Callable[[Beginning, nn.Module], Mask]
     of_parent: bool = False
+    scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class ModeSpec:
         starts_from: the weights.
         mask_from: the mask; None: every weight is active.
         updater: makes, of the run's configuration, the callback that changes the mask during training; None: it stays.
+        allocation: how many weights of each layer stay, unless a flag says otherwise.
     """
 
     label: str
@@ -76,6 +88,7 @@ class ModeSpec:
     starts_from: Start
     mask_from: MaskSource | None = None
     updater: Callable[[Any], Any] | None = None
+    allocation: str = "global"
 
     @property
     def has_mask(self) -> bool:
@@ -91,10 +104,24 @@ class ModeSpec:
         """Whether it starts from the weights with which its dense parent began."""
         return self.starts_from.of_parent and not self.starts_from.trained
 
-    def start(self, beginning: Beginning) -> tuple[nn.Module, Mask]:
-        """Network and mask with which a run begins; pruned weights are zero."""
+    @property
+    def redraws(self) -> bool:
+        """Whether its weights can be drawn anew under its mask, which makes another run of it."""
+        return self.starts_from is not REDRAWN
+
+    def start(self, beginning: Beginning, control: str = "none") -> tuple[nn.Module, Mask]:
+        """Network and mask with which a run begins; pruned weights are zero.
+
+        Args:
+            control: of `--mask_control`: shuffle: the mask has its active weights elsewhere in each layer; reinit: other
+                weights are drawn under it.
+        """
         network = self.starts_from.make(beginning)
         mask = Mask() if self.mask_from is None else self.mask_from.make(beginning, network)
+        if control == "shuffle":
+            mask = beginning.shuffled(mask)
+        if control == "reinit":
+            network = REDRAWN.make(beginning)
         mask.apply_(network)
         return network, mask
 
@@ -103,6 +130,9 @@ FRESH = Start(lambda beginning: beginning.fresh("init"))
 REDRAWN = Start(lambda beginning: beginning.fresh("init-scratch"))  # another stream: it must not equal Init-D
 SOLUTION = Start(lambda beginning: beginning.dense_solution(), of_parent=True, trained=True)
 REWOUND = Start(lambda beginning: beginning.dense_initialisation(), of_parent=True)
+OF_START = MaskSource(lambda beginning, network: beginning.pruned(network))
+AT_RANDOM = MaskSource(lambda beginning, network: beginning.pruned(network, "random"), scored=False)
+WHOLE = MaskSource(lambda beginning, network: beginning.whole(network), scored=False)
 OF_SOLUTION = MaskSource(lambda beginning, network: beginning.pruned(beginning.dense_solution()), of_parent=True)
 
 # as in figure 2 of the paper; colours of Okabe & Ito 2008, distinguishable with every common form of colour blindness
@@ -111,23 +141,22 @@ MODES = {
     "sparse-finetune": ModeSpec("sparse-finetune", "#0072B2", "o", "-", SOLUTION, OF_SOLUTION),
     "sparse-scratch": ModeSpec("sparse-scratch", "#D55E00", "s", "--", REDRAWN, OF_SOLUTION),
     "lottery": ModeSpec("lottery", "#009E73", "^", ":", REWOUND, OF_SOLUTION),
+    "at-init": ModeSpec("at-init", "#CC79A7", "D", "-.", FRESH, OF_START),
+    "gradual": ModeSpec("gradual", "#E69F00", "v", "-", FRESH, WHOLE, MaskSchedule(cubic)),
+    "dynamic": ModeSpec("dynamic", "#56B4E9", "P", "--", FRESH, AT_RANDOM, MaskSchedule(replaced=cosine_drop), "erk"),
+    "granet": ModeSpec("granet", "#882255", "X", "-.", FRESH, WHOLE, MaskSchedule(cubic, cosine_drop)),
+    "ac-dc": ModeSpec("ac-dc", "#999933", "<", ":", FRESH, WHOLE, MaskSchedule(alternating)),
 }
 
 
-@dataclass(frozen=True)
-class ModesThat:
-    """The modes of which something holds, for `when` of a flag; it follows what is added to `MODES`."""
-
-    holds: Callable[[ModeSpec], bool]
-
-    def __contains__(self, word: object) -> bool:
-        mode = MODES.get(word) if isinstance(word, str) else None
-        return mode is not None and self.holds(mode)
-
-    def __iter__(self) -> Iterator[str]:
-        return (word for word in MODES if word in self)
+def modes_that(holds: Callable[[ModeSpec], bool]) -> EntriesThat:
+    return EntriesThat(MODES, holds)
 
 
-WITH_MASK = ModesThat(lambda mode: mode.has_mask)
-WITH_PARENT = ModesThat(lambda mode: mode.needs_parent)
-REWINDING = ModesThat(lambda mode: mode.rewinds)
+WITH_MASK = modes_that(lambda mode: mode.has_mask)
+WITH_PARENT = modes_that(lambda mode: mode.needs_parent)
+REWINDING = modes_that(lambda mode: mode.rewinds)
+CHOSEN_AT_START = modes_that(lambda mode: mode.has_mask and mode.mask_from.scored and mode.updater is None)
+UPDATING = modes_that(lambda mode: isinstance(mode.updater, MaskSchedule))
+PRUNING_GRADUALLY = modes_that(lambda mode: isinstance(mode.updater, MaskSchedule) and mode.updater.begins)
+REPLACING = modes_that(lambda mode: isinstance(mode.updater, MaskSchedule) and mode.updater.replaces)

@@ -49,6 +49,11 @@ class Batch:
     generator: torch.Generator
 
 
+def steps_per_epoch(n_examples: int, batch_size: int) -> int:
+    """The last step of an epoch may have fewer examples."""
+    return -(-n_examples // batch_size)
+
+
 class Trainer:
     """The training loop over one data set on one device.
 
@@ -66,6 +71,7 @@ class Trainer:
     Attributes:
         mask_owner: has the mask, keeps pruned weights at zero and counts what the steps cost.
         epoch: how many are completed. step: how many steps of the epoch under way are.
+        n_examples: of the step under way, in all processes.
         sums: over the batches of the epoch under way; this process's part while it lasts.
         row: of history.csv, for the epoch just completed; callbacks fill it in.
     """
@@ -90,9 +96,9 @@ class Trainer:
         self.rate = functools.partial(with_options(learning_rate, config), schedule)
         penalty = REGULARIZERS[config.reg_type]
         self.penalty = None if penalty is None else with_options(penalty, config)
-        self.steps_per_epoch = -(-len(dataset.train) // config.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         self.mask_owner = MaskOwner(network, self.optimizer, mask or Mask(), dataset.input_shape)
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.n_examples = 0
         self.sums: RunningSums | None = None
         self.resumed = False
         self.row: dict[str, Any] = {}
@@ -153,6 +159,7 @@ class Trainer:
             yield step, rows.to(self.device)
 
     def train_step(self, step: int, rows: Tensor) -> None:
+        self.emit("before_step")
         batch = self.draw_batch(step, rows)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
         logits, losses, loss = self.forward_pass(batch)
@@ -187,6 +194,7 @@ class Trainer:
         """Gradients of the mean loss over the examples of all processes."""
         (loss * world_size()).backward()  # DistributedDataParallel takes means over the processes, and these are sums
         self.mask_owner.meter.add_step(n)
+        self.n_examples = n
         self.emit("on_gradients")
 
     def update_weights(self) -> None:

@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from helper.mask import Mask
+from helper.masks.choosing import keep
 from helper.masks.scores import Score
 from helper.metrics.macs import count_macs
-from helper.pruner import SCORES, global_mask, prunable_weights, prune
+from helper.pruner import SCORES, prunable_weights, prune
 from helper.system.seeds import stream
 from network.main import NetworkConfig, build_network
 from scripts.ordinary import prunable_modules
@@ -32,9 +33,9 @@ def test_l1_selects_exactly_what_torch_prunes(ratio, ties, channels_last, genera
         network = network.to(memory_format=torch.channels_last)
     torch_prune.global_unstructured(prunable_modules(theirs), torch_prune.L1Unstructured, amount=ratio)
     mask = prune(network, generator, prune_ratio=ratio)
-    for name, keep in mask.items():
+    for name, active in mask.items():
         module = theirs.get_submodule(name.removesuffix(".weight"))
-        assert torch.equal(keep, module.weight_mask.bool()), name
+        assert torch.equal(active, module.weight_mask.bool()), name
     assert len(mask) == len(prunable_modules(theirs))
 
 
@@ -49,7 +50,7 @@ def test_the_requested_share_is_removed_exactly(method, ratio, generator):
 @pytest.mark.parametrize(("n", "ratio", "removed"), [(3, 0.5, 2), (3, 0.9, 3), (7, 0.9, 6), (11, 0.25, 3), (100, 0.29, 29)])
 def test_the_number_of_removed_weights_is_rounded_and_not_cut(n, ratio, removed, generator):
     scores = torch.rand(n, generator=generator)  # 0.29 * 100 is 28.999... in floating point
-    mask = global_mask({"a.weight": scores}, ratio)
+    mask = keep({"a.weight": scores}, n - round(ratio * n))
     theirs = torch_prune.L1Unstructured(ratio).compute_mask(scores, torch.ones(n))
     assert n - mask.n_active == removed
     assert torch.equal(mask["a.weight"], theirs.bool())
@@ -76,7 +77,7 @@ def test_pruning_leaves_the_weights_as_they_are(generator):
 
 def test_a_global_mask_can_empty_a_layer_and_names_it():
     scores = {"a.weight": [[1.0, 2.0]], "b.weight": [[3.0, 6.0]], "c.weight": [[4.0, 5.0]]}
-    mask = global_mask({name: torch.tensor(values) for name, values in scores.items()}, 0.5)
+    mask = keep({name: torch.tensor(values) for name, values in scores.items()}, 3)
     assert mask.empty_layers() == ["a.weight"]
     assert mask.sparsity_by_layer() == {"a.weight": 1.0, "b.weight": 0.5, "c.weight": 0.0}
     assert mask.sparsity == 0.5

@@ -92,6 +92,20 @@ def by_name(*entries: Any) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class EntriesThat:
+    """The words of a registry of whose entries something holds, for `when`; it follows what is added to the registry."""
+
+    registry: Mapping[str, Any]
+    holds: Callable[[Any], bool]
+
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str) and word in self.registry and self.holds(self.registry[word])
+
+    def __iter__(self) -> Iterator[str]:
+        return (word for word in self.registry if word in self)
+
+
 # ------------------------------------------------------------------------------------- flags that entries bring along
 
 

@@ -12,6 +12,9 @@ class Callback:
     def before_epoch(self, trainer: Any) -> None:
         """Before the first step of an epoch, or of what is left of one."""
 
+    def before_step(self, trainer: Any) -> None:
+        """Before the forward pass; `trainer.step` steps of the epoch are done. The mask may be changed."""
+
     def on_gradients(self, trainer: Any) -> None:
         """After the backward pass: all weights have their gradients, pruned ones too. The mask may be changed."""
 
@@ -23,6 +26,10 @@ class Callback:
 
     def on_interruption(self, trainer: Any) -> None:
         """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
+
+    def final_after(self, trainer: Any, epoch: int) -> bool:
+        """Of a callback that changes the mask: whether after an epoch as many weights are pruned as in the end."""
+        return True
 
     def on_end(self, trainer: Any) -> None:
         """After the last epoch."""

@@ -17,18 +17,21 @@ from optim.trainer import Trainer
 class SelectBest(Callback):
     """Writes model.pt: the last epoch's weights, or the first best on the split of --select.
 
+    A state of which another share is pruned than in the end is never the best.
+
     Args:
         written: {name in the folder: hash} of weights files, which is added to.
+        updater: what changes the mask; None: it stays.
     """
 
-    def __init__(self, folder: RunFolder, written: dict[str, str]) -> None:
-        self.folder, self.written = folder, written
+    def __init__(self, folder: RunFolder, written: dict[str, str], updater: Callback | None) -> None:
+        self.folder, self.written, self.updater = folder, written, updater or Callback()
 
     def on_start(self, trainer: Trainer) -> None:
         self.column = f"acc_{trainer.config.select}"
         rows = broadcast_from_first(self.folder.history).rows if trainer.resumed else []
         scores = {int(row["epoch"]): float(row[self.column]) for row in rows if row.get(self.column)}
-        scores = {epoch: score for epoch, score in scores.items() if 0 < epoch <= trainer.epoch}
+        scores = {epoch: score for epoch, score in scores.items() if self.may_be_best(trainer, epoch)}
         self.best = max(scores.values(), default=-1.0)
         if scores and trainer.config.select != "last":
             broadcast_from_first(self.bring_back, max(scores, key=scores.get))  # the first of the best
@@ -51,9 +54,14 @@ class SelectBest(Callback):
         return path.is_file() and file_hash(path.read_bytes()) == self.written["model.pt"]
 
     def on_epoch(self, trainer: Trainer) -> None:
-        if trainer.config.select != "last" and trainer.epoch > 0 and trainer.row[self.column] > self.best:
+        if trainer.config.select == "last" or not self.may_be_best(trainer, trainer.epoch):
+            return
+        if trainer.row[self.column] > self.best:
             self.best = trainer.row[self.column]
             self.save(trainer)
+
+    def may_be_best(self, trainer: Trainer, epoch: int) -> bool:
+        return 0 < epoch <= trainer.epoch and self.updater.final_after(trainer, epoch)
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.config.select == "last":

@@ -4,6 +4,7 @@ from helper.system.signals import Signals
 from optim.callbacks.callback import Callback
 from optim.callbacks.evaluation import Evaluate, Measure, OnlineSNR
 from optim.callbacks.keeping import KeepStates, SelectBest, WriteCheckpoint
+from optim.callbacks.recalibration import RecalibrateBatchNorm
 from optim.callbacks.tables import Track, WriteHistory
 from optim.callbacks.watching import Progress, StopIfDiverged, StopIfGone
 from optim.config import RunConfig
@@ -22,16 +23,18 @@ def callbacks_of(
     Args:
         written: {name in the folder: hash} of weights files, which is added to.
     """
-    updater, metrics = config.mode_spec.updater, config.metrics
+    metrics, make = config.metrics, config.mode_spec.updater
+    updater = make(config) if make else None
     online = metrics.save_snr and metrics.snr_mode == "online"
     return [
         StopIfGone(folder),
-        *([updater(config)] if updater else []),
+        *([updater] if updater else []),
         *([OnlineSNR(folder)] if online else []),
+        *([RecalibrateBatchNorm()] if config.train.recalibrate_bn else []),
         Evaluate(folder, metrics),
         StopIfDiverged(),
         Measure(folder, metrics, config.random_state),
-        SelectBest(folder, written),
+        SelectBest(folder, written, updater),
         KeepStates(folder, written),
         WriteHistory(folder),
         Track(Trackers(config.tracker, folder)),

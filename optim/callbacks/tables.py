@@ -30,6 +30,7 @@ class WriteHistory(Callback):
             "peak_memory_mb": round(peak_memory_mb(trainer.device), 1),
             "density": trainer.mask_owner.meter.density,
             "training_macs": trainer.mask_owner.meter.macs,
+            "churn": trainer.mask_owner.meter.churn,
         }
         if trainer.epoch and trainer.images_timed:
             trainer.row["images_per_second"] = round(trainer.images_timed / trainer.train_seconds, 1)

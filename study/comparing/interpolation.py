@@ -29,15 +29,15 @@ from helper.system.memory import keep_freed_memory
 from helper.system.seeds import stream
 from optim.checkpoint import content_hash
 from optim.model import restore
-from optim.modes import ModesThat
+from optim.modes import modes_that
 from study.bias import CHOSEN, bias_noted, marked
 from study.comparing.comparison import Comparison, check_comparable, chosen_by_test, open_pair
 from study.comparing.interpolation_tables import FILES, Tables, drawn, numbers, read_tables
 from study.runs import LoadedRun
 
 log = logging.getLogger(__name__)
-DRAWN_ANEW = ModesThat(lambda mode: mode.has_mask and not mode.starts_from.of_parent)
-FINETUNED = ModesThat(lambda mode: mode.has_mask and mode.starts_from.trained)
+DRAWN_ANEW = modes_that(lambda mode: mode.has_mask and not mode.starts_from.of_parent)
+FINETUNED = modes_that(lambda mode: mode.has_mask and mode.starts_from.trained)
 PATHS = (("Init-S", "Sol-F"), ("Init-F", "Sol-F"), ("Sol-S", "Sol-F"))
 SPLITS = ("train", "test")
 UPPER = 0.05  # share of examples with the largest cosines whose classes are counted

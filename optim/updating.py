@@ -1,0 +1,121 @@
+"""What changes the mask while a network trains: one callback, which two functions of the step make into a method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from helper.masks.choosing import swap
+from helper.masks.growth import GROWTHS
+from helper.masks.schedules import Span, constant, nothing
+from helper.pruner import whole_mask
+from helper.schema.config import FlagError
+from helper.system.seeds import stream
+from optim.callbacks.callback import Callback
+from optim.mask_owner import MaskOwner
+from optim.pruning import Pruning
+
+Law = Callable[[int, Span, float], float]
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """How a mask changes while training.
+
+    Attributes:
+        sparsity: (step, span, final share) -> share of the prunable weights that is pruned from this step on.
+        replaced: (step, span, fraction) -> share of every layer's active weights that changes places after this step.
+    """
+
+    sparsity: Law = constant
+    replaced: Law = nothing
+
+    @property
+    def begins(self) -> bool:
+        """Whether there is a first change, `--mask_begin`; otherwise changes are counted from the first step on."""
+        return self.sparsity is not constant
+
+    @property
+    def replaces(self) -> bool:
+        return self.replaced is not nothing
+
+    def span(self, config: Any, steps_per_epoch: int) -> Span:
+        """Of a run, in steps.
+
+        Raises:
+            FlagError: it ends after training, or begins after its end.
+        """
+        masks, total = config.prune, config.train.n_epochs * steps_per_epoch
+        begin, end = in_steps(masks.mask_begin, total) if self.begins else 0, in_steps(masks.mask_end, total)
+        if end >= total:
+            raise FlagError(
+                f"--mask_end {masks.mask_end:g}: the last change comes after {end} steps, and there are only {total}"
+            )
+        if begin > end:
+            moments = f"{begin} and {end} of {total} steps"
+            raise FlagError(f"--mask_begin {masks.mask_begin:g} is after --mask_end {masks.mask_end:g}: {moments}")
+        return Span(begin, end, masks.mask_every)
+
+    def __call__(self, config: Any) -> "UpdateMask":
+        return UpdateMask(self, config)
+
+
+def in_steps(moment: float, total: int) -> int:
+    """Completed steps at a moment: up to 1 a share of training, above it a number of steps."""
+    return round(moment * total) if moment <= 1 else round(moment)
+
+
+class UpdateMask(Callback):
+    """Changes the mask as a schedule says.
+
+    Weights are pruned before a step, so that it takes its gradients of what is left. Weights change places between the
+    gradients and the update of a step, which moves those that stay and those that come back. Everything follows from the
+    number of completed steps and from the weights, so that a checkpoint holds nothing of it.
+    """
+
+    def __init__(self, schedule: MaskSchedule, config: Any) -> None:
+        self.schedule, self.config, self.masks, self.growth = schedule, config, config.prune, GROWTHS[config.prune.growth]
+
+    def on_start(self, trainer: Any) -> None:
+        self.pruning = Pruning(self.config, trainer.dataset)
+        self.span = self.schedule.span(self.config, trainer.steps_per_epoch)
+
+    def completed(self, trainer: Any) -> int:
+        """Steps since the start of training."""
+        return trainer.epoch * trainer.steps_per_epoch + trainer.step
+
+    def final_after(self, trainer: Any, epoch: int) -> bool:
+        """Whether as many weights are pruned after an epoch as are to be in the end."""
+        step = epoch * trainer.steps_per_epoch
+        return self.schedule.sparsity(step, self.span, self.masks.prune_ratio) == self.masks.prune_ratio
+
+    def before_step(self, trainer: Any) -> None:
+        step, owner = self.completed(trainer), trainer.mask_owner
+        if not self.span.has(step):
+            return
+        share, mask = self.schedule.sparsity(step, self.span, self.masks.prune_ratio), owner.mask
+        n_active = mask.n_weights - round(share * mask.n_weights)
+        if n_active > mask.n_active:
+            mask = whole_mask(mask)
+        if n_active < mask.n_active:
+            generator = stream(trainer.seed, "prune", step)
+            mask = self.pruning.mask(trainer.network, share, generator, within=mask, rounds=1)
+        if mask is not owner.mask:
+            owner.change(mask)
+            self.count_scoring(owner)
+
+    def on_gradients(self, trainer: Any) -> None:
+        step, owner = self.completed(trainer), trainer.mask_owner
+        share = self.schedule.replaced(step, self.span, self.masks.drop_fraction) if self.span.has(step) else 0.0
+        numbers = {name: int(share * int(active.sum())) for name, active in owner.mask.items()}
+        if not any(numbers.values()):
+            return
+        if self.growth.dense_gradient:
+            owner.meter.add_dense_gradient(trainer.n_examples)
+        drop = self.pruning.scores(trainer.network, owner.mask, stream(trainer.seed, "prune", step))
+        grow = self.growth.scores(owner.gradients(), stream(trainer.seed, "growth", step))
+        owner.change(*swap(owner.mask, numbers, drop, grow))
+        self.count_scoring(owner)
+
+    def count_scoring(self, owner: MaskOwner) -> None:
+        owner.meter.add_scoring(self.pruning.macs)
+        self.pruning.macs = 0
