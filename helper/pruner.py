@@ -11,11 +11,17 @@ from helper.mask import Mask
 from helper.masks.allocation import ALLOCATIONS, Shapes
 from helper.masks.choosing import keep
 from helper.masks.context import Context
+from helper.masks.derivatives import gradient, grasp, snip
 from helper.masks.scores import Score, magnitude, random
+from helper.masks.synflow import synflow
 
 SCORES: dict[str, Score] = {
     "l1": Score(magnitude),
     "random": Score(random),
+    "snip": Score(snip, data=True, passes=3),
+    "grasp": Score(grasp, data=True, passes=12),
+    "synflow": Score(synflow, rounds=100, passes=3),
+    "gradient": Score(gradient, data=True, passes=3),
 }
 
 
@@ -46,12 +52,15 @@ def prune(
         watch: called with the mask at which weights are scored, in every round.
         data: `batches`, `memory_mb`, `n_classes`, `input_shape`: what the score may look at, see `Context`.
     Raises:
-        ValueError: the scores are not one number for each weight, or need data and there is none; the allocation cannot
-            leave so few weights; `within` has fewer.
+        ValueError: weights or scores are not finite; the scores are not one number for each weight, are all the same although
+            the network is asked, or need data and there is none; the allocation cannot leave so few weights; `within` has
+            fewer.
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
     weights = prunable_weights(network, prune_last, head)
+    if not weights:
+        return Mask()
     mask = whole_mask(weights) if within is None else within
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     final, before = mask.n_weights - round(prune_ratio * mask.n_weights), mask.n_active
@@ -92,16 +101,34 @@ def kept_weights(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
     """The scores of a context's weights. Raises ValueError: as `prune`."""
-    score, weights = SCORES[prune_method], context.weights
-    if score.data and context.batches is None:
+    way, weights = SCORES[prune_method], context.weights
+    if way.data and context.batches is None:
         raise ValueError(f"--prune_method {prune_method} scores weights on training data, and there is none")
-    scores = score.compute(context)
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} has values that are NaN or infinite: no weights to choose from; has training diverged?")
+    scores = way.compute(context)
     if {name: score.shape for name, score in scores.items()} != {name: weight.shape for name, weight in weights.items()}:
         raise ValueError(f"--prune_method {prune_method} does not give a score for each of the weights, and for nothing else")
     for name, score in scores.items():
-        if score.isnan().any():
-            raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN")
+        if not score.isfinite().all():
+            raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN or infinite")
+    if way.passes:
+        refuse_equal(scores, context.mask, prune_method)
     return scores
+
+
+def refuse_equal(scores: dict[str, Tensor], mask: Mask, prune_method: str) -> None:
+    """Raise ValueError where what the network computes tells none of its active weights from another.
+
+    When only a few weights are left, each may be on the only path: then they are alike, but not 0.
+    """
+    active = torch.cat([score[mask[name].to(score.device)].flatten() for name, score in scores.items()])
+    if active.numel() > 1 and (active == active[0]).all() and (active[0] == 0 or mask.sparsity == 0):
+        raise ValueError(
+            f"--prune_method {prune_method} gives all {active.numel()} weights the same score, {active[0].item():g}: does what "
+            "goes into the network come out of it, and do its weights differ? Another --prune_method may tell them apart"
+        )
 
 
 def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = None) -> dict[str, Tensor]:

@@ -131,6 +131,7 @@ WRONG_SCORES = {
     "another shape": (lambda weights: {name: weight.flatten() for name, weight in weights.items()}, "a score for each"),
     "one too many": (lambda weights: weights | {"x": torch.ones(2)}, "and for nothing else"),
     "NaN": (lambda weights: {name: weight / 0 * 0 for name, weight in weights.items()}, "scores of conv.weight that are NaN"),
+    "infinite": (lambda weights: {name: weight / 0 for name, weight in weights.items()}, "scores of conv.weight .* infinite"),
 }
 
 
