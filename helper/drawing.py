@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
 from helper.system.files import write_atomic
 from helper.untrusted.texts import one_line
@@ -76,3 +78,30 @@ def plain_log(axis: Axes) -> None:
             which(StrMethodFormatter("{x:g}"))
         subs = numpy.arange(2, 10) if high < 4 * low else (2, 3, 5) if high < 30 * low else (2, 5)
         axis.yaxis.set_minor_locator(LogLocator(subs=subs))
+
+
+PLACES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
+
+
+def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
+    """Write a text beside each point: above it, or where that would cover another point or text below, right or left of it.
+
+    Points with the same text that lie on each other have it once. A text for which no place is free is left out. The
+    figure's layout has to be found, as `draw_without_rendering` does, with all else that it shows.
+    """
+    point = axis.figure.dpi / 72
+    dots = axis.transData.transform(numpy.column_stack([x, y]))
+    taken = [Bbox.from_bounds(left - 3 * point, low - 3 * point, 6 * point, 6 * point) for left, low in dots]
+    labelled: list[tuple[str, numpy.ndarray]] = []
+    for *place, dot, text in zip(x, y, dots, texts, strict=True):
+        if any(text == other and abs(dot - there).max() < 3 * point for other, there in labelled):
+            continue
+        for right, up, horizontal, vertical in PLACES:
+            label = axis.annotate(text, place, (5 * right, 5 * up), textcoords="offset points", fontsize=7, color="0.3")
+            label.set(ha=horizontal, va=vertical)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                labelled.append((text, dot))
+                break
+            label.remove()

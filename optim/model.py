@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.masks.control import shuffled
-from helper.schema.config import FlagError, replace, unflatten
+from helper.schema.config import FlagError, replace, unflatten, unknown
 from helper.system.seeds import stream
 from helper.untrusted.reasons import Unfit, reason_of
 from helper.untrusted.texts import one_line
@@ -196,7 +196,7 @@ def stored_config(folder: RunFolder) -> RunConfig:
     """The configuration in a run folder.
 
     Raises:
-        RuntimeError: there is none, or it is damaged.
+        RuntimeError: there is none, it is damaged, or of a program with other parts.
     """
     if not folder.config.is_file():
         raise RuntimeError(f"{folder.path} is no run folder: it has no config.yaml")
@@ -206,6 +206,12 @@ def stored_config(folder: RunFolder) -> RunConfig:
             raise Unfit("it holds no flags")
         return unflatten(RunConfig, flags)
     except (yaml.YAMLError, UnicodeDecodeError, Unfit, TypeError, FlagError) as error:
+        strange = one_line(", ".join(unknown(RunConfig, flags)), 300) if isinstance(error, FlagError) else ""
+        if strange:
+            raise RuntimeError(
+                f"{folder.config} has {strange}, which no part of this program knows: go on with the program that made the "
+                "run, add the part again, or move the run's folder away"
+            ) from None
         cause = one_line(error) if isinstance(error, FlagError) else reason_of(error)
         raise RuntimeError(
             f"{folder.config} is damaged: {cause}; put a copy of it back, or move the run's folder away"

@@ -33,7 +33,7 @@ from optim.parallel import synchronise
 from optim.trainer import Trainer
 from tests.conftest import tiny_conv
 from tests.outcome import TIMING
-from tests.several import printed, start_runs, together
+from tests.several import printed, run_here, start, start_runs, together
 
 LOCAL = {"OMP_NUM_THREADS": "1"}
 MLP = ("-ln", "digits", "-nt", "mlp", "-hd", "24-16", "--figures", 0, "-bs", 100)
@@ -392,6 +392,29 @@ def test_an_error_of_the_first_process_ends_all_of_them_with_its_message_once(tr
     errors = [line for line in printed(tmp_path / "printed") if "error" in line]
     assert len(errors) == 1
     assert "is in use by another process" in errors[0]
+
+
+def fail_in_the_second(folder: Path, flags: tuple[str, ...]) -> None:
+    """run.py, in whose second process alone a checkpoint does not fit, while the first one goes on and waits for it."""
+
+    def load_state(trainer: Trainer, state: dict[str, Any]) -> None:
+        raise ValueError("it does not fit")
+
+    if os.environ["RANK"] == "1":
+        Trainer.load_state = load_state
+    run_here(folder, flags)
+
+
+def test_a_checkpoint_that_one_process_refuses_ends_all_of_them_with_its_message_once(tmp_path):
+    flags = (*MLP, "--n_epochs", 1, "--save_fisher", 0, "--save_snr", 0, "--results_root", tmp_path / "runs")
+    assert finish(start_runs(2, tmp_path / "first", *flags)) == [0, 0]
+    (summary,) = (tmp_path / "runs").glob("*/*/*/*/summary.json")
+    summary.unlink()
+    (tmp_path / "second").mkdir()
+    assert finish(start(2, fail_in_the_second, tmp_path / "second", tuple(map(str, flags)))) == [1, 1]
+    errors = [line for line in printed(tmp_path / "second") if "error" in line]
+    assert len(errors) == 1
+    assert "is no state of this run" in errors[0]
 
 
 def test_a_diverged_run_says_so_once(tmp_path):

@@ -11,14 +11,19 @@ import run
 from helper.metrics.estimate import Estimate
 from helper.metrics.main import METRICS
 from helper.metrics.metric import Metric
-from helper.schema.config import Config, flag
+from helper.schema.config import Config, flag, flatten
 from helper.schema.registry import by_name, declared
+from helper.untrusted.yaml_text import write_yaml
 from loader.archives import DataError
 from loader.main import DATASETS, DataConfig, load_dataset
 from network.main import NETWORKS, NetworkConfig
 from network.spec import NetworkSpec
+from optim.config import RunConfig
 from optim.folder import RunFolder
+from optim.model import stored_config
 from optim.trackers.main import TRACKERS, TrackerSpec
+from scripts.made_up_runs import write_run
+from study.reporting.collect import collect
 from tests.outcome import outcome
 
 QUICK = (
@@ -146,3 +151,35 @@ def test_a_loader_that_gives_no_source_is_named(monkeypatch, found):
     load_dataset.cache_clear()
     with pytest.raises(DataError, match="what the loader of added gives is no data set: it has to be a Source"):
         load_dataset(DataConfig(loader_name="added"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["channels: 8"], "has --channels, which no part of this program knows"),
+        (["net_name: convnet", "channels: 8"], "has --net_name convnet, --channels, which"),
+        (["mode: gradual", "spread: 0.1"], "has --mode gradual, --spread, which"),
+        (["loader_name: shapes_noisy"], "has --loader_name shapes_noisy, which"),
+        (["tracker: tensorboard,lines"], "has --tracker tensorboard,lines, which"),
+        (["lr: much"], "is damaged: --lr much: expected a number"),
+        (["lr: [1]"], "is damaged: --lr"),
+    ],
+)
+def test_a_run_with_a_part_that_is_gone_is_not_called_damaged(tmp_path, lines, words):
+    folder = RunFolder(tmp_path)
+    stored = write_yaml(flatten(RunConfig())).splitlines()
+    names = {line.partition(":")[0] for line in lines}
+    folder.config.write_text("\n".join([*(line for line in stored if line.partition(":")[0] not in names), *lines]))
+    with pytest.raises(RuntimeError) as refusal:
+        stored_config(folder)
+    assert f"{folder.config} {words}" in str(refusal.value)
+    assert ("damaged" in str(refusal.value)) == ("damaged" in words)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_report_leaves_such_a_run_out_with_the_reason(tmp_path):
+    folder = write_run(RunConfig(results_root=str(tmp_path)))
+    with open(folder.config, "a") as file:
+        file.write("channels: 8\n")
+    ((_, reason),) = collect(tmp_path).left_out
+    assert "has --channels, which no part of this program knows: go on with the program that made the run" in reason

@@ -8,8 +8,9 @@ import numpy
 import pandas
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from helper.drawing import STYLE
+from helper.drawing import STYLE, label_points
 from helper.plotter.columns import read_columns
 from helper.plotter.gradients import gradients, snr
 from helper.plotter.training import performance
@@ -94,6 +95,43 @@ def test_training_cost_is_in_a_unit_that_needs_no_offset(collection, scale):
         assert axis.xaxis.get_offset_text().get_text() == ""
         numbers = [tick.label1.get_text() for tick in axis.xaxis.get_major_ticks()]
         assert max(map(len, numbers)) <= 5
+
+
+def boxes_of(axis) -> list[tuple[str, Bbox]]:
+    axis.figure.canvas.draw()
+    return [(text.get_text(), text.get_window_extent()) for text in axis.texts]
+
+
+def test_sparsities_on_the_training_cost_figure_cover_neither_each_other_nor_a_point(tmp_path):
+    modes = ("sparse-finetune", "sparse-scratch", "lottery")
+    for mode, ratio in [("dense", 0.9), *itertools.product(modes, (0.5, 0.8, 0.9, 0.95, 0.98))]:
+        write_run(unflatten(RunConfig, {"mode": mode, "prune_ratio": ratio, "results_root": str(tmp_path)}))
+    for axis in cost_figure(over_seeds(tidy(collect(tmp_path)))).axes:
+        boxes = boxes_of(axis)
+        assert {text for text, _ in boxes} == {"0.5", "0.8", "0.9", "0.95", "0.98"}
+        assert len(boxes) >= 13  # of 15, two of which have no room beside the others
+        assert not [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+        points = [axis.transData.transform(line.get_xydata()) for line in axis.lines if line.get_label() != "_nolegend_"]
+        assert not [text for text, box in boxes for place in points if box.count_contains(place)]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "texts", "shown"),
+    [
+        ([1, 1, 1, 3], [2, 2, 2, 2], ["0.5"] * 4, ["0.5", "0.5"]),  # three on each other have one label
+        ([1, 1, 1, 1, 1, 1], [2] * 6, list("abcdef"), list("abcd")),  # and six with six texts one on each side
+        ([1, 3, 5], [2, 4, 2], ["a", "b", "c"], ["a", "b", "c"]),
+        ([], [], [], []),
+    ],
+)
+def test_coinciding_points_are_labelled_once_and_others_as_far_as_there_is_room(x, y, texts, shown):
+    figure, axis = plt.subplots()
+    axis.plot([0, *x, 9], [0, *y, 9], "o")
+    figure.draw_without_rendering()
+    label_points(axis, x, y, texts)
+    boxes = boxes_of(axis)
+    assert [text for text, _ in boxes] == shown
+    assert not [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
 
 
 def test_no_legend_lies_on_a_curve(collection):

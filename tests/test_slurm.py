@@ -416,6 +416,24 @@ def test_the_allocated_cores_are_shared_by_the_processes(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
     assert threads(2) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     assert threads(8)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", " ")
+    assert threads(1)["OMP_NUM_THREADS"] == "6"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLURM_CPUS_PER_TASK", "4(x2)"), ("SLURM_CPUS_PER_TASK", "0"), ("SLURM_CPUS_ON_NODE", "all")]
+)
+def test_a_number_of_cores_that_is_none_fails_the_job_in_one_line(node, monkeypatch, name, value):
+    for variable in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, value)
+    code, log = node("print('started')")
+    assert code == 1
+    assert "Traceback" not in log
+    assert "started" not in log.replace("not started", "")
+    *_, reason, last = filter(None, log.splitlines())
+    assert reason.startswith(f"not started: the environment has {name}={value}: expected a whole number of at least 1")
+    assert last == "exit code 1"
 
 
 def test_several_gpus_train_under_torchrun():

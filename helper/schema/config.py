@@ -222,6 +222,20 @@ def unflatten(cls: type, flat: dict[str, Any]) -> Any:
     return cls(**own, **nested)
 
 
+def unknown(cls: type, flat: dict[str, Any]) -> list[str]:
+    """What stands in a mapping of flags and no part declares: flags, and words of those that name an entry of a registry."""
+    known, found = all_flags(cls), []
+    for name, value in flat.items():
+        if name not in known:
+            found.append(f"--{name}")
+            continue
+        spec: Flag = known[name].metadata["flag"]
+        words = value.split(",") if spec.many and isinstance(value, str) else [value]
+        if spec.choices is not None and not all(word in spec.choices or word == known[name].default for word in words):
+            found.append(f"--{name} {value}")
+    return found
+
+
 def replace(config: Any, **changes: Any) -> Any:
     """A copy with some flags changed, wherever in the parts they live."""
     return unflatten(type(config), flatten(config) | changes)

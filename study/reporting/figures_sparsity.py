@@ -6,7 +6,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.drawing import GREEN, PURPLE, plain_log
+from helper.drawing import GREEN, PURPLE, label_points, plain_log
 from optim.modes import MODES
 from study.reporting.figures_epochs import FISHER
 from study.reporting.pairs import SIDES, side_of
@@ -132,13 +132,12 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
                     label=series, linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
                     markerfacecolor=fill(mode.colour, tone),
                 )  # fmt: skip
-                for point in line[line["sparsity"] > 0].itertuples():
-                    axis.annotate(
-                        f"{point.sparsity:g}", (getattr(point, column) / unit, numpy.fmax(point.mean, point.high)), fontsize=7,
-                        color="0.3", xytext=(0, 4), textcoords="offset points", ha="center",
-                    )  # fmt: skip
         axis.set(xlabel=f"training cost: {label}\n({word} multiply-accumulates × epochs, for each example)")
         axis.xaxis.get_major_locator().set_params(nbins=6)
     axes[0].set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    sparse = rows[rows["sparsity"] > 0].sort_values("sparsity")
+    figure.draw_without_rendering()
+    for axis, column in zip(axes, labels, strict=True):
+        label_points(axis, (sparse[column] / unit).tolist(), sparse["mean"].tolist(), [f"{p:g}" for p in sparse["sparsity"]])
     return figure

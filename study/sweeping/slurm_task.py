@@ -31,6 +31,7 @@ from types import FrameType
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
+from helper.system.environment import whole_number
 from helper.system.signals import EXIT_INTERRUPTED
 
 INTERRUPTED_LINE = "interrupted: "  # begins the last line of the log of a job that saved its run and ended
@@ -80,10 +81,15 @@ class RunTask(Checkpointable):
         """Exit code of the command, negative for a signal."""
         restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
         self.note(f"SLURM job {job_id()} on {socket.gethostname()}, requeued {restarts} times")
+        try:
+            environment = os.environ | threads(self.processes) | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(self.grace))}
+        except RuntimeError as error:
+            self.note(f"not started: {error}")
+            self.end("exit code 1", 1)
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=ignore_limit_signal,
-                env=os.environ | threads(self.processes) | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(self.grace))},
+                env=environment,
             )  # fmt: skip
         while (code := exit_code(self.process)) is None:
             time.sleep(POLL_SECONDS)
@@ -143,8 +149,8 @@ def ignore_limit_signal() -> None:
 
 
 def threads(processes: int) -> dict[str, str]:
-    """Each process's share of the allocated cores."""
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or 1)
+    """Each process's share of the allocated cores. RuntimeError: the environment has no number where it should."""
+    cores = whole_number("SLURM_CPUS_PER_TASK", 0) or whole_number("SLURM_CPUS_ON_NODE", 1)
     share = str(max(1, cores // processes))
     return {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
 
