@@ -3,6 +3,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from helper.system.collector import imports_are_done
 from helper.system.signals import EXIT_INTERRUPTED, Interrupted, Signals, end_at_once
@@ -12,7 +13,7 @@ if __name__ == "__main__":
     end_at_once("run.py")  # before the imports, which take seconds
 os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
-from helper.command_line.effects import without_effect
+from helper.command_line.effects import refuse_misplaced, without_effect
 from helper.command_line.help import Usage
 from helper.command_line.parsing import parse
 from helper.processes.first import broadcast_from_first
@@ -50,6 +51,10 @@ def run(argv: list[str] | None, signals: Signals) -> None:
     with only_first_prints():
         line = parse(RunConfig, USAGE, argv)
         config = line.config
+        try:
+            refuse_misplaced([config], line.given, n_launched())
+        except FlagError as error:
+            refuse(error)
         for words in without_effect(config, line.given, n_launched()):
             print(f"run.py: {one_line(words)}", file=sys.stderr)
     log_to_stderr()
@@ -61,13 +66,17 @@ def run(argv: list[str] | None, signals: Signals) -> None:
             folder = train_run(broadcast_from_first(lambda: config), signals)  # one seed where each process has drawn its own
             speaks = rank() == 0
     except FlagError as error:
-        print(f"run.py: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_WRONG_FLAGS)
+        refuse(error)
     except Interrupted as stop:
         print(f"run.py: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     if speaks:
         print(folder)
+
+
+def refuse(error: FlagError) -> NoReturn:
+    print(f"run.py: error: {one_line(error)}", file=sys.stderr)
+    sys.exit(EXIT_WRONG_FLAGS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The end of a run: its summary, its figures, and a last word to the trackers."""
 
 import logging
-from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,26 +9,11 @@ from helper.progress import Task
 from loader.dataset import Dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.meter import Meter
 from optim.summary import metric_totals, summarise
 from optim.trackers.main import Trackers
+from optim.trained import Trained
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training has left.
-
-    Attributes:
-        weights: {name in the folder: hash} of its weights files.
-        meter: what its steps have cost.
-        processes: how many there were.
-    """
-
-    weights: dict[str, str]
-    meter: Meter
-    processes: int
 
 
 def conclude(
@@ -40,7 +24,7 @@ def conclude(
     Args:
         measuring: seconds that it took.
     """
-    summary = summarise(folder, config, network, dataset, trained.meter, measuring, trained.processes)
+    summary = summarise(folder, config, network, dataset, trained, measuring)
     summary |= {"files": trained.weights | folder.file_hashes(), "files_pending": {}}
     draw(folder, config)
     folder.check_there()

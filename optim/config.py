@@ -8,35 +8,27 @@ import secrets
 from dataclasses import dataclass, field
 
 from helper.command_line.help import either
-from helper.masks.allocation import ALLOCATIONS
-from helper.masks.growth import GROWTHS
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
-from helper.pruner import SCORES
 from helper.schema.config import PROCESSES, Above, Config, FlagError, flag, flatten, replace
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
 from network.main import NetworkConfig, WithBatchNorm
 from optim.modes import (
-    CHOSEN_AT_START,
     MODES,
-    PRUNING_GRADUALLY,
-    REPLACING,
     REWINDING,
     UPDATING,
-    WITH_MASK,
     WITH_PARENT,
     ModeSpec,
 )
 from optim.optimizers import OPTIMIZERS
+from optim.prune_config import MASKED, PruneConfig
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
 from optim.trackers.main import TRACKERS
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
-MASKED = {"mode": WITH_MASK}
-READING_DATA = MASKED
 OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
 
 
@@ -50,45 +42,15 @@ def drawn_seed() -> int:
 
 
 @dataclass(frozen=True)
-class PruneConfig(Config):
-    """Pruning: which share of the weights goes, and which weights."""
-
-    prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=MASKED)
-    prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=MASKED)
-    prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=MASKED)
-    allocation: str | None = flag(
-        None, "how many weights of each layer stay; default: global, all layers ranked as one, and erk in mode dynamic",
-        choices=ALLOCATIONS, when=MASKED,
-    )  # fmt: skip
-    score_batches: int | None = flag(
-        None, "batches of training data that a score reads; default: 10 examples of every class", low=1, when=READING_DATA
-    )
-    score_rounds: int | None = flag(
-        None, "rounds in which a score prunes, each with what is left; default: 100 for synflow, 1 for others", low=1,
-        when={"mode": CHOSEN_AT_START},
-    )  # fmt: skip
-    mask_control: str = flag(
-        "none", "sanity check: shuffle the mask within every layer, or draw other weights under it",
-        choices=("none", "shuffle", "reinit"), when={"mode": CHOSEN_AT_START},
-    )  # fmt: skip
-    mask_begin: float = flag(
-        0.1, "first change of the mask: up to 1 a share of training, above it steps", low=0, when={"mode": PRUNING_GRADUALLY}
-    )
-    mask_end: float = flag(0.75, "last change of the mask: a share of training, or steps", low=0, when={"mode": UPDATING})
-    mask_every: int = flag(100, "steps from one change of the mask to the next", low=1, when={"mode": UPDATING})
-    drop_fraction: float = flag(
-        0.3, "share of every layer's active weights that changes places at first; it falls with a cosine to 0", low=0, high=1,
-        when={"mode": REPLACING},
-    )  # fmt: skip
-    growth: str = flag("gradient", "which weights come back", choices=GROWTHS, when={"mode": REPLACING})
-
-
-@dataclass(frozen=True)
 class TrainConfig(Config):
     """Training: optimiser, schedule, precision, and which epoch's weights are kept."""
 
     n_epochs: int = flag(30, "epochs", short="-ne", low=1)
     batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
+    train_budget: float | None = flag(
+        None, "as many epochs as cost this many times what --n_epochs of dense training do, in multiply-accumulates; "
+        "milestones, warm-up and changes of the mask stretch along; default: just --n_epochs", low=0, when=MASKED, strict=True,
+    )  # fmt: skip
     optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=OPTIMIZERS)
     lr: float = flag(0.1, "learning rate", short="-lr", low=0)
     momentum: float = flag(
@@ -118,7 +80,7 @@ class TrainConfig(Config):
     )  # fmt: skip
     recalibrate_bn: bool = flag(
         False, "after an epoch in which the mask has changed, BatchNorm statistics from training batches before evaluation",
-        when={"mode": UPDATING, "net_name": WithBatchNorm()},
+        when={"mode": UPDATING, "net_name": WithBatchNorm()}, strict=True,
     )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     train_eval: str = flag(
@@ -144,6 +106,8 @@ class TrainConfig(Config):
             raise FlagError("--nesterov 1 needs --momentum above 0")
         if self.compile and self.reg_type == "jacobian":
             raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
+        if self.train_budget == 0:
+            raise FlagError("--train_budget 0: must be above 0")
         self.saved_epochs()
 
     def saved_epochs(self) -> set[int]:
@@ -281,7 +245,7 @@ class RunConfig(Config):
         """The run that trains this run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}
-        inherited = dict.fromkeys(flatten(self.parent))
+        inherited = dict.fromkeys([*flatten(self.parent), "train_budget"])
         if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
             changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
         return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)

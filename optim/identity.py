@@ -46,7 +46,9 @@ def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
     if config.data.train_noisy:
         by_ratio = config.data.noise_method in Readers("noise_ratio", METHODS)
         words.append(config.data.noise_method + (f"-{config.data.noise_ratio:g}" if by_ratio else ""))
-    words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}", f"s{config.random_state}"]
+    words += [f"lr{config.train.lr:g}", f"e{config.train.n_epochs}"]
+    words += [] if config.train.train_budget is None else [f"budget{config.train.train_budget:g}"]
+    words += [f"s{config.random_state}"]
     name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
     return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
 

@@ -21,10 +21,11 @@ from helper.untrusted.arrays import write_arrays
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network
+from optim.budget import within_budget
 from optim.callbacks.main import callbacks_of
 from optim.callbacks.watching import Progress
 from optim.checkpoint import load_latest
-from optim.closing import Trained, conclude, refresh_summary, track
+from optim.closing import conclude, refresh_summary, track
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.holding import held_for_measuring, held_for_training
@@ -34,6 +35,7 @@ from optim.model import Beginning, start
 from optim.pruning import Pruning
 from optim.resume import resume
 from optim.trackers.main import chosen_trackers
+from optim.trained import Trained
 from optim.trainer import Trainer, steps_per_epoch
 from optim.updating import MaskSchedule
 
@@ -69,10 +71,11 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
     parent = dense_parent(config, dataset, signals)
-    beginning = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists
+    beginning = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists, as does
+    schedule = broadcast_from_first(within_budget, config, beginning, dataset)
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:
-            train_in(folder, config, beginning, dataset.to(device), signals)
+            train_in(folder, config, schedule, beginning, dataset.to(device), signals)
     return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
 
 
@@ -115,11 +118,17 @@ def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
     return folder.path if finished and config.load_pretrain else train_run(parent, signals)
 
 
-def train_in(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> None:
-    """Train, measure, summarise and draw in a folder that this process holds."""
+def train_in(
+    folder: RunFolder, config: RunConfig, schedule: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals
+) -> None:
+    """Train, measure, summarise and draw in a folder that this process holds.
+
+    Args:
+        schedule: the configuration with as many epochs as a budget allows.
+    """
     broadcast_from_first(write_labels, folder, dataset)
     report_start(config, beginning.mask, dataset)
-    trained = train(folder, config, beginning, dataset, signals)
+    trained = train(folder, schedule, beginning, dataset, signals)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
@@ -145,7 +154,7 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
         forget_graph_counts()  # of the dense parent, if this process has trained it
     with progress:
         trainer.fit(signals)
-    return Trained(written, trainer.mask_owner.meter, world_size())
+    return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs)
 
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:

@@ -15,12 +15,12 @@ from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_identity
-from optim.meter import Meter
 from optim.model import load_stored
+from optim.trained import Trained
 
 
 def summarise(
-    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, meter: Meter, measuring: float, processes: int
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, trained: Trained, measuring: float
 ) -> dict[str, Any]:
     """The content of summary.json; `network` has the selected weights, and what is said of the mask is said of theirs."""
     stored = load_stored(folder.model)
@@ -32,6 +32,7 @@ def summarise(
     dense, active = count_macs(network, dataset.input_shape, mask)
     return {
         "mode": config.mode,
+        "epochs": trained.epochs,
         "epoch_selected": selected,
         **{name: number(folder.history().path, row, name) for name in names if row.get(name)},
         "examples": examples_of(dataset),
@@ -43,15 +44,15 @@ def summarise(
         "parameters_active": n_parameters - mask.n_weights + mask.n_active,
         "macs_dense": dense,
         "macs_active": active,
-        "training_macs": meter.macs,
-        "training_macs_dense": meter.macs_dense,
+        "training_macs": trained.meter.macs,
+        "training_macs_dense": trained.meter.macs_dense,
         "metrics": metric_totals(folder, selected),
         "identity": run_identity(config, dataset.fingerprint),
         "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
         "peak_memory_mb": round(peak_memory_mb(dataset.train.inputs.device), 1),
         "versions": versions(),
         "device": config.device,
-        "processes": processes,
+        "processes": trained.processes,
         **({"xla": graph_counts()} if config.device == "tpu" else {}),
         "git": git_state(),
     }

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from helper.command_line.help import needs, shown
-from helper.schema.config import PROCESSES, Config, Flag, all_flags, flatten
+from helper.schema.config import PROCESSES, Config, Flag, FlagError, all_flags, flatten
 
 
 def without_effect(config: Config, given: Collection[str], n_processes: int = 1) -> list[str]:
@@ -31,6 +31,14 @@ def without_effect_in(configs: Sequence[Config], given: Collection[str], n_proce
         return []
     idle = [name for name in given if not any(acts(config, name, n_processes) for config in configs)]
     return without_effect(configs[0], idle, n_processes)
+
+
+def refuse_misplaced(configs: Sequence[Config], given: Collection[str], n_processes: int = 1) -> None:
+    """Raise FlagError for a strict flag that was given and does nothing in any of the configs."""
+    if configs:
+        strict = [name for name in given if all_flags(type(configs[0]))[name].metadata["flag"].strict]
+        for line in without_effect_in(configs, strict, n_processes):
+            raise FlagError(line)
 
 
 def acts(config: Config, name: str, n_processes: int) -> bool:

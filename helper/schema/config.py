@@ -54,6 +54,7 @@ class Flag:
     when: tuple[Condition, ...]
     identity: bool
     always_counts: bool
+    strict: bool
 
     def acts(self, flat: dict[str, Any]) -> bool:
         """Whether the flag has any effect beside these values of all flags."""
@@ -74,6 +75,7 @@ def flag(
     when: Condition | Sequence[Condition] = (),
     identity: bool = True,
     always_counts: bool = False,
+    strict: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -86,9 +88,10 @@ def flag(
             enough; otherwise it does not count in `identity`, and one who gives it is told.
         identity: whether it changes the trained weights.
         always_counts: in `identity` also where it has no effect; whoever gives it there is told all the same.
+        strict: whoever gives it where it has no effect is refused, for they must mean another run.
     """
     conditions = (when,) if isinstance(when, dict) else tuple(when) or ({},)
-    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity, always_counts)
+    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity, always_counts, strict)
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 

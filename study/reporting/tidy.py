@@ -30,12 +30,12 @@ def tidy(collection: Collection) -> pandas.DataFrame:
 
 def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> dict[str, Any]:
     summary, flags = record.summary, record.flags
-    own = flags["n_epochs"] * summary["macs_active"]
+    own = epochs_of(record) * summary["macs_active"]
     parent = record.identity.get("parent")
     before = 0.0
     if record.mode_spec.needs_parent:
         found = dense.get(digest(parent)) if isinstance(parent, dict) else None
-        before = found.flags["n_epochs"] * found.summary["macs_active"] if found else math.nan
+        before = epochs_of(found) * found.summary["macs_active"] if found else math.nan
     return {
         "run": record.name,
         "study": record.study,
@@ -49,7 +49,7 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
         "lottery": record.identity.get("lottery", ""),
         "hash": digest(record.identity),
         "select": flags["select"],
-        "epochs": flags["n_epochs"],
+        "epochs": epochs_of(record),
         "epoch_selected": summary["epoch_selected"],
         **{name: summary.get(name, math.nan) for name in NUMBERS},
         **{f"n_{name}": summary.get("examples", {}).get(name, math.nan) for name in EXAMPLES},
@@ -64,6 +64,11 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
         "cost_mask": own + before,
         "seconds": summary.get("seconds", {}).get("training", math.nan),
     }
+
+
+def epochs_of(record: FinishedRun) -> int:
+    """That it took: as many as `--n_epochs`, unless a budget said otherwise."""
+    return record.summary.get("epochs", record.flags["n_epochs"])
 
 
 def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:

@@ -146,8 +146,15 @@ def state_of(
 
 
 def epochs_of(folder: Path) -> int | None:
-    """How many epochs a run is to have; None where its config.yaml does not say."""
-    total = re.search(r"^n_epochs: (\d{1,9})$", start_of(folder / "config.yaml"), re.ASCII | re.MULTILINE)
+    """How many epochs a run is to have; None where its config.yaml does not say, or a budget that it goes by."""
+    said = start_of(folder / "config.yaml")
+    total = re.search(r"^n_epochs: (\d{1,9})$", said, re.ASCII | re.MULTILINE)
+    return int(total.group(1)) if total and not re.search(r"^train_budget: ", said, re.MULTILINE) else None
+
+
+def epochs_had(folder: Path) -> int | None:
+    """How many epochs a run with a summary has had, by the summary; None where it does not say."""
+    total = re.search(r'^  "epochs": (\d{1,9}),$', start_of(folder / "summary.json"), re.ASCII | re.MULTILINE)
     return int(total.group(1)) if total else None
 
 
@@ -156,7 +163,7 @@ def damage_of(folder: Path) -> str:
 
     Looks at ends, not at everything: a file that was altered in its middle is found by the command that reads it.
     """
-    total = epochs_of(folder)
+    total = epochs_had(folder) or epochs_of(folder)
     last = re.match(rb"\d{1,9}(?=,)", end_of(folder / "history.csv").rstrip(b"\n").rpartition(b"\n")[2])
     checks = {
         "config.yaml": total is not None,

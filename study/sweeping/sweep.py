@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from helper.command_line.effects import without_effect_in
+from helper.command_line.effects import refuse_misplaced, without_effect_in
 from helper.processes.interruption import check_signals, interruptible
 from helper.progress import Task
 from helper.schema.config import FlagError
@@ -33,6 +33,7 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     titles = {file: title_in(file) for file in of_file}
     configs = [run for runs in of_file.values() for run in runs]
     named = {*given, *(name for file in of_file for name in flags_named(file))}
+    refuse_misplaced(configs, named, config.slurm.n_processes)
     for words in without_effect_in(configs, named, config.slurm.n_processes):
         print(f"experiment.py: {one_line(words)}", file=sys.stderr)
     if config.dry_run:

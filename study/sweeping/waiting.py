@@ -69,13 +69,13 @@ class LiveTable:
         last = last_row(run.folder.path / "history.csv")
         if not last or not last.get("epoch"):
             return [run.name, "", "", "", "", ""]
-        epoch, total = int(last["epoch"]), run.config.train.n_epochs
+        epoch, total = int(last["epoch"]), epochs_to_come(run)
         if progress.first_epoch is None:
             progress.first_epoch, progress.started = epoch, time.monotonic()
         gone = epoch - progress.first_epoch
-        left = (time.monotonic() - progress.started) / gone * (total - epoch) if gone else None
+        left = (time.monotonic() - progress.started) / gone * (total - epoch) if gone and total else None
         numbers = [f"{float(last[name]):.3f}" for name in ("loss_train", "acc_train", "acc_test")]
-        return [run.name, f"{epoch}/{total}", *numbers, duration(left) if left is not None else ""]
+        return [run.name, f"{epoch}/{total or '?'}", *numbers, duration(left) if left is not None else ""]
 
 
 class Lines:
@@ -103,5 +103,10 @@ class Lines:
         """` (epoch 3/30, 12/30)` of the runs that have ended one."""
         running = [self.runs[name] for name, state in self.before.items() if state == RUNNING]
         rows = [(run, last_row(run.folder.path / "history.csv") or {}) for run in running]
-        found = [f"{row['epoch']}/{run.config.train.n_epochs}" for run, row in rows if row.get("epoch")]
+        found = [f"{row['epoch']}/{epochs_to_come(run) or '?'}" for run, row in rows if row.get("epoch")]
         return f" (epoch {', '.join(found)})" if found else ""
+
+
+def epochs_to_come(run: PlannedRun) -> int | None:
+    """How many epochs a run is to have; None where a budget, of a mask that only the run knows, says it."""
+    return run.config.train.n_epochs if run.config.train.train_budget is None else None

@@ -17,6 +17,7 @@ from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
+from study.sweeping.expected_epochs import with_expected_epochs
 from study.sweeping.plan import PlannedRun
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
@@ -52,7 +53,7 @@ class Work:
 
 def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     """The epochs to come of a run that has begun; of a trained one, which lacks a measurement, that of its selected weights."""
-    config, metrics = run.config, run.config.metrics
+    config, metrics = with_expected_epochs(run.config, sizes), run.config.metrics
     if run.folder.finished:
         return Work(measuring=state_images(config, sizes))
     first = max(0, len(run.folder.history().rows) - 1) if run.begun else -1  # epochs that the tables have

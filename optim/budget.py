@@ -1,0 +1,142 @@
+"""--train_budget: as many epochs as cost so many times what the dense run of the same flags does."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from helper.mask import Mask
+from helper.masks.growth import GROWTHS
+from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
+from helper.schema.config import FlagError, replace
+from helper.schema.values import dashed_values
+from helper.system.seeds import stream
+from loader.dataset import Dataset
+from optim.meter import PASSES
+from optim.model import Beginning
+from optim.pruning import Pruning
+from optim.trainer import steps_per_epoch
+from optim.updating import MaskSchedule
+
+MOST = 1000  # times as many epochs as --n_epochs says
+SHADES = 20  # densities at which the cost of a mask that is yet to come is found out
+
+
+def within_budget(config: Any, beginning: Beginning, dataset: Dataset) -> Any:
+    """The configuration by which a run trains: its own, or with as many epochs as its budget allows.
+
+    Everything that is told in epochs or steps is stretched alike: milestones, warm-up, the decay of an exponential schedule,
+    kept states, first and last change of the mask. Counted are the run's own steps and its scores, not its parents'.
+
+    Raises:
+        FlagError: the budget is below one epoch, or above `MOST` times the epochs of `--n_epochs`.
+    """
+    budget = config.train.train_budget
+    if budget is None:
+        return config
+    costs = Costs(config, beginning, dataset)
+    wanted, n_epochs = budget * costs.dense, config.train.n_epochs
+    if costs.of(1) > wanted:
+        raise FlagError(f"--train_budget {budget:g}: one epoch already costs {costs.of(1) / costs.dense:.2g} of the dense run")
+    low, high = 1, MOST * n_epochs
+    while high - low > 1:  # costs grow with the epochs
+        middle = (low + high) // 2
+        low, high = (middle, high) if costs.of(middle) <= wanted else (low, middle)
+    nearest = min((low, high), key=lambda epochs: abs(costs.of(epochs) - wanted))
+    if nearest >= MOST * n_epochs:
+        raise FlagError(f"--train_budget {budget:g}: that would be more than {MOST} times --n_epochs {n_epochs}")
+    return stretched(config, nearest)
+
+
+def stretched(config: Any, n_epochs: int) -> Any:
+    """A configuration with another number of epochs, and all that is told in epochs or steps in proportion."""
+    train, masks, factor = config.train, config.prune, n_epochs / config.train.n_epochs
+
+    def scaled(epochs: str, least: int) -> str:
+        return "-".join(map(str, sorted({max(least, round(epoch * factor)) for epoch in dashed_values(epochs)})))
+
+    changes = {"n_epochs": n_epochs, "train_budget": None, "lr_milestones": scaled(train.lr_milestones, 1)}
+    changes["warmup_epochs"] = min(round(train.warmup_epochs * factor), n_epochs - 1)
+    if train.lr_schedule == "exponential":
+        changes["lr_gamma"] = train.lr_gamma ** (1 / factor)
+    if train.save_epochs not in ("auto", "all", "none"):
+        changes["save_epochs"] = scaled(train.save_epochs, 0)
+    for name in ("mask_begin", "mask_end"):
+        moment = getattr(masks, name)
+        changes[name] = moment if moment <= 1 else max(2.0, round(moment * factor))
+    return replace(config, **changes)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training costs, in multiply-accumulates, before it has begun.
+
+    Exact for a mask that stays and for one whose layers keep their numbers of weights. Of a mask that is yet to come, the
+    numbers are those of pruning the network that the run begins with.
+    """
+
+    config: Any
+    beginning: Beginning
+    dataset: Dataset
+
+    @functools.cached_property
+    def dense(self) -> float:
+        """Of the dense run: as many epochs as `--n_epochs`, every weight active."""
+        return self.config.train.n_epochs * len(self.dataset.train) * PASSES * self.whole
+
+    @functools.cached_property
+    def uses(self) -> dict[str, int]:
+        return uses_of_weights(self.beginning.network, self.dataset.input_shape)
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        return sizes_of_weights(self.beginning.network)
+
+    @functools.cached_property
+    def whole(self) -> int:
+        """Of one example forward, every weight active."""
+        return macs_of(self.uses, self.sizes)
+
+    def forward(self, mask: Mask) -> int:
+        """Of one example forward at a mask."""
+        return macs_of(self.uses, self.sizes | {name: int(active.sum()) for name, active in mask.items()})
+
+    @functools.cached_property
+    def at(self) -> Callable[[float], float]:
+        """Of one example forward, where a share of the weights is pruned; linear between `SHADES` densities."""
+        pruning = Pruning(self.config, self.dataset)
+        final, network, whole = self.config.prune.prune_ratio, self.beginning.network, self.beginning.mask
+        if final == 0:
+            return lambda share: float(self.whole)
+        shares = [final * k / SHADES for k in range(SHADES + 1)]
+        found = [
+            self.forward(pruning.mask(network, share, stream(0, "costs"), score="l1", within=whole, rounds=1))
+            for share in shares
+        ]
+
+        def interpolated(share: float) -> float:
+            place = min(share / final * SHADES, SHADES)
+            left = min(int(place), SHADES - 1)
+            return found[left] + (place - left) * (found[left + 1] - found[left])
+
+        return interpolated
+
+    def of(self, n_epochs: int) -> float:
+        """Of so many epochs of this run, with what its scores took."""
+        updater, n = self.config.mode_spec.updater, len(self.dataset.train)
+        taken = n_epochs * n
+        if not isinstance(updater, MaskSchedule):
+            return self.beginning.macs + taken * PASSES * self.forward(self.beginning.mask)
+        longer = stretched(self.config, n_epochs)
+        n_steps = steps_per_epoch(n, self.config.train.batch_size)
+        span, masks = updater.span(longer, n_steps), longer.prune
+        moments = [0, *(step for step in range(1, span.end + 1) if span.has(step)), n_epochs * n_steps]
+        total, examples = float(self.beginning.macs), n / n_steps  # of a step, on average
+        for step, following in itertools.pairwise(moments):
+            share = updater.sparsity(step, span, masks.prune_ratio)
+            forward = self.at(share) if updater.begins else self.forward(self.beginning.mask)
+            total += (following - step) * examples * PASSES * forward
+            if GROWTHS[masks.growth].dense_gradient and updater.replaced(step, span, masks.drop_fraction):
+                total += examples * (self.whole - forward)
+        return total

@@ -1,0 +1,22 @@
+"""What training hands over to the end of a run."""
+
+from dataclasses import dataclass
+
+from optim.meter import Meter
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training has left.
+
+    Attributes:
+        weights: {name in the folder: hash} of its weights files.
+        meter: what its steps have cost.
+        processes: how many there were.
+        epochs: that it took, more than `--n_epochs` where a budget allowed it.
+    """
+
+    weights: dict[str, str]
+    meter: Meter
+    processes: int
+    epochs: int

@@ -1,0 +1,69 @@
+"""The epochs that `--train_budget` is expected to allow, before there is a mask."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from helper.masks.allocation import ALLOCATIONS, Shapes, filled, sizes_of
+from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
+from helper.pruner import prunable_weights
+from loader.main import Sizes
+from network.main import NetworkConfig, build_network
+from optim.budget import stretched
+from optim.config import RunConfig
+from optim.trainer import steps_per_epoch
+from optim.updating import MaskSchedule
+
+
+def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
+    """With the epochs that its budget will allow; exactly how many, the run says once it has its mask.
+
+    Where no allocation says how many weights each layer keeps, all are taken to keep the same share. Neither scores nor the
+    gradients of pruned weights are counted.
+    """
+    budget = config.train.train_budget
+    if budget is None:
+        return config
+    return stretched(config, max(1, round(config.train.n_epochs * budget / mean_cost(config, sizes))))
+
+
+def mean_cost(config: RunConfig, sizes: Sizes) -> float:
+    """Multiply-accumulates of a step, relative to a dense network's, averaged over training."""
+    updater, final = config.mode_spec.updater, config.prune.prune_ratio
+    if not isinstance(updater, MaskSchedule):
+        return cost_at(config, sizes, final)
+    n_steps = steps_per_epoch(sizes.train, config.train.batch_size)
+    span, total = updater.span(config, n_steps), n_steps * config.train.n_epochs
+    moments = range(0, total, max(1, total // 200))
+    return sum(cost_at(config, sizes, updater.sparsity(step, span, final)) for step in moments) / len(moments)
+
+
+def cost_at(config: RunConfig, sizes: Sizes, share: float) -> float:
+    """Multiply-accumulates of one example, relative to a dense network's, where a share of the weights is pruned."""
+    layers = layers_of(config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
+    n = sum(sizes_of(layers.prunable).values())
+    spread, total = ALLOCATIONS[config.allocation], n - round(share * n)
+    if spread is None:
+        counts = filled(sizes_of(layers.prunable), total, sizes_of(layers.prunable))
+    else:
+        counts = spread(layers.prunable, total, head=layers.head)
+    return macs_of(layers.uses, layers.sizes | counts) / macs_of(layers.uses, layers.sizes)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Of a network: uses and sizes of its weights, shapes of those that may be pruned, and the classifier's name."""
+
+    uses: dict[str, int]
+    sizes: dict[str, int]
+    prunable: Shapes
+    head: str
+
+
+@functools.cache
+def layers_of(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool) -> Layers:
+    network = build_network(config, input_shape, n_classes, torch.Generator())
+    head = config.spec.head_name(network)
+    shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(network, prune_last, head).items()}
+    return Layers(uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, f"{head}.weight")

@@ -1,0 +1,93 @@
+"""--train_budget: what a run costs in the end is what its budget says, to within half an epoch."""
+
+from pathlib import Path
+
+import pytest
+
+import run as command_line
+from helper.schema.config import unflatten
+from loader.main import Sizes, load_dataset
+from optim.budget import stretched
+from optim.config import RunConfig
+from optim.folder import RunFolder
+from study.sweeping.expected_epochs import with_expected_epochs
+from tests.outcome import outcome
+
+FLAGS = {
+    "limit_train": 300, "limit_test": 50, "batch_size": 32, "n_epochs": 6, "lr_milestones": "2-4", "prune_ratio": 0.8,
+    "mask_every": 4, "hidden_dims": "20-16", "save_snr": 0, "save_fisher": 0, "figures": 0,
+}  # fmt: skip
+STATIC = {"mode": "at-init", "prune_method": "random", "allocation": "erk"}
+
+
+def trained(root: Path, **flags) -> dict:
+    words = [word for name, value in {**FLAGS, **flags}.items() for word in (f"--{name}", value)]
+    if flags["mode"] in ("at-init", "sparse-scratch", "dense"):
+        at = words.index("--mask_every")
+        del words[at : at + 2]
+    if flags["mode"] == "dense":
+        at = words.index("--prune_ratio")
+        del words[at : at + 2]
+    found = outcome(command_line.main, *words, "--results_root", root)
+    assert found.code == 0, found.err
+    return RunFolder(Path(found.folder)).read_summary()
+
+
+@pytest.mark.parametrize("budget", [0.5, 1, 2])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        STATIC,
+        {"mode": "at-init", "prune_method": "snip", "score_batches": 2},
+        {"mode": "gradual"},
+        {"mode": "gradual", "allocation": "erk", "mask_begin": 3, "mask_end": 20},
+        {"mode": "dynamic"},
+        {"mode": "granet"},
+    ],
+)
+def test_a_run_costs_what_its_budget_says(mode, budget, tmp_path):
+    dense = trained(tmp_path, mode="dense")["training_macs"]
+    summary = trained(tmp_path, **mode, train_budget=budget)
+    epoch = summary["training_macs"] / summary["epochs"]
+    mean = {"gradual": 3, "granet": 3}.get(mode["mode"], 1)  # of a mask that is yet to come the cost is an estimate
+    assert abs(summary["training_macs"] - budget * dense) <= mean * epoch * 0.55
+
+
+def test_everything_that_is_told_in_epochs_or_steps_is_stretched():
+    flags = {"mode": "gradual", "n_epochs": 10, "lr_milestones": "4-6", "warmup_epochs": 2, "mask_begin": 30, "mask_end": 0.5}
+    config = unflatten(RunConfig, {**flags, "save_epochs": "0-5-10", "train_budget": 1, "results_root": "there"})
+    longer = stretched(config, 25)
+    assert (longer.train.n_epochs, longer.train.lr_milestones, longer.train.warmup_epochs) == (25, "10-15", 5)
+    assert (longer.prune.mask_begin, longer.prune.mask_end) == (75, 0.5)
+    assert longer.train.saved_epochs() == {0, 12, 25}
+    assert longer.results_root == "there"
+    shorter = stretched(config, 1)
+    assert (shorter.train.n_epochs, shorter.train.lr_milestones, shorter.train.warmup_epochs) == (1, "1", 0)
+    exponential = stretched(unflatten(RunConfig, {"n_epochs": 10, "lr_schedule": "exponential", "lr_gamma": 0.5}), 20)
+    assert exponential.train.lr_gamma**20 == pytest.approx(0.5**10)
+
+
+def test_another_budget_is_another_run_and_the_dense_parent_has_none(tmp_path):
+    config = unflatten(RunConfig, {**FLAGS, "mode": "sparse-scratch", "train_budget": 1})
+    assert config.dense_parent().train.train_budget is None
+    summary = trained(tmp_path, mode="sparse-scratch", train_budget=0.5)
+    assert summary["identity"]["train_budget"] == 0.5
+    assert [path.name.split("-s42")[0] for path in tmp_path.glob("*/*/sparse-scratch/*")] == ["l1-0.8-lr0.1-e6-budget0.5"]
+
+
+def test_a_budget_below_one_epoch_is_refused(tmp_path):
+    words = [word for name, value in {**FLAGS, **STATIC}.items() for word in (f"--{name}", value) if name != "mask_every"]
+    found = outcome(command_line.main, *words, "--train_budget", 0.01, "--results_root", tmp_path)
+    assert found.code == 2
+    assert "--train_budget 0.01: one epoch already costs" in found.line
+    assert not list(tmp_path.rglob("config.yaml"))
+    assert outcome(command_line.main, *words, "--train_budget", 0, "--results_root", tmp_path).code == 2
+
+
+@pytest.mark.parametrize(
+    "mode", [STATIC, {"mode": "gradual", "allocation": "uniform"}, {"mode": "dynamic", "growth": "random"}]
+)
+def test_a_sweep_expects_about_as_many_epochs(mode, tmp_path):
+    config = unflatten(RunConfig, {**FLAGS, **mode, "train_budget": 2})
+    expected = with_expected_epochs(config, Sizes.of(load_dataset(config.data))).train.n_epochs
+    assert abs(expected - trained(tmp_path, **mode, train_budget=2)["epochs"]) <= 1 + 0.05 * expected
