@@ -1,14 +1,13 @@
 """Options, registry and builder of the networks: `build_network(NetworkConfig, input_shape, n_classes, generator)`."""
 
 import math
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from helper.schema.config import Config, FlagError, flag, flatten, identity
-from helper.schema.registry import by_name, with_options, with_own_flags
+from helper.schema.registry import EntriesThat, by_name, with_options, with_own_flags
 from helper.system.seeds import global_seed
 from network.init import INITIALISERS
 from network.mlp import MLP_SPEC
@@ -21,19 +20,7 @@ NETWORKS: dict[str, NetworkSpec] = by_name(
     RESNET_SPEC,
     LENET_SPEC,
 )
-
-
-class WithBatchNorm(Collection):
-    """The words of NETWORKS whose networks have, or may have, BatchNorm layers, for `when`."""
-
-    def __contains__(self, word: object) -> bool:
-        return word in NETWORKS and NETWORKS[word].batch_norm
-
-    def __iter__(self) -> Iterator[str]:
-        return (word for word in NETWORKS if word in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+WITH_BATCH_NORM = EntriesThat(NETWORKS, lambda spec: spec.batch_norm)  # or that may have it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from helper.schema.config import PROCESSES, Above, Config, FlagError, flag, flat
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
-from network.main import NetworkConfig, WithBatchNorm
+from network.main import WITH_BATCH_NORM, NetworkConfig
 from optim.modes import (
     MODES,
     REWINDING,
@@ -76,11 +76,11 @@ class TrainConfig(Config):
     precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
     sync_batch_norm: bool = flag(
         True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share",
-        when={"net_name": WithBatchNorm(), PROCESSES: Above(1)}, always_counts=True,
+        when={"net_name": WITH_BATCH_NORM, PROCESSES: Above(1)}, always_counts=True,
     )  # fmt: skip
     recalibrate_bn: bool = flag(
         False, "after an epoch in which the mask has changed, BatchNorm statistics from training batches before evaluation",
-        when={"mode": UPDATING, "net_name": WithBatchNorm()}, strict=True,
+        when={"mode": UPDATING, "net_name": WITH_BATCH_NORM}, strict=True,
     )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     train_eval: str = flag(

@@ -8,8 +8,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from helper.schema.config import Config, flatten
@@ -54,26 +53,32 @@ def functions_of(entry: Any) -> tuple[Callable, ...]:
     return (entry,) if callable(entry) else entry.functions
 
 
-@dataclass(frozen=True)
-class Readers:
-    """The words of a registry whose entries read a flag, for `when`."""
+class EntriesThat(Collection):
+    """The words of a registry of whose entries something holds, for `when`; it follows what is added to the registry."""
 
-    flag: str
-    registry: Mapping[str, Any]
+    def __init__(self, registry: Mapping[str, Any], holds: Callable[[Any], bool]) -> None:
+        self.registry, self.holds = registry, holds
 
     def __contains__(self, word: object) -> bool:
-        entry = self.registry.get(word) if isinstance(word, str) else None
-        for function in functions_of(entry):
-            names = flags_read(function)
-            if names is None or self.flag in names:
-                return True
-        return False
+        return isinstance(word, str) and word in self.registry and self.holds(self.registry[word])
 
     def __iter__(self) -> Iterator[str]:
         return (word for word in self.registry if word in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+class Readers(EntriesThat):
+    """Those that read a flag."""
+
+    def __init__(self, flag: str, registry: Mapping[str, Any]) -> None:
+        super().__init__(registry, self.reads)
+        self.flag = flag
+
+    def reads(self, entry: Any) -> bool:
+        found = [flags_read(function) for function in functions_of(entry)]
+        return any(names is None or self.flag in names for names in found)
 
 
 def by_name(*entries: Any) -> dict[str, Any]:
@@ -90,20 +95,6 @@ def by_name(*entries: Any) -> dict[str, Any]:
             raise TypeError(f"{entry.name} is registered twice")
         found[entry.name] = entry
     return found
-
-
-@dataclass(frozen=True)
-class EntriesThat:
-    """The words of a registry of whose entries something holds, for `when`; it follows what is added to the registry."""
-
-    registry: Mapping[str, Any]
-    holds: Callable[[Any], bool]
-
-    def __contains__(self, word: object) -> bool:
-        return isinstance(word, str) and word in self.registry and self.holds(self.registry[word])
-
-    def __iter__(self) -> Iterator[str]:
-        return (word for word in self.registry if word in self)
 
 
 # ------------------------------------------------------------------------------------- flags that entries bring along
