@@ -158,7 +158,7 @@ def test_a_loader_that_gives_no_source_is_named(monkeypatch, found):
     [
         (["channels: 8"], "has --channels, which no part of this program knows"),
         (["net_name: convnet", "channels: 8"], "has --net_name convnet, --channels, which"),
-        (["mode: gradual", "spread: 0.1"], "has --mode gradual, --spread, which"),
+        (["mode: melting", "spread: 0.1"], "has --mode melting, --spread, which"),
         (["loader_name: shapes_noisy"], "has --loader_name shapes_noisy, which"),
         (["tracker: tensorboard,lines"], "has --tracker tensorboard,lines, which"),
         (["lr: much"], "is damaged: --lr much: expected a number"),
