@@ -62,6 +62,26 @@ def test_the_report_has_every_figure_and_table_that_the_runs_can_show(tmp_path, 
     assert "t, 3 seeds" in set(pandas.read_csv(tmp_path / "report/over_seeds.csv")["method"])
 
 
+def test_studies_of_the_same_data_and_network_are_told_apart_in_the_printed_table_as_on_the_page(tmp_path, run_command):
+    for n_epochs in (10, 20):
+        write_run(unflatten(RunConfig, {"results_root": str(tmp_path), "n_epochs": n_epochs}))
+    _, printed, _ = run_command("report", tmp_path)
+    heading, *rows = [line.split() for line in printed.splitlines()[:3]]
+    assert heading[:4] == ["data", "network", "study", "series"]
+    studies = [row[2] for row in rows]
+    assert len(set(studies)) == 2
+    page = (tmp_path / "report/index.html").read_text()
+    assert all(f"digits, mlp-128-64 ({study})" in page for study in studies)
+
+
+@pytest.mark.parametrize("flags", [{"net_name": "mnist_lenet"}, {"loader_name": "digits_noisy"}, {"random_state": 7}])
+def test_without_such_studies_the_table_has_no_column_for_them(tmp_path, run_command, flags):
+    for more in ({}, flags):
+        write_run(unflatten(RunConfig, {"results_root": str(tmp_path), **more}))
+    _, printed, _ = run_command("report", tmp_path)
+    assert printed.splitlines()[0].split()[:4] == ["data", "network", "series", "sparsity"]
+
+
 def test_the_margin_of_the_report_decides_which_gap_counts(tmp_path, run_command):
     write_family(tmp_path)
     regimes = []

@@ -5,10 +5,11 @@ import math
 import pandas
 import pytest
 
+from helper.metrics.main import METRICS
 from study.reporting.aggregate import compared
 from study.reporting.pairs import AS_LONG
 from study.reporting.regimes import Gap
-from study.reporting.sheets import gap_rows, gap_tests, sharpness, table1, table2
+from study.reporting.sheets import explained, gap_rows, gap_tests, sharpness, table1, table2
 from study.reporting.statistics import Interval
 
 
@@ -122,6 +123,12 @@ def test_ratios_are_scratch_over_finetuned_and_end_over_start():
     means = {name: found[name].mean for name in found if name.endswith("_ratio") or name.startswith("trend")}
     assert means == pytest.approx({"fisher_ratio": 4, "hessian_ratio": 3, "jacobian_ratio": 0.2, "trend_f": 2, "trend_s": 8})
     assert (found["seeds"], found["runs"]) == (2, 2)
+
+
+def test_a_quantity_without_a_unit_is_explained_without_brackets(monkeypatch):
+    assert explained("fisher").endswith("(nats per squared parameter)")
+    monkeypatch.setattr(type(METRICS["fisher"]), "unit", "")
+    assert explained("fisher") == "Tr F, trace of the Fisher information"
 
 
 def test_table_2_has_each_quantity_under_its_heading_and_as_many_seeds_as_any_of_them():

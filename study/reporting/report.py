@@ -106,8 +106,10 @@ def remove_stale(folder: Path, sections: Sequence[Section]) -> None:
 
 
 def print_summary(table: pandas.DataFrame, runs: pandas.DataFrame, collection: Collection) -> None:
-    wide = wide_table(table).drop(columns="mode")
-    wide = wide.loc[:, (wide != "").any()].rename(columns=SHOWN)
+    wide = wide_table(table)
+    several = wide.groupby(["data", "network"])["study"].nunique().max() > 1  # nothing else would tell them apart
+    order = ["data", "network", *(["study"] if several else []), "series", "sparsity", "seeds", *SHOWN]
+    wide = wide[order].loc[:, (wide[order] != "").any()].rename(columns=SHOWN)
     with pandas.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", 200):
         lines = wide.to_string(index=False).split("\n")
     print("\n".join(map(shown, lines)))

@@ -170,7 +170,7 @@ def table2(table: pandas.DataFrame) -> Sheet:
 def explained(name: str) -> str:
     """What a column of `table2` means."""
     metric = METRICS[name]
-    return f"{metric.heading}, {metric.about} ({metric.unit})"
+    return f"{metric.heading}, {metric.about}{f' ({metric.unit})' if metric.unit else ''}"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -182,15 +182,13 @@ def listed(words: Sequence[str]) -> str:
 def wide_table(table: pandas.DataFrame) -> pandas.DataFrame:
     """A row a setting, with `mean ± half of the interval` of every shown quantity as text, marked where it is unreliable."""
     rows = []
-    for (data, network, _, sparsity, mode, series), part in table.groupby(
-        ["data", "network", "study", "sparsity", "mode", "series"], sort=False
-    ):
+    setting = ["data", "network", "study", "sparsity", "mode", "series"]
+    for values, part in table.groupby(setting, sort=False):
         found = {row.quantity: Interval(row.mean, row.low, row.high, row.n, row.method, row.runs) for row in part.itertuples()}
         seeds = counted(*max((interval.n, interval.runs) for interval in found.values()))
         doubtful = set(part.loc[part["unreliable"] > 0, "quantity"])
         cells = {name: doubted(str(found[name]), name in doubtful) if name in found else "" for name in SHOWN}
-        cells["acc_test"] = marked(cells["acc_test"], BIASED in series and cells["acc_test"] != "")
-        rows.append(
-            {"data": data, "network": network, "mode": mode, "series": series, "sparsity": sparsity, "seeds": seeds} | cells
-        )
+        row = dict(zip(setting, values, strict=True)) | {"seeds": seeds} | cells
+        row["acc_test"] = marked(row["acc_test"], BIASED in row["series"] and row["acc_test"] != "")
+        rows.append(row)
     return pandas.DataFrame(rows)
