@@ -113,10 +113,18 @@ class Origins:
         return build_network(self.config.network, self.dataset.input_shape, self.dataset.n_classes, generator)
 
     def dense_solution(self) -> nn.Module:
-        return self.restored(weights_file(self.parent))
+        return self.restored(weights_file(self.dense_parent()))
 
     def dense_initialisation(self) -> nn.Module:
-        return self.restored(lottery_file(self.config, self.parent))
+        return self.restored(lottery_file(self.config, self.dense_parent()))
+
+    def dense_parent(self) -> Path:
+        if self.parent is None:
+            mode = f"--mode {self.config.mode}"
+            raise TypeError(
+                f"{mode} asks for the dense parent's weights, and neither its start nor its mask has of_parent=True"
+            )
+        return self.parent
 
     def restored(self, path: Path) -> nn.Module:
         network = self.fresh("init")

@@ -21,6 +21,7 @@ from network.spec import NetworkSpec
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import stored_config
+from optim.modes import FRESH, MODES, MaskSource, ModeSpec, Start
 from optim.trackers.main import TRACKERS, TrackerSpec
 from scripts.made_up_runs import write_run
 from study.reporting.collect import collect
@@ -183,3 +184,18 @@ def test_the_report_leaves_such_a_run_out_with_the_reason(tmp_path):
         file.write("channels: 8\n")
     ((_, reason),) = collect(tmp_path).left_out
     assert "has --channels, which no part of this program knows: go on with the program that made the run" in reason
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        ModeSpec("", "", "", "", Start(lambda beginning: beginning.dense_solution())),
+        ModeSpec("", "", "", "", Start(lambda beginning: beginning.dense_initialisation())),
+        ModeSpec("", "", "", "", FRESH, MaskSource(lambda beginning, network: beginning.pruned(beginning.dense_solution()))),
+    ],
+)
+def test_a_mode_that_takes_a_dense_parents_weights_without_saying_so_is_named(tmp_path, monkeypatch, added):
+    monkeypatch.setitem(MODES, "added", added)
+    found = outcome(run.main, "--mode", "added", "--n_epochs", 1, "--results_root", tmp_path)
+    assert "--mode added asks for the dense parent's weights, and neither its start nor its mask has of_parent" in found.line
+    assert not list(tmp_path.iterdir())
