@@ -47,6 +47,7 @@ MEASURED = (
     "--save_fisher", 1, "--save_spectrum", 1, "--spectrum_steps", 8,
     "--spectrum_k", 2, "--spectrum_runs", 1, "--monte_carlo_samples", 40,
 )  # fmt: skip
+# fmt: off
 RUNS: dict[str, tuple] = {
     "toy mlp dense, every state": (*QUICK, "--loader_name", "toy", "--hidden_dims", "10-5", "--save_epochs", "all"),
     "digits lenet dense, augmented, select val": (
@@ -85,6 +86,18 @@ RUNS: dict[str, tuple] = {
         "--optimizer_name",
         "adam",
     ),
+    "digits mlp dynamic, gradients, online SNR": (
+        *QUICK, "--mode", "dynamic", "--prune_ratio", 0.8, "--mask_every", 3, "--snr_mode", "online", "--save_epochs", "all",
+    ),
+    "digits lenet gradual by snip, adam, select val": (
+        *QUICK, *LENET, "--mode", "gradual", "--prune_ratio", 0.9, "--mask_every", 2, "--mask_end", 0.6,
+        "--prune_method", "snip", "--score_batches", 1, "--optimizer_name", "adam", "--lr", 0.01, "--select", "val",
+        "--val_size", 0.2,
+    ),
+    "toy mlp at init by synflow, shuffled": (
+        *QUICK, "--loader_name", "toy", "--hidden_dims", "10-5", "--mode", "at-init", "--prune_method", "synflow",
+        "--prune_ratio", 0.5, "--mask_control", "shuffle",
+    ),
     "digits mlp dense, measured on the way, events": (
         *QUICK,
         *MEASURED,
@@ -98,6 +111,7 @@ RUNS: dict[str, tuple] = {
     "a finished run that takes more measurements": (*QUICK, *MEASURED, "--hidden_dims", "11", "--figures", 1),
     "a finished run that is repeated": (*QUICK, "--hidden_dims", "13", "--overwrite", 1),
 }
+# fmt: on
 FIRST: dict[str, tuple] = {  # what has ended in the folder before anything is killed
     "a finished run that takes more measurements": (*QUICK, "--hidden_dims", "11"),
     "a finished run that is repeated": (*QUICK, "--hidden_dims", "13"),

@@ -327,6 +327,20 @@ def test_a_sparse_run_by_two_processes_trains_its_parent_and_keeps_the_mask(trai
     assert len(list((tmp_path / "two").glob("digits/mlp-24-16/dense/*/summary.json"))) == 1
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [("dynamic",), ("dynamic", "--growth", "random"), ("gradual", "--prune_method", "snip", "--score_batches", 2)],
+    ids=str,
+)
+def test_two_processes_change_the_mask_as_one_does(mode, train, tmp_path):
+    flags = (*MLP, "--mode", *mode, "--prune_ratio", 0.8, "--n_epochs", 2, "--mask_every", 4, "--save_fisher", 0)
+    one, both = load_stored(train(*flags) / "model.pt"), load_stored(two(tmp_path, *flags) / "model.pt")
+    for name, active in one.mask.items():
+        assert int(active.sum()) == int(both.mask[name].sum())
+        overlap = int((active & both.mask[name]).sum()) / int((active | both.mask[name]).sum())
+        assert overlap > 0.97  # gradients differ in rounding, which decides between weights that are as good
+
+
 def test_a_measurement_asked_for_later_is_added_by_two_processes(train, tmp_path):
     folder = two(tmp_path, *MLP, "--n_epochs", 1, "--save_fisher", 0)
     more = (*MLP, "--n_epochs", 1, "--save_fisher", 1, *FIXED)

@@ -167,6 +167,21 @@ def test_a_mask_that_changes_again_compiles_nothing_anew():
     assert len(set(after)) == 1
 
 
+def test_modes_that_change_their_mask_compile_nothing_for_a_change(tmp_path):
+    """Twice as many changes; their masks and weights are the CPU's."""
+    common = (*MLP, "--mode", "dynamic", "--prune_ratio", 0.8, "--mask_every", 10, "--save_snr", 0, "--save_fisher", 0)
+    short, long = (finish(start(*common, "--n_epochs", n, root=tmp_path))[0] for n in (4, 8))
+    assert counts(short)["compilations"] == counts(long)["compilations"]
+    gradual = finish(start(*MLP, "--mode", "gradual", "--mask_every", 10, "--n_epochs", 4, root=tmp_path))[0]
+    for folder in (short, gradual):
+        config = replace(stored_config(RunFolder(folder)), device="cpu", results_root=str(tmp_path / "cpu"))
+        mine, theirs = load_stored(folder / "model.pt"), load_stored(train_run(config) / "model.pt")
+        for name, active in theirs.mask.items():
+            assert int(mine.mask[name].sum()) == int(active.sum())
+            assert int((mine.mask[name] & active).sum()) > 0.95 * int((mine.mask[name] | active).sum())
+            assert not mine.weights[name][~mine.mask[name]].any()
+
+
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(long_run, stopped):
     folder, err = finish(start(*MLP, "--n_epochs", 6, root=stopped))
     assert "resuming after" in err
