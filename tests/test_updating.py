@@ -1,9 +1,13 @@
 """Masks that change by a schedule, against closed forms, brute force and the static modes."""
 
+import importlib
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import run as command_line
 from helper.mask import Mask
@@ -345,3 +349,36 @@ def test_the_network_that_was_pruned_is_the_one_that_is_trained(tmp_path):
     for name, active in mask.items():
         assert torch.equal(stored.mask[name], active)
         assert torch.equal(stored.weights[name], network.get_parameter(name) * active)
+
+
+@pytest.fixture
+def rigl_scheduler(monkeypatch) -> type:
+    """rigl_torch's. Of torchvision, which need not import here, it wants two classes to tell blocks by."""
+    blocks = types.SimpleNamespace(Bottleneck=type("Bottleneck", (), {}), BasicBlock=type("BasicBlock", (), {}))
+    monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(models=types.SimpleNamespace(resnet=blocks)))
+    return importlib.import_module("rigl_torch.RigL").RigLScheduler
+
+
+@pytest.mark.parametrize("share", [0.3, 0.07])
+def test_one_update_is_that_of_rigl_torch(rigl_scheduler, share):
+    """Equal weights, mask and dense gradients of three layers; one of theirs is dense and stays so."""
+    generator = stream(1, "rigl")
+    network = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 10))
+    theirs = rigl_scheduler(
+        network, torch.optim.SGD(network.parameters(), 0.1), dense_allocation=0.2, T_end=10**6, delta=1, alpha=share,
+        ignore_linear_layers=False, grad_accumulation_n=0.5,
+    )  # fmt: skip
+    layers = [1, 2]  # the first is dense in their uniform distribution
+    names = [f"{2 * layer}.weight" for layer in layers]
+    mask = Mask({name: theirs.backward_masks[layer].clone() for name, layer in zip(names, layers, strict=True)})
+    gradients = {name: torch.randn(active.shape, generator=generator) for name, active in mask.items()}
+    for layer, name in zip(layers, names, strict=True):
+        theirs.backward_hook_objects[layer].dense_grad = gradients[name]
+        theirs.W[layer].grad = gradients[name].clone()
+    numbers = {name: int(share * int(active.sum())) for name, active in mask.items()}
+    sizes = {name: network.get_parameter(name).detach().abs() for name in names}
+    after, grown = swap(mask, numbers, sizes, GROWTHS["gradient"].scores(gradients, generator))
+    theirs._rigl_step()  # at step 0 their cosine gives alpha
+    for layer, name in zip(layers, names, strict=True):
+        assert torch.equal(after[name], theirs.backward_masks[layer])
+        assert int(grown[name].sum()) == numbers[name] > 0
