@@ -10,7 +10,7 @@ from loader.main import Sizes, load_dataset
 from optim.budget import stretched
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from study.sweeping.expected_epochs import with_expected_epochs
+from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from tests.outcome import outcome
 
 FLAGS = {
@@ -91,3 +91,14 @@ def test_a_sweep_expects_about_as_many_epochs(mode, tmp_path):
     config = unflatten(RunConfig, {**FLAGS, **mode, "train_budget": 2})
     expected = with_expected_epochs(config, Sizes.of(load_dataset(config.data))).train.n_epochs
     assert abs(expected - trained(tmp_path, **mode, train_budget=2)["epochs"]) <= 1 + 0.05 * expected
+
+
+def test_scores_are_priced_by_what_they_read():
+    sizes = Sizes.of(load_dataset(unflatten(RunConfig, FLAGS).data))
+    snip = {**FLAGS, "mode": "at-init", "prune_method": "snip"}
+    assert scoring_images(unflatten(RunConfig, snip), sizes) == 100  # ten of each of ten classes, forward and backward
+    assert scoring_images(unflatten(RunConfig, {**snip, "score_batches": 3, "score_rounds": 5}), sizes) == 5 * 96
+    assert scoring_images(unflatten(RunConfig, {**snip, "prune_method": "l1"}), sizes) == 0
+    gradual = {**snip, "mode": "gradual", "mask_begin": 10, "mask_end": 20, "mask_every": 5}
+    assert scoring_images(unflatten(RunConfig, gradual), sizes) == 3 * 100
+    assert scoring_images(unflatten(RunConfig, FLAGS), sizes) == 0

@@ -17,7 +17,7 @@ from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
-from study.sweeping.expected_epochs import with_expected_epochs
+from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
@@ -63,7 +63,7 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     snr = metrics.save_snr and metrics.snr_mode == "fixed"
     bytes_, files = disk_of(config, sizes)
     return Work(
-        training=epochs * sizes.train,
+        training=epochs * sizes.train + (scoring_images(config, sizes) if first < 0 else 0),
         forward=evaluated * (sizes.val + sizes.test) + (0 if snr else passes * sizes.train),
         gradient=passes * sizes.train if snr else 0,
         measuring=len(measured_epochs(config, first)) * state_images(config, sizes),

@@ -1,4 +1,4 @@
-"""The epochs that `--train_budget` is expected to allow, before there is a mask."""
+"""What a mask will take, before there is one: the epochs that `--train_budget` is expected to allow, and its scores."""
 
 import functools
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ import torch
 
 from helper.masks.allocation import ALLOCATIONS, Shapes, filled, sizes_of
 from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
-from helper.pruner import prunable_weights
+from helper.pruner import SCORES, prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.budget import stretched
 from optim.config import RunConfig
+from optim.meter import PASSES
+from optim.pruning import EXAMPLES_A_CLASS
 from optim.trainer import steps_per_epoch
 from optim.updating import MaskSchedule
 
@@ -49,6 +51,20 @@ def cost_at(config: RunConfig, sizes: Sizes, share: float) -> float:
     else:
         counts = spread(layers.prunable, total, head=layers.head)
     return macs_of(layers.uses, layers.sizes | counts) / macs_of(layers.uses, layers.sizes)
+
+
+def scoring_images(config: RunConfig, sizes: Sizes) -> float:
+    """What scores of weights take, in images of a training step; of all changes of a mask that changes."""
+    if not config.mode_spec.has_mask:
+        return 0.0
+    score, masks, updater = SCORES[config.prune.prune_method], config.prune, config.mode_spec.updater
+    batches = masks.score_batches
+    examples = EXAMPLES_A_CLASS * sizes.n_classes if batches is None else min(batches * config.train.batch_size, sizes.train)
+    once = score.passes / PASSES * (examples if score.data else 1)
+    if not isinstance(updater, MaskSchedule):
+        return once * (masks.score_rounds or score.rounds)
+    span = updater.span(config, steps_per_epoch(sizes.train, config.train.batch_size))
+    return once * sum(map(span.has, range(span.end + 1)))
 
 
 @dataclass(frozen=True)
