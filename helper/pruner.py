@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from helper.look import Look
 from helper.mask import Mask
 from helper.masks.allocation import ALLOCATIONS, Shapes
 from helper.masks.choosing import keep
@@ -16,12 +17,12 @@ from helper.masks.scores import Score, magnitude, random
 from helper.masks.synflow import synflow
 
 SCORES: dict[str, Score] = {
-    "l1": Score(magnitude),
-    "random": Score(random),
-    "snip": Score(snip, data=True, passes=3),
-    "grasp": Score(grasp, data=True, passes=12),
-    "synflow": Score(synflow, rounds=100, passes=3),
-    "gradient": Score(gradient, data=True, passes=3),
+    "l1": Score(magnitude, label="magnitude at init", look=Look("#AA4499", "8", "-.")),
+    "random": Score(random, label="random", look=Look("#999933", "x", ":")),
+    "snip": Score(snip, data=True, passes=3, label="SNIP", look=Look("#CC79A7", "D", "-")),
+    "grasp": Score(grasp, data=True, passes=12, label="GraSP", look=Look("#332288", "p", "--")),
+    "synflow": Score(synflow, rounds=100, passes=3, label="SynFlow", look=Look("#44AA99", "h", "-.")),
+    "gradient": Score(gradient, data=True, passes=3, label="gradient at init", look=Look("#661100", "d", ":")),
 }
 
 

@@ -79,6 +79,8 @@ class ModeSpec:
         mask_from: the mask; None: every weight is active.
         updater: makes, of the run's configuration, the callback that changes the mask during training; None: it stays.
         allocation: how many weights of each layer stay, unless a flag says otherwise.
+        method: what the field calls it, in which {flag} stands for the label of the entry that a flag of pruning chooses;
+            default: its label.
     """
 
     label: str
@@ -89,6 +91,7 @@ class ModeSpec:
     mask_from: MaskSource | None = None
     updater: Callable[[Any], Any] | None = None
     allocation: str = "global"
+    method: str = ""
 
     @property
     def has_mask(self) -> bool:
@@ -141,11 +144,13 @@ MODES = {
     "sparse-finetune": ModeSpec("sparse-finetune", "#0072B2", "o", "-", SOLUTION, OF_SOLUTION),
     "sparse-scratch": ModeSpec("sparse-scratch", "#D55E00", "s", "--", REDRAWN, OF_SOLUTION),
     "lottery": ModeSpec("lottery", "#009E73", "^", ":", REWOUND, OF_SOLUTION),
-    "at-init": ModeSpec("at-init", "#CC79A7", "D", "-.", FRESH, OF_START),
-    "gradual": ModeSpec("gradual", "#E69F00", "v", "-", FRESH, WHOLE, MaskSchedule(cubic)),
-    "dynamic": ModeSpec("dynamic", "#56B4E9", "P", "--", FRESH, AT_RANDOM, MaskSchedule(replaced=cosine_drop), "erk"),
-    "granet": ModeSpec("granet", "#882255", "X", "-.", FRESH, WHOLE, MaskSchedule(cubic, cosine_drop)),
-    "ac-dc": ModeSpec("ac-dc", "#999933", "<", ":", FRESH, WHOLE, MaskSchedule(alternating)),
+    "at-init": ModeSpec("at-init", "#CC79A7", "D", "-.", FRESH, OF_START, method="{prune_method}"),
+    "gradual": ModeSpec("gradual", "#E69F00", "v", "-", FRESH, WHOLE, MaskSchedule(cubic), method="GMP"),
+    "dynamic": ModeSpec(
+        "dynamic", "#56B4E9", "P", "--", FRESH, AT_RANDOM, MaskSchedule(replaced=cosine_drop), "erk", "{growth}"
+    ),
+    "granet": ModeSpec("granet", "#882255", "X", "-.", FRESH, WHOLE, MaskSchedule(cubic, cosine_drop), method="GraNet"),
+    "ac-dc": ModeSpec("ac-dc", "#999933", "<", ":", FRESH, WHOLE, MaskSchedule(alternating), method="AC/DC"),
 }
 
 

@@ -13,7 +13,7 @@ from study.reporting import figures_epochs, figures_sparsity
 from study.reporting.aggregate import gaps, over_seeds
 from study.reporting.collect import collect
 from study.reporting.figures_layers import figure11
-from study.reporting.finished_run import FinishedRun
+from study.reporting.finished_run import FinishedRun, families_of
 from study.reporting.pairs import pair_runs
 from study.reporting.tidy import tidy
 
@@ -61,7 +61,7 @@ def intervals(rows: pandas.DataFrame) -> numpy.ndarray:
 
 
 def test_figure_1_has_the_means_and_intervals_of_every_quantity_against_sparsity(records, table):
-    drawn = figures_sparsity.figure1(table, gaps(tidy_of(records), pair_runs(records)[0]))
+    drawn = figures_sparsity.figure1(table, gaps(tidy_of(records), pair_runs(records)[0]), families_of(records))
     for axis, (quantity, _) in zip(drawn.axes, figures_sparsity.FIGURE1_PANELS, strict=True):
         for mode in ("sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, quantity, mode)
@@ -83,8 +83,10 @@ def tidy_of(records: tuple[FinishedRun, ...]) -> pandas.DataFrame:
     return tidy(collect(records[0].path.parents[3]))
 
 
-def test_training_cost_is_drawn_with_the_dense_run_of_weights_and_of_masks(table):
-    for axis, column in zip(figures_sparsity.cost_figure(table).axes, ("cost_weights", "cost_mask"), strict=True):
+def test_training_cost_is_drawn_with_the_dense_run_of_weights_and_of_masks(records, table):
+    for axis, column in zip(
+        figures_sparsity.cost_figure(table, families_of(records)).axes, ("cost_weights", "cost_mask"), strict=True
+    ):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, "acc_test", mode)
             places, means, ends = bars(axis)[mode]

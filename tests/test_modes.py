@@ -1,5 +1,6 @@
 """A mode is one line of `MODES`: one that is sparse and needs no parent goes through every command, by what its spec says."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -112,10 +113,8 @@ def test_it_is_swept_listed_reported_and_interpolated(tmp_path):
     found = outcome(experiment.main, "report", root)
     assert found.code == 0, found.err
     page = (root / "report/index.html").read_text()
-    runs = (root / "report/runs.csv").read_text().splitlines()
     assert NAME in page
-    columns = runs[0].split(",")
-    rows = {row.split(",")[columns.index("mode")]: dict(zip(columns, row.split(","), strict=False)) for row in runs[1:]}
+    rows = {row["mode"]: row for row in csv.DictReader((root / "report/runs.csv").open())}
     assert len({row["study"] for row in rows.values()}) == 1  # of one dense setting
     assert len({float(rows[NAME][name]) for name in ("cost", "cost_weights", "cost_mask")}) == 1
     assert float(rows["sparse-scratch"]["cost_mask"]) > float(rows["sparse-scratch"]["cost_weights"])

@@ -13,6 +13,7 @@ from optim.config import RunConfig
 from scripts.made_up_runs import write_run
 from study.reporting import figures_epochs
 from study.reporting.collect import collect
+from study.reporting.families import family_of
 from study.reporting.figures_layers import figure11
 from tests.edited import edit_summary, vouch
 
@@ -238,7 +239,7 @@ def test_the_curve_of_tr_f_is_of_one_series_and_one_way_of_measuring(tmp_path):
     path.write_text(path.read_text().replace("layers,", "all,"))
     vouch(path.parent)
     records = collect(tmp_path).records
-    line = figures_epochs.fisher_lines(records, "all")["sparse-scratch", 0.9]
+    line = figures_epochs.fisher_lines(records, "all")[family_of({"mode": "sparse-scratch"}), 0.9]
     alike = [r for r in records if r.mode == "sparse-scratch" and r.flags["prune_ratio"] == 0.9 and r.flags["n_epochs"] == 30]
     values = [
         r.metrics.query("metric == 'fisher' and layer == 'all' and epoch == 10")["value"].item() for r in alike if r.seed != 2

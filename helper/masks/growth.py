@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from helper.look import Look
+
 Gradients = Mapping[str, Tensor]  # of all weights, pruned ones as well; of the step's batch, over all processes
 
 
@@ -16,10 +18,14 @@ class Growth:
     Attributes:
         scores: (gradients, CPU generator) -> {name: score of every weight}; the highest come back.
         dense_gradient: whether it needs the gradients of pruned weights, which are to be paid for.
+        label, look: what dynamic sparse training with it is called, and how figures draw that; default: its name in the
+            registry, and a look that follows from its place there.
     """
 
     scores: Callable[[Gradients, torch.Generator], dict[str, Tensor]]
     dense_gradient: bool
+    label: str = ""
+    look: Look | None = None
 
 
 def at_random(gradients: Gradients, generator: torch.Generator) -> dict[str, Tensor]:
@@ -33,6 +39,6 @@ def by_gradient(gradients: Gradients, generator: torch.Generator) -> dict[str, T
 
 
 GROWTHS = {
-    "gradient": Growth(by_gradient, dense_gradient=True),
-    "random": Growth(at_random, dense_gradient=False),
+    "gradient": Growth(by_gradient, dense_gradient=True, label="RigL", look=Look("#56B4E9", "P", "--")),
+    "random": Growth(at_random, dense_gradient=False, label="SET", look=Look("#117733", ">", ":")),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from helper.look import Look
 from helper.masks.context import Context
 
 
@@ -18,12 +19,16 @@ class Score:
         data: whether it reads batches of training data.
         rounds: in how many rounds it prunes unless told otherwise; each scores what the former has left.
         passes: forward passes' worth of multiply-accumulates that it takes for each example it reads, in every round.
+        label, look: what pruning at initialisation by it is called, and how figures draw that; default: its name in the
+            registry, and a look that follows from its place there.
     """
 
     compute: Callable[[Context], dict[str, Tensor]]
     data: bool = False
     rounds: int = 1
     passes: float = 0
+    label: str = ""
+    look: Look | None = None
 
 
 def magnitude(context: Context) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ COUNTED = {  # accuracy: what it is a share of
     "acc_train": "train", "acc_test": "test", "acc_val": "val", "acc_clean": "clean", "acc_generalized": "mislabelled",
     "acc_memorized": "mislabelled",
 }  # fmt: skip
-SETTING = ["study", "data", "network", "mode", "series", "sparsity"]
+SETTING = ["study", "data", "network", "mode", "family", "series", "sparsity"]
 COSTS = ["cost", "cost_weights", "cost_mask", "epochs"]
 
 

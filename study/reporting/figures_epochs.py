@@ -1,6 +1,7 @@
 """Figures of the report against the epoch, from the tables of single runs. No torch."""
 
 import collections
+import math
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
@@ -14,38 +15,45 @@ from matplotlib.lines import Line2D
 
 from helper.drawing import BESIDE
 from helper.metrics.main import METRICS
-from optim.modes import MODES
 from study.reporting.aggregate import COUNTED, curves, range_of
-from study.reporting.finished_run import FinishedRun, grouped, number
+from study.reporting.families import Family, in_order
+from study.reporting.finished_run import FinishedRun, families_of, grouped, number
 from study.reporting.statistics import independent
 
 FISHER = METRICS["fisher"]
+MOST_PANELS = 4  # in a row
 
 
 def figure3(records: Sequence[FinishedRun], key: str = "all") -> Figure | None:
-    """Tr F against the epoch, a panel a mode and a line a sparsity, bands over seeds; None without three measured epochs."""
+    """Tr F against the epoch, a panel a family and a line a sparsity, bands over seeds; None without three measured epochs."""
     lines = fisher_lines(records, key)
     if not any(len(line) > 2 for line in lines.values()):
         return None
-    modes = [mode for mode in MODES if any(m == mode for m, _ in lines)]
-    figure, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes), 4), sharey=True, squeeze=False)
+    families = in_order(family for family, _ in lines)
+    n_columns = min(len(families), MOST_PANELS)
+    n_rows = math.ceil(len(families) / n_columns)
+    figure, grid = plt.subplots(n_rows, n_columns, figsize=(4.6 * n_columns, 4 * n_rows), sharey=True, squeeze=False)
+    axes = grid.flat[: len(families)]
+    for axis in grid.flat[len(families) :]:
+        axis.remove()
     sparsities = sorted({sparsity for _, sparsity in lines})
     colour = ScalarMappable(Normalize(0, max(sparsities) / 0.85 or 1), "viridis")
-    for axis, mode in zip(axes[0], modes, strict=True):
-        for (own, sparsity), line in sorted(lines.items()):
-            if own == mode:
+    for axis, family in zip(axes, families, strict=True):
+        for (own, sparsity), line in sorted(lines.items(), key=lambda one: one[0][1]):
+            if own == family:
                 shown = colour.to_rgba(sparsity)
                 axis.plot(line["epoch"], line["mean"], "o-", markersize=3, color=shown, label=f"{sparsity:g}")
                 axis.fill_between(line["epoch"], line["low"], line["high"], color=shown, alpha=0.2, linewidth=0)
-        axis.set(xlabel="epoch", title=mode, yscale="log")
+        axis.set(xlabel="epoch", title=family.label, yscale="log")
     if len(sparsities) <= 8:
         shown = [Line2D([], [], color=colour.to_rgba(s), marker="o", markersize=3, label=f"{s:g}") for s in sparsities]
-        axes[0, -1].legend(handles=shown, title="share pruned", fontsize=8, **BESIDE)
+        grid[0, -1].legend(handles=shown, title="share pruned", fontsize=8, **BESIDE)
     else:
-        bar = figure.colorbar(colour, ax=axes[0, -1], label="share pruned")
+        bar = figure.colorbar(colour, ax=grid[0, -1], label="share pruned")
         bar.ax.set_ylim(0, max(sparsities))
-    axes[0, 0].set_ylabel(FISHER.axis)
-    keep_positive(axes[0])
+    for axis in grid[:, 0]:
+        axis.set_ylabel(FISHER.axis)
+    keep_positive(axes)
     return figure
 
 
@@ -57,8 +65,8 @@ def keep_positive(axes: Sequence[Axes]) -> None:
         axes[0].set_ylim(positive.min() / 2, positive.max() * 2)
 
 
-def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[str, float], pandas.DataFrame]:
-    """{(mode, sparsity): curve of Tr F over seeds, geometric means}, of each one's main series.
+def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[Family, float], pandas.DataFrame]:
+    """{(family, sparsity): curve of Tr F over seeds, geometric means}, of each one's main series.
 
     Measured in the way that most rows are.
     """
@@ -80,13 +88,13 @@ def fisher_marks(records: Sequence[FinishedRun], subsets: Iterable[str]) -> tupl
 
 def alike_rows(
     records: Sequence[FinishedRun], subset: str
-) -> dict[tuple[str, float], list[tuple[FinishedRun, list[dict[str, str]]]]]:
-    """{(mode, sparsity): (run, its rows of Tr F) of the main series}, of those rows that were measured as most were."""
+) -> dict[tuple[Family, float], list[tuple[FinishedRun, list[dict[str, str]]]]]:
+    """{(family, sparsity): (run, its rows of Tr F) of the main series}, of those rows that were measured as most were."""
     rows = {record.name: fisher_rows(record, subset) for record in records}
     ways = collections.Counter(way_of(row) for part in rows.values() for row in part)
     usual = max(ways, key=ways.__getitem__, default=None)
     found = {}
-    for setting, group in grouped(records, lambda r: (r.mode, r.summary["sparsity_requested"])).items():
+    for setting, group in grouped(records, lambda r: (r.family, r.summary["sparsity_requested"])).items():
         alike = [(r, [row for row in rows[r.name] if way_of(row) == usual]) for r in of_main_series(group)]
         alike = [(record, part) for record, part in alike if part]
         if alike:
@@ -117,14 +125,14 @@ NOISY_PANELS = (
 
 
 def figure4(records: Sequence[FinishedRun]) -> Figure | None:
-    """Label noise: losses and accuracies against the epoch, for every mode at one sparsity, bands over seeds."""
-    noisy = by_mode([r for r in records if "acc_memorized" in r.history])
+    """Label noise: losses and accuracies against the epoch, for every family at one sparsity, bands over seeds."""
+    noisy = by_family([r for r in records if "acc_memorized" in r.history])
     if not noisy:
         return None
     figure, axes = plt.subplots(3, 3, figsize=(11, 9), sharex=True)
     for axis, (column, label) in zip(axes.flat, NOISY_PANELS, strict=True):
-        for mode, rows in noisy.items():
-            plot_curve(axis, history_curve(rows, column), mode)
+        for family, rows in noisy.items():
+            plot_curve(axis, history_curve(rows, column), family)
         axis.set_title(label, fontsize=9)
         if column.startswith("acc"):
             axis.set_ylim(0, 1.02)
@@ -144,14 +152,14 @@ def history_curve(records: Sequence[FinishedRun], column: str) -> pandas.DataFra
 
 
 def figure5(records: Sequence[FinishedRun]) -> Figure | None:
-    """Tr F of the clean and of the mislabelled training examples against the epoch, for every mode."""
-    lines = {subset: fisher_lines(of_modes(records), subset) for subset in SUBSETS}
+    """Tr F of the clean and of the mislabelled training examples against the epoch, for every family."""
+    lines = {subset: fisher_lines(of_families(records), subset) for subset in SUBSETS}
     if not all(any(len(line) > 1 for line in part.values()) for part in lines.values()):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
     for axis, (subset, label) in zip(axes, SUBSETS.items(), strict=True):
-        for (mode, _), line in lines[subset].items():
-            plot_curve(axis, line, mode, marker="o")
+        for (family, _), line in lines[subset].items():
+            plot_curve(axis, line, family, marker=family.marker or "o")
         axis.set(xlabel="epoch", title=label, yscale="log")
     keep_positive(axes)
     axes[0].set_ylabel(FISHER.axis)
@@ -162,28 +170,26 @@ def figure5(records: Sequence[FinishedRun]) -> Figure | None:
 SUBSETS = {"clean": "examples with true labels", "mislabelled": "mislabelled examples"}
 
 
-def plot_curve(axis: Axes, curve: pandas.DataFrame, mode: str, marker: str = "") -> None:
-    look = MODES[mode]
+def plot_curve(axis: Axes, curve: pandas.DataFrame, look: Family, marker: str = "") -> None:
     axis.plot(curve["epoch"], curve["mean"], look.line, marker=marker, markersize=3, color=look.colour, label=look.label)
     axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0)
 
 
-def by_mode(records: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """{mode: runs of its main series}, sparse ones at the sparsity that most of them have."""
+def by_family(records: Sequence[FinishedRun]) -> dict[Family, list[FinishedRun]]:
+    """{family: runs of its main series}, sparse ones at the sparsity that most of them have."""
     sparsity = main_sparsity(records)
     found = {}
-    for mode in MODES:
-        rows = [
-            r for r in records if r.mode == mode and (not r.mode_spec.has_mask or r.summary["sparsity_requested"] == sparsity)
-        ]
+    for family in families_of(records):
+        own = [record for record in records if record.family == family]
+        rows = [r for r in own if not r.mode_spec.has_mask or r.summary["sparsity_requested"] == sparsity]
         if rows:
-            found[mode] = of_main_series(rows)
+            found[family] = of_main_series(rows)
     return found
 
 
-def of_modes(records: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """The runs of `by_mode`."""
-    return [record for rows in by_mode(records).values() for record in rows]
+def of_families(records: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs of `by_family`."""
+    return [record for rows in by_family(records).values() for record in rows]
 
 
 def of_main_series(records: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -1,5 +1,8 @@
 """Figures of the report against sparsity and cost, from long tables of means with intervals. No torch."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy
 import pandas
@@ -8,6 +11,7 @@ from matplotlib.figure import Figure
 
 from helper.drawing import GREEN, PURPLE, label_points, plain_log
 from optim.modes import MODES
+from study.reporting.families import Family
 from study.reporting.figures_epochs import FISHER
 from study.reporting.pairs import SIDES, side_of
 
@@ -22,16 +26,16 @@ FIGURE1_PANELS = (
 )
 
 
-def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
+def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame, families: Sequence[Family]) -> Figure:
     """Accuracy, loss, prediction entropy and Tr F against sparsity, the accuracy gap shaded and the regimes marked.
 
     Args:
-        table: one study of `aggregate.over_seeds`. gaps: its `aggregate.gaps`.
+        table: one study of `aggregate.over_seeds`. gaps: its `aggregate.gaps`. families: those that it has, in their order.
     """
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), sharex=True)
     for axis, (quantity, label) in zip(axes.flat, FIGURE1_PANELS, strict=True):
         rows = table[table["quantity"] == quantity]
-        against_sparsity(axis, rows, shade=quantity.startswith("acc"))
+        against_sparsity(axis, rows, families, shade=quantity.startswith("acc"))
         axis.set_ylabel(label)
         mark_regimes(axis, gaps, words=axis in axes[0])
         if quantity == FISHER.name and rows["mean"].gt(0).any():
@@ -45,27 +49,21 @@ def figure1(table: pandas.DataFrame, gaps: pandas.DataFrame) -> Figure:
     return figure
 
 
-def against_sparsity(axis: Axes, table: pandas.DataFrame, *, shade: bool) -> None:
+def against_sparsity(axis: Axes, table: pandas.DataFrame, families: Sequence[Family], *, shade: bool) -> None:
     """A line with error bars for each series; a dense one, which has no sparsity, as a level across."""
     main = {}
-    for name, mode in MODES.items():
-        part = table[table["mode"] == name]
+    for family in families:
+        part = table[table["family"] == family.label]
         for tone, series in toned(part):
             rows = part[part["series"] == series].sort_values("sparsity")
-            if not mode.has_mask:
-                axis.axhline(rows["mean"].iloc[0], color=mode.colour, alpha=tone, label=series)
-                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=mode.colour, alpha=0.15, linewidth=0)
+            mode = rows["mode"].iloc[0]
+            if not MODES[mode].has_mask:
+                axis.axhline(rows["mean"].iloc[0], color=family.colour, alpha=tone, label=series)
+                axis.axhspan(rows["low"].iloc[0], rows["high"].iloc[0], color=family.colour, alpha=0.15, linewidth=0)
                 continue
-            errors = beside(rows)
-            look = {
-                "color": mode.colour,
-                "alpha": tone,
-                "capsize": 3,
-                "label": series,
-                "markerfacecolor": fill(mode.colour, tone),
-            }
-            axis.errorbar(rows["sparsity"], rows["mean"], errors, fmt=mode.marker + mode.line, **look)
-            main.setdefault(side_of(name), rows.set_index("sparsity")["mean"])
+            look = {"linestyle": family.line, "label": series} | drawn(family, tone)
+            axis.errorbar(rows["sparsity"], rows["mean"], beside(rows), **look)
+            main.setdefault(side_of(mode), rows.set_index("sparsity")["mean"])
     if shade and main.keys() >= set(SIDES):
         both = pandas.concat([main[side] for side in SIDES], axis=1, join="inner")
         axis.fill_between(both.index, both.iloc[:, 0], both.iloc[:, 1], color="0.5", alpha=0.2, linewidth=0)
@@ -77,14 +75,17 @@ def beside(rows: pandas.DataFrame) -> numpy.ndarray:
 
 
 def toned(table: pandas.DataFrame) -> list[tuple[float, str]]:
-    """(opacity, series) of one mode, the series with the most runs first and darkest."""
+    """(opacity, series) of one family, the series with the most runs first and darkest."""
     names = table.groupby("series", sort=False)["runs"].sum().sort_values(ascending=False, kind="stable").index
     return [(max(1 - 0.3 * i, 0.2), name) for i, name in enumerate(names)]
 
 
-def fill(colour: str, tone: float) -> str:
-    """Markers of further series are hollow."""
-    return colour if tone == 1 else "white"
+def drawn(family: Family, tone: float) -> dict[str, Any]:
+    """How `errorbar` draws a series of a family; the markers of further series are hollow."""
+    return {
+        "marker": family.marker, "color": family.colour, "alpha": tone, "capsize": 3,
+        "markerfacecolor": family.colour if tone == 1 else "white",
+    }  # fmt: skip
 
 
 def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
@@ -112,7 +113,7 @@ def mark_regimes(axis: Axes, gaps: pandas.DataFrame, *, words: bool) -> None:
 UNITS = ((1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"), (1, "single"))
 
 
-def cost_figure(table: pandas.DataFrame) -> Figure:
+def cost_figure(table: pandas.DataFrame, families: Sequence[Family]) -> Figure:
     """Test accuracy against what training cost: weights taken from a dense run counted, and its mask counted as well."""
     rows = table[table["quantity"] == "acc_test"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
@@ -122,16 +123,13 @@ def cost_figure(table: pandas.DataFrame) -> Figure:
     }
     unit, word = next((unit, word) for unit, word in UNITS if rows["cost_mask"].max() >= unit or unit == 1)
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        for name, mode in MODES.items():
-            part = rows[rows["mode"] == name]
+        for family in families:
+            part = rows[rows["family"] == family.label]
             for tone, series in toned(part):
                 line = part[part["series"] == series].sort_values("sparsity")
-                errors = beside(line)
-                axis.errorbar(
-                    line[column] / unit, line["mean"], errors, fmt=mode.marker or "D", color=mode.colour, alpha=tone, capsize=3,
-                    label=series, linestyle="-" if len(line) > 1 else "none", linewidth=0.8,
-                    markerfacecolor=fill(mode.colour, tone),
-                )  # fmt: skip
+                look = drawn(family, tone) | {"marker": family.marker or "D", "label": series, "linewidth": 0.8}
+                look["linestyle"] = "-" if len(line) > 1 else "none"
+                axis.errorbar(line[column] / unit, line["mean"], beside(line), **look)
         axis.set(xlabel=f"training cost: {label}\n({word} multiply-accumulates × epochs, for each example)")
         axis.xaxis.get_major_locator().set_params(nbins=6)
     axes[0].set_ylabel("test accuracy")

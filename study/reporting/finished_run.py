@@ -17,6 +17,7 @@ from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR
 from optim.config import PruneConfig
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
+from study.reporting.families import Family, family_of, in_order
 
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
@@ -47,6 +48,11 @@ class FinishedRun:
     @property
     def mode_spec(self) -> ModeSpec:
         return MODES[self.mode]
+
+    @functools.cached_property
+    def family(self) -> Family:
+        """What its method is called."""
+        return family_of(self.identity)
 
     @property
     def seed(self) -> int:
@@ -143,6 +149,10 @@ def grouped(records: Iterable[FinishedRun], key) -> dict[Any, list[FinishedRun]]
     for record in records:
         groups.setdefault(key(record), []).append(record)
     return groups
+
+
+def families_of(records: Iterable[FinishedRun]) -> list[Family]:
+    return in_order(record.family for record in records)
 
 
 def number(cell: str | None) -> float:

@@ -16,10 +16,10 @@ from helper.system.signals import usual_signals
 from study.bias import bias_noted
 from study.reporting.aggregate import gaps, over_seeds, studies
 from study.reporting.collect import Collection
-from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, fisher_marks, main_sparsity, of_modes
+from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, fisher_marks, main_sparsity, of_families
 from study.reporting.figures_layers import figure11
 from study.reporting.figures_sparsity import cost_figure, figure1
-from study.reporting.finished_run import FinishedRun
+from study.reporting.finished_run import FinishedRun, families_of
 from study.reporting.page import Picture, Section
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import rule
@@ -93,17 +93,18 @@ def study_figures(
     runs: pandas.DataFrame, table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[FinishedRun], margin: float
 ) -> Iterator[tuple[str, str, str, Figure]]:
     """(id, title, caption, figure) of what the runs of a study have to show."""
+    families = families_of(records)
     if (table["sparsity"] > 0).any():
         caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {rule(margin)}"
         caption = doubt_noted(bias_noted(caption, records), *unreliable_of(runs, ["fisher"]), "values of Tr F")
-        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figure1(table, compared)
+        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figure1(table, compared, families)
         caption = (
             "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
             "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
             f"mask pays for the dense run it was made from. Small numbers: share pruned. {BANDS}"
         )
         caption = bias_noted(caption, records)
-        yield "training cost", "Test accuracy against training cost", caption, cost_figure(table)
+        yield "training cost", "Test accuracy against training cost", caption, cost_figure(table, families)
     figure = figure3(records)
     if figure:
         caption = doubt_noted(GEOMETRIC, *fisher_marks(records, ["all"]), "values of Tr F")
@@ -115,7 +116,7 @@ def study_figures(
         yield "figure 4", "Training under label noise", at + BANDS, figure
     figure = figure5(records)
     if figure:
-        marks = fisher_marks(of_modes(records), SUBSETS)
+        marks = fisher_marks(of_families(records), SUBSETS)
         caption = doubt_noted(at + GEOMETRIC, *marks, "values of Tr F")
         yield "figure 5", "Tr F of examples with true and with wrong labels", caption, figure
     drawn = figure11(records)

@@ -42,6 +42,7 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
         "data": flags["loader_name"],
         "network": record.name.split("/")[1],
         "mode": record.mode,
+        "family": record.family.label,
         "series": series,
         "sparsity": summary["sparsity_requested"],
         "seed": record.seed,
@@ -104,13 +105,13 @@ def initial_fisher(record: FinishedRun) -> dict[str, float]:
 
 
 def series_labels(records: Sequence[FinishedRun]) -> dict[str, str]:
-    """{run: mode, with the options in which series of the same mode and study differ}."""
+    """{run: its family, with the options in which series of the same family and study differ}."""
     labels = {}
-    for group in grouped(records, lambda record: (record.study, record.mode)).values():
+    for group in grouped(records, lambda record: (record.study, record.family)).values():
         options = {record.series: json.loads(record.series) for record in group}
         names = sorted(set().union(*options.values()))
         varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
         for record in group:
             words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
-            labels[record.name] = marked(", ".join([record.mode, *words]), record.biased)
+            labels[record.name] = marked(", ".join([record.family.label, *words]), record.biased)
     return labels
