@@ -15,13 +15,7 @@ from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
 from network.main import WITH_BATCH_NORM, NetworkConfig
-from optim.modes import (
-    MODES,
-    REWINDING,
-    UPDATING,
-    WITH_PARENT,
-    ModeSpec,
-)
+from optim.modes import MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
 from optim.prune_config import MASKED, PruneConfig
 from optim.regularizer import REGULARIZERS
@@ -216,6 +210,8 @@ class RunConfig(Config):
             raise FlagError(f"--metric_every needs something to measure: {either(switches)}")
         if self.prune.allocation == self.mode_spec.allocation:
             self._set("prune", replace(self.prune, allocation=None))  # the mode's own, under which name the run is known
+        if self.mode in REPLACING and not self.mode_spec.updater.begins and self.prune.prune_ratio == 0:
+            raise FlagError(f"--mode {self.mode} --prune_ratio 0: nothing is pruned, so that no weight could come back")
         if self.prune.mask_control == "reinit" and not self.mode_spec.redraws:
             raise FlagError(f"--mask_control reinit: --mode {self.mode} draws its weights anew without it")
         if self.mode_spec.needs_parent:

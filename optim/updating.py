@@ -1,9 +1,13 @@
 """What changes the mask while a network trains: one callback, which two functions of the step make into a method."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from helper.mask import Mask
 from helper.masks.choosing import swap
 from helper.masks.growth import GROWTHS
 from helper.masks.schedules import Span, constant, nothing
@@ -14,6 +18,7 @@ from optim.callbacks.callback import Callback
 from optim.mask_owner import MaskOwner
 from optim.pruning import Pruning
 
+log = logging.getLogger(__name__)
 Law = Callable[[int, Span, float], float]
 
 
@@ -100,22 +105,32 @@ class UpdateMask(Callback):
             generator = stream(trainer.seed, "prune", step)
             mask = self.pruning.mask(trainer.network, share, generator, within=mask, rounds=1)
         if mask is not owner.mask:
-            owner.change(mask)
-            self.count_scoring(owner)
+            self.put(owner, step, mask)
 
     def on_gradients(self, trainer: Any) -> None:
         step, owner = self.completed(trainer), trainer.mask_owner
         share = self.schedule.replaced(step, self.span, self.masks.drop_fraction) if self.span.has(step) else 0.0
-        numbers = {name: int(share * int(active.sum())) for name, active in owner.mask.items()}
+        numbers = {name: places(share, active) for name, active in owner.mask.items()}
         if not any(numbers.values()):
             return
         if self.growth.dense_gradient:
             owner.meter.add_dense_gradient(trainer.n_examples)
         drop = self.pruning.scores(trainer.network, owner.mask, stream(trainer.seed, "prune", step))
         grow = self.growth.scores(owner.gradients(), stream(trainer.seed, "growth", step))
-        owner.change(*swap(owner.mask, numbers, drop, grow))
-        self.count_scoring(owner)
+        self.put(owner, step, *swap(owner.mask, numbers, drop, grow))
 
-    def count_scoring(self, owner: MaskOwner) -> None:
+    def put(self, owner: MaskOwner, step: int, mask: Mask, anew: Mask | None = None) -> None:
+        """Make a mask the owner's, and count what it took to find it."""
+        empty = owner.mask.empty_layers()
+        owner.change(mask, anew)
         owner.meter.add_scoring(self.pruning.macs)
         self.pruning.macs = 0
+        for name in owner.mask.empty_layers():
+            if name not in empty:
+                log.warning("after %d steps layer %s is pruned to nothing", step, name.removesuffix(".weight"))
+
+
+def places(share: float, active: Tensor) -> int:
+    """How many weights of a layer change places; none where all are active, because none can come."""
+    n = int(active.sum())
+    return 0 if n == active.numel() else int(share * n)

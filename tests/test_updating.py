@@ -130,9 +130,8 @@ def test_begin_equal_to_end_is_pruning_once(allocation, tmp_path):
 
 def test_nothing_pruned_is_the_dense_run_to_the_bit(tmp_path):
     dense = load_stored(finished(tmp_path, "--mode", "dense").model).weights
-    still, every = ("--drop_fraction", 0), ("--mask_every", 5)
-    modes = {"at-init": (), "gradual": every, "ac-dc": every, "dynamic": (*every, *still), "granet": (*every, *still)}
-    for mode, words in modes.items():
+    every = ("--mask_every", 5)
+    for mode, words in {"at-init": (), "gradual": every, "ac-dc": every, "granet": every}.items():
         weights = load_stored(finished(tmp_path, "--mode", mode, "--prune_ratio", 0, *words).model).weights
         assert all(torch.equal(weights[name], value) for name, value in dense.items()), mode
 
@@ -196,6 +195,29 @@ def test_rigl_grows_where_the_dense_gradient_is_largest():
         expected = stays.clone()
         expected[grows] = True
         assert torch.equal(recorder.masks[5][name].flatten(), expected)
+
+
+def test_a_layer_that_is_whole_keeps_its_weights():
+    """The allocation leaves the first convolution whole: none of its weights is dropped, and none starts anew at zero."""
+    config = config_of(mode="dynamic", net_name="mnist_lenet", prune_ratio=0.5, allocation="uniform_plus", mask_every=3)
+    smallest = []
+
+    class Look(Callback):
+        def on_step(self, trainer: Trainer) -> None:
+            smallest.append(trainer.mask_owner.weights[0].detach().abs().min().item())
+
+    dataset = load_dataset(config.data)
+    network, mask, _ = start(config, dataset, None)
+    assert next(iter(mask.values())).all()
+    Trainer(network, dataset, config.train, seed=1, callbacks=[config.mode_spec.updater(config), Look()], mask=mask).fit()
+    assert min(smallest) > 0
+
+
+def test_a_layer_that_is_pruned_to_nothing_is_named(tmp_path, caplog):
+    words = ("--mode", "gradual", "--allocation", "uniform", "--hidden_dims", "64-2", "--prune_ratio", 0.997, "--mask_every", 5)
+    finished(tmp_path, *words)
+    assert "steps layer layers.2 is pruned to nothing" in caplog.text
+    assert caplog.text.count("pruned to nothing") == 1
 
 
 def test_random_growth_is_uniform_over_what_is_not_kept():
@@ -302,6 +324,10 @@ def test_training_costs_what_its_real_steps_do(tmp_path):
         (("gradual", "--mask_end", 1), "--mask_end 1: the last change comes after 30 steps, and there are only 30"),
         (("dynamic", "--mask_end", 31), "--mask_end 31: the last change comes after 31 steps, and there are only 30"),
         (("gradual", "--mask_begin", 20, "--mask_end", 0.5), "--mask_begin 20 is after --mask_end 0.5: 20 and 15 of 30 steps"),
+        (
+            ("dynamic", "--prune_ratio", 0),
+            "--mode dynamic --prune_ratio 0: nothing is pruned, so that no weight could come back",
+        ),
         (("dynamic", "--drop_fraction", 1.5), "--drop_fraction 1.5: must be at least 0 and at most 1"),
         (("gradual", "--mask_every", 0), "--mask_every 0: must be at least 1"),
         (("at-init", "--allocation", "uniform_plus", "--prune_ratio", 0.9), "--allocation uniform_plus keeps the first layer"),
