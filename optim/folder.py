@@ -19,47 +19,29 @@ class AlteredFile(RuntimeError):
     """A file of a finished run that is not as the run left it."""
 
 
+def inside(name: str) -> property:
+    """The path of a file or folder in a run folder."""
+    return property(lambda folder: folder.path / name)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and tables of one run."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "training.log"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model.pt"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def labels(self) -> Path:
-        return self.path / "labels.npz"
+    config = inside("config.yaml")
+    log = inside("training.log")
+    summary = inside("summary.json")
+    model = inside("model.pt")
+    checkpoint = inside("checkpoint.pt")
+    labels = inside("labels.npz")
+    figures = inside("figures")
+    states = inside("state_dicts")
 
     def spectrum(self, epoch: int | None = None) -> Path:
         """Of the selected weights, or of the state after an epoch."""
         return self.path / ("spectrum.npz" if epoch is None else f"spectra/epoch_{epoch}.npz")
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def states(self) -> Path:
-        return self.path / "state_dicts"
 
     def epoch_state(self, epoch: int) -> Path:
         return self.states / f"epoch_{epoch}.pt"
