@@ -9,6 +9,12 @@ def kaiming(network: nn.Module, head: nn.Module) -> None:
     nn.init.normal_(head.weight, std=0.01)
 
 
+def kaiming_fan_in(network: nn.Module, head: nn.Module) -> None:
+    """He et al. 2015 normal, fan-in, for ReLU: variance 2 / fan-in; the classifier N(0, 0.01^2); biases and BatchNorm reset."""
+    _redraw(network, lambda weight: nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu"))
+    nn.init.normal_(head.weight, std=0.01)
+
+
 def xavier(network: nn.Module, head: nn.Module) -> None:
     """Glorot & Bengio 2010 normal; biases and BatchNorm reset."""
     _redraw(network, nn.init.xavier_normal_)
@@ -28,4 +34,11 @@ def _redraw(network: nn.Module, draw) -> None:
             module.reset_parameters()
 
 
-INITIALISERS = {"kaiming": kaiming, "xavier": xavier, "none": none}
+INITIALISERS = {
+    "kaiming": kaiming,
+    "kaiming_fan_in": kaiming_fan_in,
+    "sparse_kaiming": kaiming_fan_in,
+    "xavier": xavier,
+    "none": none,
+}
+BY_ACTIVE_FAN_IN = {"sparse_kaiming": "kaiming_fan_in"}  # -> what it is where there is no mask: the same draw, not scaled

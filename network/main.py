@@ -33,7 +33,10 @@ class NetworkConfig(Config):
         None, "input values of an example; only checked against the data; default: the data's", short="-in", identity=False
     )
     out_dim: int | None = flag(None, "classes; only checked against the data; default: the data's", short="-ot", identity=False)
-    init_method: str = flag("kaiming", "how weights are drawn; none: PyTorch's way", short="-im", choices=INITIALISERS)
+    init_method: str = flag(
+        "kaiming", "how weights are drawn; none: PyTorch's way; sparse_kaiming: for the weights that the mask leaves each unit",
+        short="-im", choices=INITIALISERS,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from helper.schema.config import PROCESSES, Above, Config, FlagError, flag, flat
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
+from network.init import BY_ACTIVE_FAN_IN
 from network.main import WITH_BATCH_NORM, NetworkConfig
 from optim.modes import MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
@@ -210,6 +211,9 @@ class RunConfig(Config):
             raise FlagError(f"--metric_every needs something to measure: {either(switches)}")
         if self.prune.allocation == self.mode_spec.allocation:
             self._set("prune", replace(self.prune, allocation=None))  # the mode's own, under which name the run is known
+        plain = BY_ACTIVE_FAN_IN.get(self.network.init_method)
+        if plain and not self.mode_spec.draws_under_mask(self.prune.mask_control):
+            self._set("network", replace(self.network, init_method=plain))  # likewise: there is no mask to fit
         if self.mode in REPLACING and not self.mode_spec.updater.begins and self.prune.prune_ratio == 0:
             raise FlagError(f"--mode {self.mode} --prune_ratio 0: nothing is pruned, so that no weight could come back")
         if self.prune.mask_control == "reinit" and not self.mode_spec.redraws:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.masks.control import shuffled
+from helper.masks.fan_in import scale_to_active_fan_in
 from helper.schema.config import FlagError, replace, unflatten, unknown
 from helper.system.seeds import stream
 from helper.untrusted.reasons import Unfit, reason_of
@@ -17,6 +18,7 @@ from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import read_yaml
 from loader.dataset import Dataset
 from loader.main import load_dataset
+from network.init import BY_ACTIVE_FAN_IN
 from network.main import build_network
 from optim.checkpoint import read_file, state_in
 from optim.config import RunConfig
@@ -140,6 +142,10 @@ class Origins:
 
     def whole(self, network: nn.Module) -> Mask:
         return self.pruning.whole(network)
+
+    def fit(self, network: nn.Module, mask: Mask) -> None:
+        if self.config.network.init_method in BY_ACTIVE_FAN_IN:
+            scale_to_active_fan_in(network, mask)
 
 
 class Beginning(NamedTuple):

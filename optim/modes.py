@@ -37,6 +37,9 @@ class Beginning(Protocol):
     def whole(self, network: nn.Module) -> Mask:
         """The mask of everything that may be pruned, in which nothing is."""
 
+    def fit(self, network: nn.Module, mask: Mask) -> None:
+        """Scale freshly drawn weights to their mask, in place, if `--init_method` is one that does."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -46,11 +49,13 @@ class Start:
         make: returns them.
         of_parent: whether they are the dense parent's.
         trained: whether they have been trained before, so that the run goes on with someone else's training.
+        drawn: whether they are a draw of this run's own, which may be one that fits its mask.
     """
 
     make: Callable[[Beginning], nn.Module]
     of_parent: bool = False
     trained: bool = False
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,11 +131,18 @@ class ModeSpec:
         if control == "reinit":
             network = REDRAWN.make(beginning)
         mask.apply_(network)
+        if self.draws_under_mask(control):
+            beginning.fit(network, mask)
         return network, mask
 
+    def draws_under_mask(self, control: str = "none") -> bool:
+        """Whether weights are drawn for a mask that prunes some of them from the start: not a parent's, nor for all weights."""
+        masked = self.has_mask and self.mask_from is not WHOLE
+        return masked and (self.starts_from.drawn or control == "reinit")
 
-FRESH = Start(lambda beginning: beginning.fresh("init"))
-REDRAWN = Start(lambda beginning: beginning.fresh("init-scratch"))  # another stream: it must not equal Init-D
+
+FRESH = Start(lambda beginning: beginning.fresh("init"), drawn=True)
+REDRAWN = Start(lambda beginning: beginning.fresh("init-scratch"), drawn=True)  # another stream: it must not equal Init-D
 SOLUTION = Start(lambda beginning: beginning.dense_solution(), of_parent=True, trained=True)
 REWOUND = Start(lambda beginning: beginning.dense_initialisation(), of_parent=True)
 OF_START = MaskSource(lambda beginning, network: beginning.pruned(network))

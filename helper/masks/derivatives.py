@@ -80,13 +80,18 @@ def hessian_product(
     """H v of the same loss: the sum over the batches of each one's Hessian times the whole direction."""
     total, n = {name: torch.zeros_like(weight) for name, weight in weights.items()}, 0
     for inputs, labels in pieces(context, PRODUCT_COPIES):
-        loss = summed_loss(context.network, inputs, labels, temperature)
-        gradients = derivatives(loss, weights, create_graph=True)
-        slope = torch.stack([(gradients[name] * part).sum() for name, part in direction.items()]).sum()
+        slope = slope_along(direction, summed_loss(context.network, inputs, labels, temperature), weights)
         for name, part in derivatives(slope, weights).items():
             total[name] += part
         n += len(labels)
+        del slope  # and its graph, before the next one is made
     return {name: part / n for name, part in total.items()}
+
+
+def slope_along(direction: dict[str, Tensor], loss: Tensor, weights: dict[str, nn.Parameter]) -> Tensor:
+    """The derivative of a loss along a direction of the weights, which can be differentiated once more."""
+    gradients = derivatives(loss, weights, create_graph=True)
+    return torch.stack([(gradients[name] * part).sum() for name, part in direction.items()]).sum()
 
 
 def summed_loss(network: nn.Module, inputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
