@@ -186,6 +186,17 @@ def test_a_report_over_no_runs_is_refused_in_one_line(tmp_path, run_command):
     assert "no finished run under" in code
 
 
+def test_a_report_that_leaves_out_every_run_says_why(tmp_path, run_command):
+    folder = write_run(RunConfig(results_root=str(tmp_path)))
+    folder.config.write_text("channels: 8\n")
+    write_run(RunConfig(results_root=str(tmp_path), random_state=2)).summary.unlink()
+    code, _, errors = run_command("report", tmp_path)
+    assert "no finished run under" in code
+    foreign, unfinished = errors.splitlines()
+    assert "has --channels, which no part of this program knows" in foreign
+    assert unfinished.endswith("not finished")
+
+
 def test_names_with_markup_are_text_in_the_page(tmp_path, run_command):
     write_family(tmp_path)
     (path,) = tmp_path.glob("*/*/dense/*-s1-*")

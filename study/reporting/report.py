@@ -47,6 +47,7 @@ def report(config: ReportConfig, results_root: str) -> int:
     root = Path(results_root)
     collection = collect(root)
     if not collection.records:
+        print_left_out(collection)
         sys.exit(f"experiment.py: error: no finished run under {one_line(root)}; train some with run.py or experiment.py sweep")
     runs, mixed = measured_alike(tidy(collection))
     titles, damaged = read_titles(root)
@@ -117,5 +118,9 @@ def print_summary(table: pandas.DataFrame, runs: pandas.DataFrame, collection: C
     marks, n = unreliable_of(runs, MEASUREMENTS)
     if n:
         print(f"{count_of(marks, n, ALL_MEASUREMENTS)} {UNRELIABLE_NOTE if marks else ''}".rstrip())
+    print_left_out(collection)
+
+
+def print_left_out(collection: Collection) -> None:
     for name, reason in collection.left_out:
         print(one_line(f"left out {name}: {reason}"), file=sys.stderr)
