@@ -57,7 +57,11 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def n_active(self) -> int:
-        return sum(int(mask.sum()) for mask in self.values())
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """How many weights of each layer are active."""
+        return {name: int(mask.count_nonzero()) for name, mask in self.items()}
 
     @property
     def sparsity(self) -> float:
@@ -65,8 +69,8 @@ class Mask(Mapping[str, Tensor]):
         return 1 - self.n_active / self.n_weights if self.n_weights else 0.0
 
     def sparsity_by_layer(self) -> dict[str, float]:
-        return {name: 1 - int(mask.sum()) / mask.numel() for name, mask in self.items()}
+        return {name: 1 - n / self[name].numel() for name, n in self.counts().items()}
 
     def empty_layers(self) -> list[str]:
         """Names of the weights of which nothing is left."""
-        return [name for name, mask in self.items() if not mask.any()]
+        return [name for name, n in self.counts().items() if n == 0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from helper.look import Look
 from helper.mask import Mask
 from helper.masks.allocation import ALLOCATIONS, Shapes
-from helper.masks.choosing import keep
+from helper.masks.choosing import all_finite, keep
 from helper.masks.context import Context
 from helper.masks.derivatives import gradient, grasp, snip
 from helper.masks.scores import Score, magnitude, random
@@ -86,7 +86,7 @@ def numbers_of(allocation: str, shapes: Shapes, count: int, mask: Mask, head: st
     spread = ALLOCATIONS[allocation]
     if spread is None or not shapes:
         return count
-    return spread(shapes, count, head=head, most={name: int(active.sum()) for name, active in mask.items()})
+    return spread(shapes, count, head=head, most=mask.counts())
 
 
 @contextlib.contextmanager
@@ -106,13 +106,13 @@ def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
     if way.data and context.batches is None:
         raise ValueError(f"--prune_method {prune_method} scores weights on training data, and there is none")
     for name, weight in weights.items():
-        if not weight.isfinite().all():
+        if not all_finite(weight):
             raise ValueError(f"{name} has values that are NaN or infinite: no weights to choose from; has training diverged?")
     scores = way.compute(context)
     if {name: score.shape for name, score in scores.items()} != {name: weight.shape for name, weight in weights.items()}:
         raise ValueError(f"--prune_method {prune_method} does not give a score for each of the weights, and for nothing else")
     for name, score in scores.items():
-        if not score.isfinite().all():
+        if not all_finite(score):
             raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN or infinite")
     if way.passes:
         refuse_equal(scores, context.mask, prune_method)

@@ -100,7 +100,7 @@ class Costs:
 
     def forward(self, mask: Mask) -> int:
         """Of one example forward at a mask."""
-        return macs_of(self.uses, self.sizes | {name: int(active.sum()) for name, active in mask.items()})
+        return macs_of(self.uses, self.sizes | mask.counts())
 
     @functools.cached_property
     def at(self) -> Callable[[float], float]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from helper.mask import Mask
 from helper.metrics.macs import sizes_of_weights, uses_of_weights
 from helper.processes.first import copy_from_first
+from helper.processes.group import world_size
 from optim.checkpoint import content_hash
 from optim.meter import Meter
 
@@ -68,11 +69,11 @@ class MaskOwner:
         mask, stays = as_first_has(mask), as_first_has(stays)
         before, device = self.mask, self.weights[0].device
         after, stays = mask.to(device), stays.to(device)
-        self.meter.add_replaced(sum(int((after[name] & ~before[name]).sum()) for name in before))
+        self.meter.add_replaced(sum(int((after[name] & ~before[name]).count_nonzero()) for name in before))
         for name, weight in zip(self.mask, self.weights, strict=True):
-            fresh = ~(before[name] & stays[name])
+            keep = (before[name] & stays[name]).to(weight.dtype)
             for value in (weight, *self.states_of(weight)):
-                value.masked_fill_(fresh, 0)
+                value.mul_(keep).add_(0.0)  # a product with 0 may be -0, and a sum with 0 is 0
         self.put(after, mask)
         self.version += 1
 
@@ -129,7 +130,9 @@ class MaskOwner:
 
 
 def as_first_has(mask: Mask) -> Mask:
-    """The first process's mask, on the CPU, in all of them."""
+    """The first process's mask, in tensors of its own, in all of them."""
+    if world_size() == 1:
+        return Mask({name: active.bool().clone() for name, active in mask.items()})
     bits = {name: active.cpu().to(torch.uint8, copy=True).contiguous() for name, active in mask.items()}
     copy_from_first(bits.values())
     return Mask(bits)

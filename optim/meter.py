@@ -38,7 +38,7 @@ class Meter:
 
     def follow(self, mask: Mask) -> None:
         """From now on steps have this mask."""
-        counts = {name: int(keep.sum()) for name, keep in mask.items()}
+        counts = mask.counts()
         self.n_weights, self.n_active = mask.n_weights, sum(counts.values())
         self.per_example = PASSES * macs_of(self.uses, self.sizes | counts)
         self.per_example_dense = PASSES * macs_of(self.uses, self.sizes)

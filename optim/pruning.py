@@ -116,5 +116,5 @@ class Pruning:
         if not passes:
             return
         n = len(self.rows()) if SCORES[score].data else 1
-        counts = sizes_of_weights(network) | {name: int(active.sum()) for name, active in mask.items()}
+        counts = sizes_of_weights(network) | mask.counts()
         self.macs += round(passes * n * macs_of(uses_of_weights(network, self.dataset.input_shape), counts))

@@ -132,5 +132,5 @@ class UpdateMask(Callback):
 
 def places(share: float, active: Tensor) -> int:
     """How many weights of a layer change places; none where all are active, because none can come."""
-    n = int(active.sum())
+    n = int(active.count_nonzero())
     return 0 if n == active.numel() else int(share * n)
