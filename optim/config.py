@@ -6,20 +6,22 @@ It lies below all that reads it: nothing here trains, measures or touches a file
 import functools
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 from helper.command_line.help import either
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
-from helper.schema.config import PROCESSES, Above, Config, FlagError, flag, flatten, replace
+from helper.schema.config import PROCESSES, Above, Config, FlagError, all_flags, flag, flatten, replace
 from helper.schema.registry import Readers
 from helper.schema.values import increasing, integer
 from loader.main import DataConfig
 from network.init import BY_ACTIVE_FAN_IN
 from network.main import WITH_BATCH_NORM, NetworkConfig
-from optim.modes import MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
+from optim.modes import BUDGETED, MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
-from optim.prune_config import MASKED, PruneConfig
+from optim.prune_config import PruneConfig
 from optim.regularizer import REGULARIZERS
+from optim.rounds import canonical, check_rewinding, check_rounds
 from optim.schedule import SCHEDULES
 from optim.trackers.main import TRACKERS
 
@@ -30,6 +32,11 @@ OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense pa
 def usual_measurements(device: str) -> dict[str, bool]:
     """What is measured by default: on a TPU nothing, which the host would have to do while the TPU waits."""
     return {metric.switch: device != "tpu" for metric in METRICS.values() if metric.usual}
+
+
+def defaults_of_strict() -> dict[str, Any]:
+    """Of the flags that are refused with a mode that has no use for them, as the dense one."""
+    return {name: field.default for name, field in all_flags(RunConfig).items() if field.metadata["flag"].strict}
 
 
 def drawn_seed() -> int:
@@ -44,7 +51,8 @@ class TrainConfig(Config):
     batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
     train_budget: float | None = flag(
         None, "as many epochs as cost this many times what --n_epochs of dense training do, in multiply-accumulates; "
-        "milestones, warm-up and changes of the mask stretch along; default: just --n_epochs", low=0, when=MASKED, strict=True,
+        "milestones, warm-up and changes of the mask stretch along; default: just --n_epochs",
+        low=0, when={"mode": BUDGETED}, strict=True,
     )  # fmt: skip
     optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=OPTIMIZERS)
     lr: float = flag(0.1, "learning rate", short="-lr", low=0)
@@ -218,6 +226,13 @@ class RunConfig(Config):
             raise FlagError(f"--mode {self.mode} --prune_ratio 0: nothing is pruned, so that no weight could come back")
         if self.prune.mask_control == "reinit" and not self.mode_spec.redraws:
             raise FlagError(f"--mask_control reinit: --mode {self.mode} draws its weights anew without it")
+        if self.mode_spec.in_rounds:
+            if self.train.train_budget is not None:
+                raise FlagError(f"--train_budget: a run of --mode {self.mode} costs what all its rounds do; leave it out")
+            self._set("prune", replace(self.prune, prune_ratio=canonical(self.prune.prune_ratio)))
+            dense_epochs = self.parent.n_epochs_pretrain if self.begins_with_dense_state else None
+            check_rounds(self.prune.prune_ratio, self.prune.prune_step)
+            check_rewinding(self.prune.rewind_epoch, self.train.n_epochs, dense_epochs)
         if self.mode_spec.needs_parent:
             self.check_parent()
 
@@ -229,6 +244,22 @@ class RunConfig(Config):
     @property
     def mode_spec(self) -> ModeSpec:
         return MODES[self.mode]
+
+    @property
+    def first_epoch(self) -> int:
+        """Epochs that count as done when training begins; the first row of every table is of this one."""
+        return self.prune.rewind_epoch if self.mode_spec.in_rounds else 0
+
+    @property
+    def begins_with_dense_state(self) -> bool:
+        """Whether training begins with the weights that the dense run had after `first_epoch`."""
+        return self.mode_spec.in_rounds and self.prune.rewind == "weights"
+
+    def saved_epochs(self) -> set[int]:
+        """Epochs whose states are kept, the first one among them; none at all of a round with `--save_epochs none`."""
+        if self.mode_spec.in_rounds and self.train.save_epochs == "none":
+            return set()
+        return {self.first_epoch} | {epoch for epoch in self.train.saved_epochs() if epoch > self.first_epoch}
 
     def check_parent(self) -> None:
         """Refuse before anything is trained what would be refused only after the dense parent."""
@@ -245,7 +276,7 @@ class RunConfig(Config):
         """The run that trains this run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}
-        inherited = dict.fromkeys([*flatten(self.parent), "train_budget"])
+        inherited = dict.fromkeys(flatten(self.parent)) | defaults_of_strict()
         if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
             changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
         return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)

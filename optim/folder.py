@@ -10,6 +10,7 @@ from helper.spectrum_file import spectrum_key
 from helper.system.files import file_hash, write_atomic
 from helper.tables import Table, TableReader
 from helper.untrusted.reasons import Unfit, reason_of
+from optim.checkpoint import previous
 from optim.columns import HISTORY, LATER, METRICS_COLUMNS, NOISY_HISTORY, SNR
 
 FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
@@ -66,6 +67,10 @@ class RunFolder:
             raise RuntimeError(
                 f"{self.path} has gone while the run was under way; the same command runs it again once it can be made"
             )
+
+    def remove_checkpoints(self) -> None:
+        for path in (self.checkpoint, previous(self.checkpoint)):
+            path.unlink(missing_ok=True)
 
     def kept_epochs(self) -> list[int]:
         """Epochs whose states are in state_dicts/."""

@@ -9,13 +9,15 @@ from loader.label_noise import METHODS
 from optim.checkpoint import content_hash
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.model import load_stored, lottery_file, stored_config, weights_file
+from optim.model import load_stored, lottery_file, rewind_file, stored_config, weights_file
 
 PATHS = ("pretrain_model_path", "lottery_model_path")  # what is at them counts, not where it lies
 
 
 def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
     """Everything that decides the trained weights, and on which examples accuracies are measured, as a JSON-able mapping.
+
+    `parent` is the dense run, also of a round: the rounds before it follow from that and from its own options.
 
     Args:
         fingerprint: content hash of data files that are not the published ones.
@@ -31,6 +33,8 @@ def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
         payload["parent"] = weights_hash(weights_file(Path(config.pretrain_model_path)))
     else:
         payload["parent"] = run_identity(config.dense_parent(), fingerprint)
+    if config.begins_with_dense_state and config.pretrain_model_path:
+        payload["lottery"] = weights_hash(rewind_file(config, Path(config.pretrain_model_path)))
     if config.mode_spec.rewinds and (config.lottery_model_path or config.pretrain_model_path):
         payload["lottery"] = weights_hash(lottery_file(config, Path(config.pretrain_model_path or "")))
     return payload

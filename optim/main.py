@@ -24,6 +24,7 @@ from network.main import build_network
 from optim.budget import within_budget
 from optim.callbacks.main import callbacks_of
 from optim.callbacks.watching import Progress
+from optim.chain import keeping, runs_before
 from optim.checkpoint import load_latest
 from optim.closing import conclude, refresh_summary, track
 from optim.config import RunConfig
@@ -31,9 +32,10 @@ from optim.folder import RunFolder
 from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
 from optim.measuring import check_examples, measure_selected, measure_state
-from optim.model import Beginning, start
+from optim.model import Beginning, rewind_file, start
 from optim.pruning import Pruning
 from optim.resume import resume
+from optim.rounds import ratios
 from optim.trackers.main import chosen_trackers
 from optim.trained import Trained
 from optim.trainer import Trainer, steps_per_epoch
@@ -43,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
-    """Train and measure one run, its dense parent first if that is missing; the run folder's path.
+    """Train and measure one run, first the runs that it needs and that are missing; the run folder's path.
 
     A finished run is left as it is, but for measurements that it does not have yet; an unfinished one is resumed.
 
@@ -70,8 +72,8 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
-    parent = dense_parent(config, dataset, signals)
-    beginning = broadcast_from_first(start, config, dataset, parent)  # refuses before the folder exists, as does
+    before = train_before(config, dataset, signals)
+    beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
     schedule = broadcast_from_first(within_budget, config, beginning, dataset)
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:
@@ -80,11 +82,13 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
 
 
 def check_paths(config: RunConfig) -> None:
-    """Raise FlagError where weights are to be taken from a path at which nothing is."""
+    """Raise FlagError where weights are to be taken from a path at which they are not."""
     for name in PATHS if config.mode_spec.needs_parent else ():
         path = getattr(config, name)
         if path and not Path(path).exists():
             raise FlagError(f"--{name} {path}: does not exist; give a run folder or a .pt file of weights")
+    if config.begins_with_dense_state and config.pretrain_model_path:
+        rewind_file(config, Path(config.pretrain_model_path))
 
 
 def check_masks(config: RunConfig, dataset: Dataset) -> None:
@@ -103,19 +107,21 @@ def check_processes(folder: RunFolder, config: RunConfig, n: int) -> None:
         raise RuntimeError(f"{folder.path} is of {found} processes, on which --sync_batch_norm 0 depends; use as many, not {n}")
 
 
-def dense_parent(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
-    """Run folder or weights of Sol-D, trained first if it is missing; a finished one is used as it is, by many at once.
-
-    None in modes that need none.
+def train_before(config: RunConfig, dataset: Dataset, signals: Signals) -> list[Path]:
+    """Folders of the runs that a run needs, or weights of Sol-D in the place of the first; what is missing is trained, each
+    after the one that it needs. A finished one is used as it is, by many at once. Empty in modes that need none.
     """
-    if not config.mode_spec.needs_parent:
-        return None
-    if config.pretrain_model_path:
-        return Path(config.pretrain_model_path)
-    parent = config.dense_parent()
-    folder = broadcast_from_first(run_folder, parent, dataset.fingerprint)
-    finished = broadcast_from_first(lambda: folder.finished)
-    return folder.path if finished and config.load_pretrain else train_run(parent, signals)
+    runs = runs_before(config)
+    given = [Path(config.pretrain_model_path)] if config.mode_spec.needs_parent and config.pretrain_model_path else []
+    folders = [broadcast_from_first(run_folder, run, dataset.fingerprint) for run in runs]
+    finished = broadcast_from_first(lambda: [folder.finished for folder in folders])
+    for index, (run, folder) in enumerate(zip(runs, folders, strict=True)):
+        dense = index == 0 and not given
+        wanted = not any(finished[index:]) or (dense and config.begins_with_dense_state and not finished[0])
+        if wanted or (dense and not config.load_pretrain):
+            kept = set(broadcast_from_first(folder.kept_epochs)) if dense and config.begins_with_dense_state else set()
+            train_run(keeping(run, kept), signals)  # states of the dense run that other rounds have begun with stay there
+    return given + [folder.path for folder in folders]
 
 
 def train_in(
@@ -136,6 +142,8 @@ def train_in(
         measure_selected(folder, config, beginning.network, dataset)
         measuring = time.perf_counter() - started
         broadcast_from_first(conclude, folder, config, beginning.network, dataset, trained, measuring=measuring)
+    if not config.saved_epochs():
+        broadcast_from_first(folder.remove_checkpoints)  # of the states, the solution alone is wanted
 
 
 def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> Trained:
@@ -143,15 +151,17 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
     network, written = beginning.network, dict[str, str]()
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     progress = Progress()
-    callbacks = callbacks_of(folder, config, written, signals, progress)
-    trainer = Trainer(network, dataset, config.train, seed=config.random_state, callbacks=callbacks, mask=beginning.mask)
+    trainer = Trainer(
+        network, dataset, config.train, seed=config.random_state, mask=beginning.mask, first_epoch=config.first_epoch,
+        callbacks=callbacks_of(folder, config, written, signals, progress),
+    )  # fmt: skip
     trainer.mask_owner.meter.add_scoring(beginning.macs)
     state = broadcast_from_first(load_latest, folder.checkpoint)
     if state is not None:
         resume(trainer, state, folder, written)
         log.info("resuming after %d epochs and %d steps", trainer.epoch, trainer.step)
     if config.device == "tpu":
-        forget_graph_counts()  # of the dense parent, if this process has trained it
+        forget_graph_counts()  # of the runs before, if this process has trained them
     with progress:
         trainer.fit(signals)
     return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs)
@@ -159,6 +169,9 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
     log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.loader_name, config.random_state)
+    if config.mode_spec.in_rounds:
+        shares = ratios(config.prune.prune_ratio, config.prune.prune_step)
+        log.info("round %d, which begins with epoch %d of its training", len(shares), config.first_epoch)
     if config.train.select == "test":
         log.warning("--select test keeps the epoch with the best *test* accuracy, as the paper does: it is biased upwards")
     n = len(dataset.train.labels.cpu().unique())
@@ -187,7 +200,7 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset, signals
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with held_for_measuring(folder, config, dataset.fingerprint, signals):
         for epoch in tracked(broadcast_from_first(folder.kept_epochs), "kept states", "states"):
-            measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch))
+            measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch, config.first_epoch))
         measure_selected(folder, config, network, dataset)
         broadcast_from_first(refresh_summary, folder, config)
         broadcast_from_first(track, folder, config)

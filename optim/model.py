@@ -1,5 +1,6 @@
 """A run's network and mask: how each mode starts, what is stored, how it is read back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,13 +102,14 @@ class Origins:
     """The networks and the mask from which a run may begin, as `optim.modes.Beginning` describes them.
 
     Attributes:
-        parent: run folder or weights file of the dense parent; None in modes that need none.
+        before: run folders of the runs that it needs, or a weights file in the place of the first, which is dense; the last
+            one is its parent. Empty in modes that need none.
         pruning: makes the masks.
     """
 
     config: RunConfig
     dataset: Dataset
-    parent: Path | None
+    before: Sequence[Path]
     pruning: Pruning
 
     def fresh(self, name: str) -> nn.Module:
@@ -120,13 +122,18 @@ class Origins:
     def dense_initialisation(self) -> nn.Module:
         return self.restored(lottery_file(self.config, self.dense_parent()))
 
+    def rewound(self) -> nn.Module:
+        if self.config.begins_with_dense_state:
+            return self.restored(rewind_file(self.config, self.dense_parent()))
+        return self.restored(weights_file(self.before[-1]))
+
     def dense_parent(self) -> Path:
-        if self.parent is None:
+        if not self.before:
             mode = f"--mode {self.config.mode}"
             raise TypeError(
                 f"{mode} asks for the dense parent's weights, and neither its start nor its mask has of_parent=True"
             )
-        return self.parent
+        return self.before[0]
 
     def restored(self, path: Path) -> nn.Module:
         network = self.fresh("init")
@@ -136,6 +143,14 @@ class Origins:
     def pruned(self, network: nn.Module, score: str | None = None) -> Mask:
         generator = stream(self.config.random_state, "prune")
         return self.pruning.mask(network, self.config.prune.prune_ratio, generator, score=score)
+
+    def pruned_further(self) -> Mask:
+        network, n_round = self.fresh("init"), len(self.before)
+        stored = restore(network, weights_file(self.before[-1]))
+        if n_round == 1:
+            return self.pruned(network)  # of a dense run's file no mask counts
+        generator = stream(self.config.random_state, "prune", n_round)
+        return self.pruning.mask(network, self.config.prune.prune_ratio, generator, within=stored.mask)
 
     def shuffled(self, mask: Mask) -> Mask:
         return shuffled(mask, stream(self.config.random_state, "shuffle"))
@@ -156,17 +171,17 @@ class Beginning(NamedTuple):
     macs: int
 
 
-def start(config: RunConfig, dataset: Dataset, parent: Path | None) -> Beginning:
+def start(config: RunConfig, dataset: Dataset, before: Sequence[Path]) -> Beginning:
     """Network and mask with which a run of `config.mode` begins (paper, figure 2).
 
     Args:
-        parent: run folder or weights file of Sol-D; None in modes that need none.
+        before: run folders of the runs that it needs, or weights of Sol-D in the place of the first; empty: it needs none.
     Raises:
-        RuntimeError: the parent's weights are missing, damaged or another architecture's.
+        RuntimeError: a parent's weights are missing, damaged or another architecture's.
         FlagError: there is no such mask of this network, or too few data for its scores.
     """
     pruning = Pruning(config, dataset)
-    network, mask = config.mode_spec.start(Origins(config, dataset, parent, pruning), config.prune.mask_control)
+    network, mask = config.mode_spec.start(Origins(config, dataset, before, pruning), config.prune.mask_control)
     return Beginning(network, mask, pruning.macs)
 
 
@@ -184,6 +199,25 @@ def lottery_file(config: RunConfig, parent: Path) -> Path:
     if not path.exists():
         raise RuntimeError(f"{path} does not exist: say with --lottery_model_path where the dense initialisation is")
     return path
+
+
+def rewind_file(config: RunConfig, dense: Path) -> Path:
+    """Where the state of a dense run after --rewind_epoch is.
+
+    Raises:
+        RuntimeError: the dense run has not kept it. FlagError: there is none beside what --pretrain_model_path gives.
+    """
+    folder, epoch = RunFolder(dense if dense.is_dir() else dense.parent), config.prune.rewind_epoch
+    path = folder.epoch_state(epoch)
+    if path.exists():
+        return path
+    if config.pretrain_model_path:
+        raise FlagError(f"--rewind_epoch {epoch}: {path} does not exist; give a dense run's folder that has it, or --rewind lr")
+    epochs = "-".join(map(str, sorted({*folder.kept_epochs(), epoch})))
+    raise RuntimeError(
+        f"{path} does not exist, and --rewind_epoch {epoch} begins there: train the dense run again, with --load_pretrain 0 "
+        f"here or by its own command with --save_epochs {epochs} --overwrite 1"
+    )
 
 
 def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> tuple[nn.Module, Mask, RunConfig]:

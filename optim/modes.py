@@ -28,6 +28,9 @@ class Beginning(Protocol):
     def dense_initialisation(self) -> nn.Module:
         """The dense parent before training, Init-D. RuntimeError: as above."""
 
+    def rewound(self) -> nn.Module:
+        """By `--rewind`, the dense run after `--rewind_epoch` or the round before after training. RuntimeError: as above."""
+
     def pruned(self, network: nn.Module, score: str | None = None) -> Mask:
         """The mask that the pruning flags make of a network's weights, which are left as they are; or with another score."""
 
@@ -39,6 +42,9 @@ class Beginning(Protocol):
 
     def fit(self, network: nn.Module, mask: Mask) -> None:
         """Scale freshly drawn weights to their mask, in place, if `--init_method` is one that does."""
+
+    def pruned_further(self) -> Mask:
+        """The mask that they make of the round before, of the weights that it has left. RuntimeError: as above."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class ModeSpec:
         allocation: how many weights of each layer stay, unless a flag says otherwise.
         method: what the field calls it, in which {flag} stands for the label of the entry that a flag of pruning chooses;
             default: its label.
+        in_rounds: whether runs of this mode are rounds, each with the one before as its parent, see optim/rounds.py.
     """
 
     label: str
@@ -97,6 +104,7 @@ class ModeSpec:
     updater: Callable[[Any], Any] | None = None
     allocation: str = "global"
     method: str = ""
+    in_rounds: bool = False
 
     @property
     def has_mask(self) -> bool:
@@ -104,7 +112,7 @@ class ModeSpec:
 
     @property
     def needs_parent(self) -> bool:
-        """Whether a dense run has to be finished before a run of this mode begins."""
+        """Whether a dense run, or one that has it as its parent, has to be finished before a run of this mode begins."""
         return self.starts_from.of_parent or (self.mask_from is not None and self.mask_from.of_parent)
 
     @property
@@ -145,10 +153,12 @@ FRESH = Start(lambda beginning: beginning.fresh("init"), drawn=True)
 REDRAWN = Start(lambda beginning: beginning.fresh("init-scratch"), drawn=True)  # another stream: it must not equal Init-D
 SOLUTION = Start(lambda beginning: beginning.dense_solution(), of_parent=True, trained=True)
 REWOUND = Start(lambda beginning: beginning.dense_initialisation(), of_parent=True)
+OF_ROUND = Start(lambda beginning: beginning.rewound(), of_parent=True, trained=True)
 OF_START = MaskSource(lambda beginning, network: beginning.pruned(network))
 AT_RANDOM = MaskSource(lambda beginning, network: beginning.pruned(network, "random"), scored=False)
 WHOLE = MaskSource(lambda beginning, network: beginning.whole(network), scored=False)
 OF_SOLUTION = MaskSource(lambda beginning, network: beginning.pruned(beginning.dense_solution()), of_parent=True)
+OF_ROUND_BEFORE = MaskSource(lambda beginning, network: beginning.pruned_further(), of_parent=True)
 
 # as in figure 2 of the paper; colours of Okabe & Ito 2008, distinguishable with every common form of colour blindness
 MODES = {
@@ -163,6 +173,7 @@ MODES = {
     ),
     "granet": ModeSpec("granet", "#882255", "X", "-.", FRESH, WHOLE, MaskSchedule(cubic, cosine_drop), method="GraNet"),
     "ac-dc": ModeSpec("ac-dc", "#999933", "<", ":", FRESH, WHOLE, MaskSchedule(alternating), method="AC/DC"),
+    "iterative": ModeSpec("iterative", "#332288", "*", "-", OF_ROUND, OF_ROUND_BEFORE, method="IMP", in_rounds=True),
 }
 
 
@@ -173,6 +184,8 @@ def modes_that(holds: Callable[[ModeSpec], bool]) -> EntriesThat:
 WITH_MASK = modes_that(lambda mode: mode.has_mask)
 WITH_PARENT = modes_that(lambda mode: mode.needs_parent)
 REWINDING = modes_that(lambda mode: mode.rewinds)
+IN_ROUNDS = modes_that(lambda mode: mode.in_rounds)
+BUDGETED = modes_that(lambda mode: mode.has_mask and not mode.in_rounds)  # what a round costs, it costs in every round
 CHOSEN_AT_START = modes_that(lambda mode: mode.has_mask and mode.mask_from.scored and mode.updater is None)
 UPDATING = modes_that(lambda mode: isinstance(mode.updater, MaskSchedule))
 PRUNING_GRADUALLY = modes_that(lambda mode: isinstance(mode.updater, MaskSchedule) and mode.updater.begins)

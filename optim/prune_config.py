@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from helper.masks.allocation import ALLOCATIONS
 from helper.masks.growth import GROWTHS
 from helper.pruner import SCORES
-from helper.schema.config import Config, flag
+from helper.schema.config import Config, FlagError, flag
 from helper.schema.registry import EntriesThat
-from optim.modes import CHOSEN_AT_START, PRUNING_GRADUALLY, REPLACING, UPDATING, WITH_MASK
+from optim.modes import CHOSEN_AT_START, IN_ROUNDS, PRUNING_GRADUALLY, REPLACING, UPDATING, WITH_MASK
 
 MASKED = {"mode": WITH_MASK}
 READING_DATA = {"mode": WITH_MASK, "prune_method": EntriesThat(SCORES, lambda score: score.data)}
@@ -51,3 +51,19 @@ class PruneConfig(Config):
         when={"mode": REPLACING}, strict=True,
     )  # fmt: skip
     growth: str = flag("gradient", "which weights come back", choices=GROWTHS, when={"mode": REPLACING}, strict=True)
+    prune_step: float = flag(
+        0.2, "share of the surviving weights that a round removes, in (0, 1)", low=0, below=1, when={"mode": IN_ROUNDS},
+        strict=True,
+    )  # fmt: skip
+    rewind: str = flag(
+        "weights", "weights of a round: the dense run's after --rewind_epoch, or (lr) those of the round before",
+        choices=("weights", "lr"), when={"mode": IN_ROUNDS}, strict=True,
+    )  # fmt: skip
+    rewind_epoch: int = flag(
+        0, "epoch with which the training of every round begins", low=0, when={"mode": IN_ROUNDS}, strict=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prune_step == 0:
+            raise FlagError("--prune_step 0: must be above 0 and below 1")

@@ -11,10 +11,11 @@ from helper.system.versions import git_state, versions
 from helper.system.xla import graph_counts
 from helper.tables import number
 from loader.dataset import Dataset
+from optim.chain import runs_before
 from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.identity import run_identity
+from optim.identity import run_folder, run_identity
 from optim.model import load_stored
 from optim.trained import Trained
 
@@ -46,6 +47,7 @@ def summarise(
         "macs_active": active,
         "training_macs": trained.meter.macs,
         "training_macs_dense": trained.meter.macs_dense,
+        "training_macs_with_parents": macs_with_parents(config, dataset, trained.meter.macs),
         "metrics": metric_totals(folder, selected),
         "identity": run_identity(config, dataset.fingerprint),
         "seconds": {"training": round(sum(float(r["seconds"]) for r in history), 1), "measuring": round(measuring, 1)},
@@ -56,6 +58,17 @@ def summarise(
         **({"xla": graph_counts()} if config.device == "tpu" else {}),
         "git": git_state(),
     }
+
+
+def macs_with_parents(config: RunConfig, dataset: Dataset, own: int) -> int | None:
+    """What training a run and all the runs that it needs has cost; None where one of these is a file, or is not there."""
+    if config.mode_spec.needs_parent and config.pretrain_model_path:
+        return None
+    folders = [run_folder(run, dataset.fingerprint) for run in runs_before(config)]
+    if not all(folder.finished for folder in folders):
+        return None
+    costs = [folder.read_summary().get("training_macs") for folder in folders]  # older summaries have none
+    return None if None in costs else own + sum(costs)
 
 
 def examples_of(dataset: Dataset) -> dict[str, int]:

@@ -67,6 +67,7 @@ class Trainer:
         seed: of data order, augmentation and regularisation.
         callbacks: called in order at each event.
         mask: of the weights that training begins with; default: all of them.
+        first_epoch: epochs that count as done when training begins.
 
     Attributes:
         mask_owner: has the mask, keeps pruned weights at zero and counts what the steps cost.
@@ -85,6 +86,7 @@ class Trainer:
         seed: int,
         callbacks: Sequence[Callback] = (),
         mask: Mask | None = None,
+        first_epoch: int = 0,
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device = dataset.train.inputs.device
@@ -98,7 +100,8 @@ class Trainer:
         self.penalty = None if penalty is None else with_options(penalty, config)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         self.mask_owner = MaskOwner(network, self.optimizer, mask or Mask(), dataset.input_shape)
-        self.epoch = self.step = self.n_examples = 0
+        self.first_epoch = self.epoch = first_epoch
+        self.step = self.n_examples = 0
         self.sums: RunningSums | None = None
         self.resumed = False
         self.row: dict[str, Any] = {}
@@ -114,7 +117,7 @@ class Trainer:
         end_of_graph(self.device)
         if not self.resumed:
             with interruptible(signals):
-                self.emit("on_epoch")  # epoch 0: the initialisation
+                self.emit("on_epoch")  # the first epoch's row: the weights that training begins with
         while self.epoch < self.config.n_epochs:
             self.emit("before_epoch")
             self.take_steps()
@@ -254,7 +257,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         n = len(self.dataset.train)
-        examples = self.epoch * n + min(self.step * self.config.batch_size, n)
+        examples = (self.epoch - self.first_epoch) * n + min(self.step * self.config.batch_size, n)
         self.mask_owner.load_state(state, steps=self.step, examples=examples)
         for callback in self.callbacks:
             if type(callback).__name__ in state.get("callbacks", {}):

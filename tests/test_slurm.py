@@ -16,7 +16,7 @@ from helper.schema.config import FlagError
 from helper.system.locks import IN_USE, exclusive
 from optim.folder import RunFolder
 from study.sweeping import slurm, slurm_task
-from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before, first_line
 from study.sweeping.slurm import SlurmQueue, arrays, launch_line
 from study.sweeping.slurm_jobs import Known, Submission, cancel_line, latest_tasks, read_submissions, record_folder, tasks_in
 from study.sweeping.slurm_options import SlurmConfig, minutes_of, options_of
@@ -209,6 +209,41 @@ def test_children_depend_on_exactly_their_parents_task_and_flags_reach_sbatch(st
     for words in ("--partition=gpu", "--exclude=n7", "--kill-on-invalid-dep=yes", "--requeue", "--time=9", "USR2@77",
                   "--cpus-per-task=3", "\nmodule load x\n"):  # fmt: skip
         assert all(words in script for script in scripts(stand_in)), words
+
+
+def test_a_chain_is_an_array_for_each_generation_and_every_run_depends_on_its_parents_task(stand_in):
+    chains = {f"{chain}{k}": f"{chain}{k - 1}" if k else None for k in range(4) for chain in "ab"}
+    queue_of(stand_in / "results", chains).poll()
+    dependencies = [line for script in scripts(stand_in) for line in script.splitlines() if "--dependency" in line]
+    assert dependencies == [f"#SBATCH --dependency=afterok:{task}" for task in ("1_0", "1_1", "2", "3", "4", "5")]
+    assert [s.runs for s in read_submissions(stand_in / "results")[0]] == [
+        ("a0", "b0"), ("a1",), ("b1",), ("a2",), ("b2",), ("a3",), ("b3",)
+    ]  # fmt: skip
+
+
+def test_a_failure_in_a_chain_blocks_all_that_come_after_it(stand_in, status):
+    root, name = stand_in / "results", "data/net/mode/{}".format
+    queue = queue_of(root, {name(k): name(k - 1) if k else None for k in range(4)})
+    queue.poll()
+    made_up_run(root, "1", epoch=3, log="$ run.py\nboom\nexit code 1\n")
+    log = job(root, name(1)).log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(first_line(job(root, name(1))) + "\nexit code 1\n")
+    answer(stand_in, (1, 0, "COMPLETED"), (2, 0, "FAILED"), (3, 0, "CANCELLED"), (4, 0, "CANCELLED"))
+    queue.poll()
+    assert list(queue.states.values()) == [FINISHED, FAILED, BLOCKED, BLOCKED]
+    assert queue.done
+    assert "1 failed, 2 blocked" in status(root)[0]
+
+
+def test_a_chain_whose_parent_was_cancelled_is_interrupted_and_not_blocked(stand_in, status):
+    root, name = stand_in / "results", "data/net/mode/{}".format
+    queue_of(root, {name(k): name(k - 1) if k else None for k in range(3)}).poll()
+    answer(stand_in, (1, 0, "CANCELLED"), (2, 0, "CANCELLED"), (3, 0, "CANCELLED"))
+    assert "3 interrupted" in status(root)[0]
+    for key, run, after in (("k1", "x", "y"), ("k2", "y", "x")):  # made-up records that wait for each other
+        Submission(key, (name(run),), name(after), 9e9, "77").write(root)
+    assert "5 interrupted" in status(root)[0]
 
 
 def test_a_second_sweep_takes_up_jobs_and_submits_only_what_slurm_no_longer_has(stand_in):

@@ -25,6 +25,7 @@ EVERY_FLAG = {
     "net_name": "mlp",
     "in_dim": 64, "out_dim": 8, "init_method": "xavier",
     "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1,
+    "allocation": "uniform", "score_batches": 2, "score_rounds": 2, "mask_control": "shuffle", "train_budget": 0.5,
     "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
     "lr_schedule": "stepwise", "lr_milestones": "1-2", "lr_gamma": 0.5, "warmup_epochs": 1, "reg_type": "jacobian",
     "reg_weight": 0.05, "precision": "bf16", "sync_batch_norm": 0, "compile": 0, "train_eval": "pass", "select": "val",
@@ -34,6 +35,11 @@ EVERY_FLAG = {
     "metric_every": 2, "metric_params": "weights", "metric_split": "test", "metric_rtol": 0.2, "metric_memory_mb": 50,
     "monte_carlo_samples": 40, "monte_carlo_trials": 2, "batch_size_fisher": 20,
 }  # fmt: skip
+OF_OTHER_MODES = {  # flags that are refused with that mode
+    "gradual": {"mask_begin": 0.2, "mask_end": 0.6, "mask_every": 2, "recalibrate_bn": 1, "net_name": "resnet", "depth": 8},
+    "dynamic": {"drop_fraction": 0.2, "growth": "random", "mask_every": 2},
+    "iterative": {"prune_step": 0.4, "rewind": "lr", "rewind_epoch": 1},
+}
 for spec in (*DATASETS.values(), *NETWORKS.values()):  # their own flags, with values of their choice or else as usual
     EVERY_FLAG |= {
         name: field.default for name, field in vars(spec.flags or object).items() if isinstance(field, dataclasses.Field)
@@ -92,13 +98,19 @@ def test_every_network(train, files, name):
 
 def test_every_flag_once(train):
     flags = {name: value for name, value in EVERY_FLAG.items() if value is not None}
-    assert set(EVERY_FLAG) | {"results_root"} == set(all_flags(RunConfig))
+    assert set(EVERY_FLAG).union({"results_root"}, *OF_OTHER_MODES.values()) == set(all_flags(RunConfig))
     command = [word for name, value in flags.items() for word in (f"--{name}", value)]
     folder = train(*command)
     (parent,) = (folder.parents[1] / "dense").iterdir()
     given = train(*command, "--pretrain_model_path", parent, "--lottery_model_path", parent)
     assert final_accuracy(given) == final_accuracy(folder)
     assert given != folder
+
+
+@pytest.mark.parametrize("mode", OF_OTHER_MODES)
+def test_every_flag_of_other_modes_once(train, mode):
+    flags = {"limit_train": 200, "limit_test": 60, "batch_size": 50, "prune_ratio": 0.5, **OF_OTHER_MODES[mode]}
+    train("--mode", mode, *(word for name, value in flags.items() for word in (f"--{name}", value)), *QUICK, "--n_epochs", 2)
 
 
 def test_other_choices_of_optimiser_schedule_and_method(train):

@@ -36,9 +36,14 @@ def without_effect_in(configs: Sequence[Config], given: Collection[str], n_proce
 def refuse_misplaced(configs: Sequence[Config], given: Collection[str], n_processes: int = 1) -> None:
     """Raise FlagError for a strict flag that was given and does nothing in any of the configs."""
     if configs:
-        strict = [name for name in given if all_flags(type(configs[0]))[name].metadata["flag"].strict]
-        for line in without_effect_in(configs, strict, n_processes):
+        wrong = [name for name in given if all(misplaced(config, name, n_processes) for config in configs)]
+        for line in without_effect(configs[0], wrong, n_processes):
             raise FlagError(line)
+
+
+def misplaced(config: Config, name: str, n_processes: int = 1) -> bool:
+    """Whether a flag is strict and does nothing in a config."""
+    return all_flags(type(config))[name].metadata["flag"].strict and not acts(config, name, n_processes)
 
 
 def acts(config: Config, name: str, n_processes: int) -> bool:

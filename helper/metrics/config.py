@@ -76,9 +76,9 @@ class Measurements(Config):
         """Those of `wanted` that have rows in metrics.csv."""
         return [metric for metric in self.wanted() if metric.file == Metric.file]
 
-    def due(self, epoch: int) -> bool:
-        """Whether an epoch is one to measure on the way."""
-        return epoch == 0 or (self.metric_every > 0 and epoch % self.metric_every == 0)
+    def due(self, epoch: int, first: int = 0) -> bool:
+        """Whether an epoch is one to measure on the way; the first one, before any step, is."""
+        return epoch == first or (self.metric_every > 0 and epoch % self.metric_every == 0)
 
 
 Fields = dict[str, tuple[Any, dataclasses.Field]]  # {flag: (its type, the field)}

@@ -22,7 +22,7 @@ class Callback:
         """After the optimiser step. The mask may be changed."""
 
     def on_epoch(self, trainer: Any) -> None:
-        """After an epoch, and once at epoch 0; `trainer.row` takes what history.csv shows."""
+        """After an epoch, and once before the first step; `trainer.row` takes what history.csv shows."""
 
     def on_interruption(self, trainer: Any) -> None:
         """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""

@@ -55,7 +55,7 @@ class Evaluate(Callback):
 class OnlineSNR(Callback):
     """Gradient SNR of an epoch from the gradients of its training steps, on augmented batches while the weights move.
 
-    A short last batch is left out. There is no row for epoch 0, which takes no step. Where the mask changes in an epoch, the
+    A short last batch is left out. The first epoch, which takes no step, has no row. Where the mask changes in an epoch, the
     moments start anew: its row is of the steps that follow.
     """
 
@@ -120,7 +120,7 @@ class Measure(Callback):
             broadcast_from_first(table.write)
 
     def on_epoch(self, trainer: Trainer) -> None:
-        if not self.metrics.due(trainer.epoch):
+        if not self.metrics.due(trainer.epoch, trainer.first_epoch):
             return
         of_state = (trainer.network, trainer.mask_owner.mask, trainer.dataset, self.metrics)
         table = broadcast_from_first(self.folder.metrics)

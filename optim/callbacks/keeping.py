@@ -61,7 +61,7 @@ class SelectBest(Callback):
             self.save(trainer)
 
     def may_be_best(self, trainer: Trainer, epoch: int) -> bool:
-        return 0 < epoch <= trainer.epoch and self.updater.final_after(trainer, epoch)
+        return trainer.first_epoch < epoch <= trainer.epoch and self.updater.final_after(trainer, epoch)
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.config.select == "last":
@@ -79,14 +79,15 @@ class SelectBest(Callback):
 
 
 class KeepStates(Callback):
-    """state_dicts/epoch_<k>.pt for the epochs of --save_epochs.
+    """state_dicts/epoch_<k>.pt.
 
     Args:
+        epochs: whose states are kept.
         written: {name in the folder: hash} of weights files, which is added to.
     """
 
-    def __init__(self, folder: RunFolder, written: dict[str, str]) -> None:
-        self.folder, self.written = folder, written
+    def __init__(self, folder: RunFolder, epochs: set[int], written: dict[str, str]) -> None:
+        self.folder, self.epochs, self.written = folder, epochs, written
 
     def on_start(self, trainer: Trainer) -> None:
         broadcast_from_first(self.remove_unknown)
@@ -98,7 +99,7 @@ class KeepStates(Callback):
                 path.unlink()
 
     def on_epoch(self, trainer: Trainer) -> None:
-        if trainer.epoch in trainer.config.saved_epochs():
+        if trainer.epoch in self.epochs:
             path = self.folder.epoch_state(trainer.epoch)
             state = model_state(trainer.network, trainer.mask_owner.mask, trainer.epoch)
             self.written[self.folder.name_of(path)] = broadcast_from_first(save_state, path, state)

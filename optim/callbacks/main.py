@@ -35,7 +35,7 @@ def callbacks_of(
         StopIfDiverged(),
         Measure(folder, metrics, config.random_state),
         SelectBest(folder, written, updater),
-        KeepStates(folder, written),
+        KeepStates(folder, config.saved_epochs(), written),
         WriteHistory(folder),
         Track(Trackers(config.tracker, folder)),
         progress,

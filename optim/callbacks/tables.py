@@ -32,7 +32,7 @@ class WriteHistory(Callback):
             "training_macs": trainer.mask_owner.meter.macs,
             "churn": trainer.mask_owner.meter.churn,
         }
-        if trainer.epoch and trainer.images_timed:
+        if trainer.epoch > trainer.first_epoch and trainer.images_timed:
             trainer.row["images_per_second"] = round(trainer.images_timed / trainer.train_seconds, 1)
         self.started = now
         self.table.append(trainer.row)

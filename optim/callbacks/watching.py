@@ -42,7 +42,7 @@ def check_finite(trainer: Trainer) -> None:
     checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums.loss)]
     if any_process(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
         raise Diverged(
-            f"the training loss or a weight is not finite in epoch {max(trainer.epoch, 1)}: "
+            f"the training loss or a weight is not finite in epoch {max(trainer.epoch, trainer.first_epoch + 1)}: "
             f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
         )
 
@@ -61,8 +61,8 @@ class Progress(Callback):
         self.shown.close()
 
     def on_start(self, trainer: Trainer) -> None:
-        total = trainer.config.n_epochs * trainer.steps_per_epoch
-        done = trainer.epoch * trainer.steps_per_epoch + trainer.step
+        total = (trainer.config.n_epochs - trainer.first_epoch) * trainer.steps_per_epoch
+        done = (trainer.epoch - trainer.first_epoch) * trainer.steps_per_epoch + trainer.step
         self.task = self.shown.enter_context(Task("training", total, "steps", done=done))
 
     def on_step(self, trainer: Trainer) -> None:

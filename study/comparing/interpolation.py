@@ -37,7 +37,7 @@ from study.runs import LoadedRun
 
 log = logging.getLogger(__name__)
 DRAWN_ANEW = modes_that(lambda mode: mode.has_mask and not mode.starts_from.of_parent)
-FINETUNED = modes_that(lambda mode: mode.has_mask and mode.starts_from.trained)
+FINETUNED = modes_that(lambda mode: mode.has_mask and mode.starts_from.trained and not mode.in_rounds)
 PATHS = (("Init-S", "Sol-F"), ("Init-F", "Sol-F"), ("Sol-S", "Sol-F"))
 SPLITS = ("train", "test")
 UPPER = 0.05  # share of examples with the largest cosines whose classes are counted

@@ -55,6 +55,11 @@ class FinishedRun:
         return family_of(self.identity)
 
     @property
+    def first_epoch(self) -> int:
+        """That of the weights with which it began."""
+        return self.flags["rewind_epoch"] if self.mode_spec.in_rounds else 0
+
+    @property
     def seed(self) -> int:
         return self.flags["random_state"]
 

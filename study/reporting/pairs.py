@@ -35,7 +35,7 @@ def side_of(mode: str) -> str | None:
     Both have the mask of the dense solution; runs of other modes take neither side.
     """
     spec = MODES[mode]
-    if spec.mask_from is None or not spec.mask_from.of_parent:
+    if spec.mask_from is None or not spec.mask_from.of_parent or spec.in_rounds:
         return None
     if spec.starts_from.of_parent:
         return FINETUNE if spec.starts_from.trained else None

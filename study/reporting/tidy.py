@@ -10,6 +10,7 @@ import pandas
 from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.metrics.main import METRICS
 from helper.schema.config import digest
+from optim.meter import PASSES
 from study.bias import marked
 from study.reporting.collect import EXAMPLES, NUMBERS, Collection
 from study.reporting.finished_run import FinishedRun, grouped, number
@@ -21,7 +22,7 @@ def tidy(collection: Collection) -> pandas.DataFrame:
     """One row a run: where it belongs, its settings in short, and its numbers; accuracies are shares, losses nats.
 
     cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
-    about three times that); with the dense run whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
+    about three times that); with the runs whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
     """
     dense = {digest(record.identity): record for record in collection.records if not record.mode_spec.has_mask}
     labels = series_labels(collection.records)
@@ -32,10 +33,7 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
     summary, flags = record.summary, record.flags
     own = epochs_of(record) * summary["macs_active"]
     parent = record.identity.get("parent")
-    before = 0.0
-    if record.mode_spec.needs_parent:
-        found = dense.get(digest(parent)) if isinstance(parent, dict) else None
-        before = epochs_of(found) * found.summary["macs_active"] if found else math.nan
+    before = cost_before(record, dense)
     return {
         "run": record.name,
         "study": record.study,
@@ -68,8 +66,20 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
 
 
 def epochs_of(record: FinishedRun) -> int:
-    """That it took: as many as `--n_epochs`, unless a budget said otherwise."""
-    return record.summary.get("epochs", record.flags["n_epochs"])
+    """That it took: as many as `--n_epochs`, unless a budget said otherwise, without those that a round is rewound to."""
+    return record.summary.get("epochs", record.flags["n_epochs"]) - record.first_epoch
+
+
+def cost_before(record: FinishedRun, dense: dict[str, FinishedRun]) -> float:
+    """Of the runs that a run needs, in the unit of `tidy`; nan where one of them is not known."""
+    if not record.mode_spec.needs_parent:
+        return 0.0
+    if record.mode_spec.in_rounds:
+        total, own = (record.summary.get(name) or math.nan for name in ("training_macs_with_parents", "training_macs"))
+        return (total - own) / (PASSES * record.summary["examples"]["train"])
+    parent = record.identity.get("parent")
+    found = dense.get(digest(parent)) if isinstance(parent, dict) else None
+    return epochs_of(found) * found.summary["macs_active"] if found else math.nan
 
 
 def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:
@@ -99,7 +109,7 @@ def initial_fisher(record: FinishedRun) -> dict[str, float]:
     selected, row = record.summary["metrics"].get("fisher"), {}
     if selected is not None:
         wanted = {name: selected[name] for name in ("settings", "params", "split")}
-        wanted |= {"metric": "fisher", "epoch": "0", "layer": "all", "subset": "all"}
+        wanted |= {"metric": "fisher", "epoch": str(record.first_epoch), "layer": "all", "subset": "all"}
         row = next((row for row in record.rows("metrics") if wanted.items() <= row.items()), {})
     return {"fisher_initial": number(row.get("value")), "fisher_initial_reliable": number(row.get("reliable"))}
 

@@ -91,7 +91,7 @@ def choose_reference(runs: Sequence[PlannedRun], images_per_second: float, name:
     for run in runs:
         sizes = published_sizes(run.config.data)
         macs[run.group] = shape_for(run.config, sizes).macs
-        work[run.group] += macs[run.group] * sizes.train * run.config.train.n_epochs
+        work[run.group] += macs[run.group] * sizes.train * (run.config.train.n_epochs - run.config.first_epoch)
     if name is not None and name not in work:
         raise FlagError(f"--reference {name}: no run of the sweep is one of {', '.join(work)}{near_match(name, work)}")
     name = name or max(work, key=work.__getitem__)

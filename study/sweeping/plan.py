@@ -1,4 +1,4 @@
-"""A YAML file of flags and grids -> the runs of a sweep, each once, dense parents first.
+"""A YAML file of flags and grids -> the runs of a sweep, each once and after its parent.
 
 ```yaml
 title: Figure 1
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helper.command_line.effects import misplaced
 from helper.command_line.flag_files import read_flags
 from helper.schema.config import FlagError, all_flags, flatten, replace, unflatten
 from helper.schema.values import near_match
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import core_value
 from loader.main import DataConfig, fingerprint_of
+from optim.chain import keeping, runs_before
 from optim.config import RunConfig, usual_measurements
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
@@ -34,11 +36,16 @@ ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretra
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep: where it goes, and which other run of the sweep it starts from."""
+    """A run of a sweep: where it goes, and which other run of the sweep it starts from.
+
+    Attributes:
+        generation: a parent's is less.
+    """
 
     config: RunConfig
     folder: RunFolder
     parent: str | None
+    generation: int = 0
 
     @property
     def name(self) -> str:
@@ -60,10 +67,11 @@ class PlannedRun:
         return self.folder.checkpoint.exists()
 
     def flags(self) -> list[str]:
-        """The words of run.py's command line that make this run."""
+        """The words of run.py's command line that make this run, without flags that it would refuse for other runs' sake."""
         defaults = {name: field.default for name, field in all_flags(RunConfig).items()}
         defaults |= usual_measurements(self.config.device)
         changed = {name: value for name, value in flatten(self.config).items() if value != defaults[name]}
+        changed = {name: value for name, value in changed.items() if not misplaced(self.config, name)}
         return [
             w for name, value in changed.items() for w in (f"--{name}", str(int(value) if isinstance(value, bool) else value))
         ]
@@ -143,6 +151,12 @@ def is_zero(seed: Any) -> bool:
     return not isinstance(value, bool) and value == 0
 
 
+def kept_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
+    """The first of two configurations of one run, with what is to be measured, drawn and kept in either."""
+    config = keeping(measured_as_either(config, other), other.saved_epochs())
+    return replace(config, figures=True) if other.figures and not config.figures else config
+
+
 def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
     """The first of two configurations of one run, with what is to be measured in either."""
     if config.metrics == other.metrics:
@@ -154,7 +168,7 @@ def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
 
 
 def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[PlannedRun]:
-    """Every run once, those without a parent first; dense parents that the sweep does not name itself are among them.
+    """Every run once and after its parent; parents that the sweep does not name itself are among them.
 
     Args:
         fingerprint: content hash of data files that are not the published ones, see `fingerprint_of`.
@@ -166,20 +180,21 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
         raise FlagError(f"results_root: a sweep has one, not {', '.join(sorted(roots))}")
     found: dict[str, PlannedRun] = {}
 
-    def add(config: RunConfig) -> str:  # its name
+    for config in configs:
         for name in PATHS:
             if getattr(config, name) and config.mode_spec.needs_parent and not Path(getattr(config, name)).exists():
                 raise FlagError(f"--{name} {getattr(config, name)}: does not exist")
-        folder = run_folder(config, fingerprint(config.data))
-        name = folder.path.relative_to(config.results_root).as_posix()
-        if name in found:
-            found[name] = dataclasses.replace(found[name], config=measured_as_either(found[name].config, config))
-        else:
-            needed = config.mode_spec.needs_parent and not config.pretrain_model_path
-            parent = add(config.dense_parent()) if needed else None
-            found[name] = PlannedRun(config, folder, parent)
-        return name
+        parent = None
+        for run in (*runs_before(config), config):
+            folder = run_folder(run, fingerprint(run.data))
+            planned = PlannedRun(run, folder, parent and parent.name, generation_of(run, parent))
+            if planned.name in found:
+                former = found[planned.name]
+                planned = dataclasses.replace(former, config=kept_as_either(former.config, run))
+            parent = found[planned.name] = planned
+    return sorted(found.values(), key=lambda run: run.generation)
 
-    for config in configs:
-        add(config)
-    return sorted(found.values(), key=lambda run: run.config.mode_spec.needs_parent)
+
+def generation_of(config: RunConfig, parent: PlannedRun | None) -> int:
+    """One more than the parent's; of a run without one in the sweep 0, or 1 if its parent is given by a path."""
+    return parent.generation + 1 if parent else int(config.mode_spec.needs_parent)

@@ -1,9 +1,10 @@
 """`experiment.py sweep --executor slurm`: a sweep's runs as jobs of SLURM, which submitit submits.
 
-Dense parents come first, as one job array; the sparse runs that wait for the same parent are one array as well, with
-`afterok` on that parent's array task (an array shares its dependency). A sweep of p unfinished parents takes 1 + p calls of
-sbatch, and one more for each further MaxArraySize runs that depend on the same. SLURM counts a requeued job as pending, so
-its children wait for its last end; where that is a failure, `kill-on-invalid-dep` cancels them.
+Runs without a parent come first, as one job array; those that wait for the same parent are one array as well, with
+`afterok` on that parent's array task (an array shares its dependency), and so on with their children. A sweep of p
+unfinished parents takes 1 + p calls of sbatch, and one more for each further MaxArraySize runs that depend on the same. SLURM
+counts a requeued job as pending, so its children wait for its last end; where that is a failure, `kill-on-invalid-dep`
+cancels them.
 
 Where SLURM accepts no more jobs (MaxSubmitJobs, MaxJobCount), the rest is handed over as jobs end, while the sweep watches.
 

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +110,8 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
         return RunStatus(name, state, job, logs_of_it or log_of_job(root, job))
 
     runs = {name: look(name) for name in [*folders, *(name for name in tasks if name not in folders)]}
-    for name, task in tasks.items():
-        parent = runs.get(task.submission.after)
-        if runs[name].state == INTERRUPTED and name not in folders and parent and parent.state == FAILED:
+    for name in tasks:
+        if name not in folders and runs[name].state == INTERRUPTED and waits_for_failed(name, tasks, runs):
             runs[name] = RunStatus(name, BLOCKED, runs[name].job, runs[name].log)
     taken = {f"{name.replace('/', '_')}.log" for name in runs}
     for log in logs:  # of runs that ended before they had a folder
@@ -120,6 +119,18 @@ def survey(root: Path) -> tuple[list[RunStatus], list[str]]:
             path = root / "logs" / log
             runs[log] = RunStatus(log.removesuffix(".log"), FAILED if says_failed(path) else INTERRUPTED, None, path)
     return list(runs.values()), remarks
+
+
+def waits_for_failed(name: str, tasks: Mapping[str, Task], runs: Mapping[str, RunStatus]) -> bool:
+    """Whether one of the runs that a run was to wait for, directly or through others, has failed."""
+    seen = {name}
+    while name in tasks and (name := tasks[name].submission.after) in runs and name not in seen:  # records may be made up
+        seen.add(name)
+        if runs[name].state == FAILED:
+            return True
+        if runs[name].state not in (INTERRUPTED, BLOCKED):
+            return False
+    return False
 
 
 def state_of(

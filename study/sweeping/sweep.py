@@ -25,7 +25,7 @@ SHOWN_LINES = 8  # of a failed run's log
 
 
 def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
-    """Run every run of YAML files once, dense parents first: finished ones are left, interrupted ones go on.
+    """Run every run of YAML files once, after its parent: finished ones are left, interrupted ones go on.
 
     Flags of run.py take the place of the files'; several values of one are separated by commas.
     """
@@ -117,7 +117,7 @@ def report_end(
             lines = jobs[name].log.read_text(errors="replace").splitlines()
             print("\n".join(f"    {line}" for line in [lines[0], *lines[1:][-SHOWN_LINES:]]))
     if count[BLOCKED]:
-        print(f"\n{count[BLOCKED]} runs wait for a dense parent that failed")
+        print(f"\n{count[BLOCKED]} runs wait for a parent that failed")
     if count[FAILED]:
         print("\nexperiment.py: error: some runs failed; repeat them with --retry", file=sys.stderr)
         return 1

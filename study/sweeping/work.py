@@ -56,26 +56,28 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     config, metrics = with_expected_epochs(run.config, sizes), run.config.metrics
     if run.folder.finished:
         return Work(measuring=state_images(config, sizes))
-    first = max(0, len(run.folder.history().rows) - 1) if run.begun else -1  # epochs that the tables have
-    epochs = config.train.n_epochs - max(first, 0)
-    evaluated = config.train.n_epochs - first  # epoch 0 as well
-    passes = evaluated if config.train.train_eval == "pass" else int(first < 0)
+    begin = config.first_epoch
+    last = begin + max(0, len(run.folder.history().rows) - 1) if run.begun else begin - 1  # that the tables have
+    epochs = config.train.n_epochs - max(last, begin)
+    evaluated = config.train.n_epochs - last  # the first epoch as well
+    passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
     snr = metrics.save_snr and metrics.snr_mode == "fixed"
     bytes_, files = disk_of(config, sizes)
     return Work(
-        training=epochs * sizes.train + (scoring_images(config, sizes) if first < 0 else 0),
+        training=epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
         forward=evaluated * (sizes.val + sizes.test) + (0 if snr else passes * sizes.train),
         gradient=passes * sizes.train if snr else 0,
-        measuring=len(measured_epochs(config, first)) * state_images(config, sizes),
+        measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
         bytes=bytes_,
         files=files,
     )
 
 
-def measured_epochs(config: RunConfig, first: int = -1) -> list[int]:
-    """States later than `first` that are measured: on the way, and the selected weights as if they were the last epoch's."""
-    last = config.train.n_epochs
-    return [epoch for epoch in range(first + 1, last + 1) if epoch == last or config.metrics.due(epoch)]
+def measured_epochs(config: RunConfig, former: int = -1) -> list[int]:
+    """States later than `former` that are measured: on the way, and the selected weights as if they were the last epoch's."""
+    begin, last = config.first_epoch, config.train.n_epochs
+    epochs = range(max(former + 1, begin), last + 1)
+    return [epoch for epoch in epochs if epoch == last or config.metrics.due(epoch, begin)]
 
 
 def state_images(config: RunConfig, sizes: Sizes) -> float:
@@ -130,8 +132,10 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
     kept = tensors_kept(with_options(OPTIMIZERS[train.optimizer_name], train))
     checkpoint = state + kept * (FLOAT * shape.parameters + TENSOR * shape.tensors)
-    states = len(train.saved_epochs()) + 1  # and model.pt
-    epochs = train.n_epochs + 1
+    saved = config.saved_epochs()
+    states = len(saved) + 1  # and model.pt
+    checkpoints = 2 if saved else 0  # a round of which only the solution is kept has none in the end
+    epochs = train.n_epochs - config.first_epoch + 1
     kinds = metrics.tabulated()
     measured = len(measured_epochs(config)) * len(kinds) * (3 if noisy else 1)
     tables = epochs * (CELLS["history"] * (1.4 if noisy else 1) + CELLS["log"])
@@ -140,5 +144,5 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     figures = config.figures * (1 + noisy + 2 * snr + bool(kinds) + metrics.save_spectrum)
     labels = 3 * 8 * sizes.train if noisy else 0
     tables_and_texts = 5 + snr + bool(kinds) + noisy + metrics.save_spectrum  # history, config, log, summary, lock
-    files = tables_and_texts + states + 2 + 2 * figures
-    return round(states * state + 2 * checkpoint + tables + FIGURE * figures + labels + SMALL), files
+    files = tables_and_texts + states + checkpoints + 2 * figures
+    return round(states * state + checkpoints * checkpoint + tables + FIGURE * figures + labels + SMALL), files
