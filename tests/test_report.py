@@ -192,7 +192,7 @@ def test_a_report_that_leaves_out_every_run_says_why(tmp_path, run_command):
     write_run(RunConfig(results_root=str(tmp_path), random_state=2)).summary.unlink()
     code, _, errors = run_command("report", tmp_path)
     assert "no finished run under" in code
-    foreign, unfinished = errors.splitlines()
+    unfinished, foreign = errors.splitlines()
     assert "has --channels, which no part of this program knows" in foreign
     assert unfinished.endswith("not finished")
 
