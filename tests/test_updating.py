@@ -330,6 +330,20 @@ def test_training_costs_what_its_real_steps_do(tmp_path):
         ),
         (("dynamic", "--drop_fraction", 1.5), "--drop_fraction 1.5: must be at least 0 and at most 1"),
         (("gradual", "--mask_every", 0), "--mask_every 0: must be at least 1"),
+        (
+            ("gradual", "--growth", "random"),
+            "--growth random has no effect with --mode gradual; it acts with --mode dynamic or",
+        ),
+        (("sparse-scratch", "--mask_every", 5), "--mask_every 5 has no effect with --mode sparse-scratch; it acts with"),
+        (("dense", "--mask_control", "shuffle"), "--mask_control shuffle has no effect with --mode dense"),
+        (
+            ("at-init", "--prune_method", "snip", "--limit_train", 60),
+            "reads 10 training examples of every class, but one has 6",
+        ),
+        (
+            ("gradual", "--prune_method", "grasp", "--score_batches", 11),
+            "--score_batches 11: the 320 training examples make 10",
+        ),
         (("at-init", "--allocation", "uniform_plus", "--prune_ratio", 0.9), "--allocation uniform_plus keeps the first layer"),
         (("sparse-scratch", "--mask_control", "reinit"), "--mask_control reinit: --mode sparse-scratch draws its weights anew"),
     ],
