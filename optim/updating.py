@@ -89,9 +89,12 @@ class UpdateMask(Callback):
         return trainer.epoch * trainer.steps_per_epoch + trainer.step
 
     def final_after(self, trainer: Any, epoch: int) -> bool:
-        """Whether as many weights are pruned after an epoch as are to be in the end."""
-        step = epoch * trainer.steps_per_epoch
-        return self.schedule.sparsity(step, self.span, self.masks.prune_ratio) == self.masks.prune_ratio
+        """Whether as many weights are pruned after an epoch as are to be in the end.
+
+        A change that falls on the end of an epoch comes before the next step.
+        """
+        last = epoch * trainer.steps_per_epoch - 1
+        return self.schedule.sparsity(last, self.span, self.masks.prune_ratio) == self.masks.prune_ratio
 
     def before_step(self, trainer: Any) -> None:
         step, owner = self.completed(trainer), trainer.mask_owner
