@@ -7,8 +7,18 @@ import pytest
 import torch
 from scipy import stats
 
-from helper.interval import half_interval
-from helper.metrics.estimate import Estimate, Mean, Sampled, estimate_of, stratified, two_stage_mean, weighted_mean, with_total
+from helper.interval import SKEWED, half_interval
+from helper.metrics.estimate import (
+    Estimate,
+    Mean,
+    Sampled,
+    estimate_of,
+    settled,
+    stratified,
+    two_stage_mean,
+    weighted_mean,
+    with_total,
+)
 from helper.metrics.fisher import FISHER_METHODS, fisher_trace
 from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.importance import importance_mean, planned_draws
@@ -257,14 +267,49 @@ def stream_of(fill, seed):
     return fill(generator=torch.Generator().manual_seed(seed))
 
 
+def test_skewed_means_have_wider_intervals():
+    """As of fewer degrees of freedom; not for the skewness that normal draws show by chance, nor an unknown one."""
+    degrees = 1 / (1 / 79 + SKEWED * (0.3**2 - 6 / 79**2))
+    for skewness in (0.3, -0.3):
+        assert half_interval(2.0, 79, skewness) == pytest.approx(2 * stats.t.ppf(0.975, degrees), rel=1e-4)
+    assert half_interval(1.0, math.inf, 0.5) == pytest.approx(stats.t.ppf(0.975, 1 / (SKEWED * 0.25)), rel=1e-4)
+    for skewness in (0.0, 2.4 / 79, math.nan):
+        assert half_interval(1.0, 79, skewness) == half_interval(1.0, 79)
+    assert half_interval(1.0, math.nan, math.nan) == half_interval(1.0)
+
+
+@pytest.mark.parametrize(
+    ("draws", "exact", "covered", "marked"),
+    [("normal", 1.0, 0.94, 0.01), ("exponential", 1.0, 0.94, 0.1), ("mild lognormal", math.exp(0.125), 0.94, 0.1),
+     ("chi-squared", 1.0, 0.94, 0.5)],
+)  # fmt: skip
+@pytest.mark.parametrize("n", [64, 100])
+def test_intervals_of_a_hundred_skewed_draws_cover_and_are_seldom_marked(draws, exact, covered, marked, n):
+    g, size = stream(n, draws), (2000, n)
+    values = {
+        "normal": lambda: 1 + 0.5 * torch.randn(size, generator=g, dtype=torch.float64),
+        "exponential": lambda: torch.empty(size, dtype=torch.float64).exponential_(generator=g),
+        "mild lognormal": lambda: (0.5 * torch.randn(size, generator=g, dtype=torch.float64)).exp(),
+        "chi-squared": lambda: torch.randn(size, generator=g, dtype=torch.float64).square(),
+    }[draws]()
+    found = [weighted_mean(row[:, None], torch.ones(n), 10**6, 10**6) for row in values]
+    estimates = [
+        Estimate(m.means[0].item(), m.errors[0].item(), n, "m; s", degrees=m.degrees, skewness=m.skewness) for m in found
+    ]
+    assert sum(abs(e.value - exact) <= e.half for e in estimates) >= covered * len(estimates)
+    assert sum(not e.reliable for e in estimates) <= marked * len(estimates)
+
+
 def test_strata_combine_degrees_and_skewness():
     """Of two equal errors: twice the degrees, and the skewness over sqrt(2)."""
     both = stratified([Estimate(1.0, 0.1, 10, "m; s", degrees=9, skewness=0.3)] * 2, [5, 5])
     assert (both.degrees, both.skewness) == (pytest.approx(18), pytest.approx(0.3 / 2**0.5))
     one = stratified([Estimate(1.0, 0.1, 10, "m; s", degrees=9, skewness=0.3), Estimate(1.0, 0.0, 10, "m; s")], [5, 5])
     assert (one.degrees, one.skewness) == (pytest.approx(9), pytest.approx(0.3))
-    assert not one.reliable
+    assert one.reliable
+    assert not settled(one.skewness, one.degrees)
     assert not Estimate(1.0, 0.1, 10, "m; s", degrees=999, skewness=0.2).reliable
+    assert Estimate(1.0, 0.1, 10, "m; s", degrees=79, skewness=0.3).reliable
 
 
 def table_of(values, spread):
@@ -290,7 +335,7 @@ def test_rare_examples_that_hold_half_of_a_mean_are_found_by_their_scores(n_rare
     for seed in range(20):
         for budget in (Budget(0.05), Budget(0, 200)):
             found = importance_mean(draw, score, 50_000, budget, stream(seed, "scores")).mean
-            missed += abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees)
+            missed += abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees, found.skewness)
     assert missed <= 5  # of 40; binomial at 5 %: 0.986
 
 
@@ -303,7 +348,7 @@ def test_a_heavy_tail_that_is_drawn_by_chance_is_covered_or_marked(relative_vari
     missed = marked = 0
     for seed in range(100):
         found = sample_mean(draw, 50_000, Budget(0, 1000, 2), stream(seed, "uniform")).mean
-        if abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees):
+        if abs(found.means[0] - exact) > half_interval(found.errors[0].item(), found.degrees, found.skewness):
             missed += 1
             marked += not found.reliable
     assert missed > 5

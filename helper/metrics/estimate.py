@@ -39,7 +39,7 @@ class Estimate:
     @property
     def half(self) -> float:
         """Half of the 95 % interval: what ± stands for wherever it is shown."""
-        return half_interval(self.standard_error, self.degrees)
+        return half_interval(self.standard_error, self.degrees, self.skewness)
 
 
 def whole_estimate(found: object, metric: str) -> Estimate:
@@ -60,12 +60,17 @@ def whole_estimate(found: object, metric: str) -> Estimate:
 
 
 def believable(skewness: float, degrees: float) -> bool:
-    """Whether the t interval of a mean can be believed: its skewness is at most 0.2, of many draws degrees ** -1/4.
+    """Whether the interval of a mean, widened for its skewness, can be believed: that is at most degrees ** -1/4.
 
-    Above 0.2 such intervals miss over 6 % (Cochran 1977, section 2.15). The skewness of many draws from a heavy tail falls
-    short of that of the next more, so that they are held to less. Tuned on lognormal draws.
+    The skewness of many draws from a heavy tail falls short of that of the next more, so that they are held to less. Tuned
+    on gamma and lognormal draws.
     """
-    return not abs(skewness) > min(0.2, degrees**-0.25)
+    return not abs(skewness) > degrees**-0.25
+
+
+def settled(skewness: float, degrees: float) -> bool:
+    """Whether no more draws are worth their cost: a t interval misses over 6 % above 0.2 (Cochran 1977, section 2.15)."""
+    return believable(skewness, degrees) and not abs(skewness) > 0.2
 
 
 class Mean(NamedTuple):
@@ -75,6 +80,10 @@ class Mean(NamedTuple):
     errors: Tensor
     degrees: float
     skewness: float
+
+    @property
+    def settled(self) -> bool:
+        return settled(self.skewness, self.degrees)
 
     @property
     def reliable(self) -> bool:

@@ -49,7 +49,7 @@ def importance_mean(
     for _ in range(1 + ROUNDS):
         drawing.learn()
         found = drawing.sample(n, scored)
-        if found.mean.reliable or n == most:
+        if found.mean.settled or n == most:
             break
         n, scored = min(MORE * n, most), population
     return found

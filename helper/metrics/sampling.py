@@ -92,7 +92,7 @@ def sample_mean(draw: Draw, population: int, budget: Budget, generator: torch.Ge
     plan, note = sample.plan_to_precision()
     found = sample.measure(plan, note)
     for _ in range(ROUNDS):
-        if found.mean.reliable or sample.cannot_grow(plan):
+        if found.mean.settled or sample.cannot_grow(plan):
             break
         plan = sample.larger(plan)
         found = sample.measure(plan, note)

@@ -30,9 +30,9 @@ def metrics(table: Columns, labels: Mapping[str, str]) -> Figure:
             for subset, (colour, line) in SUBSETS.items():
                 part = chosen(way, way["subset"] == subset)
                 label = how if subset == "all" else f"{how}, {subset}"
-                degrees = part.get("degrees", numpy.full(len(part["epoch"]), numpy.inf))
-                pairs = zip(numpy.nan_to_num(part["standard_error"]), degrees, strict=True)
-                errors = [half_interval(error, of_freedom) for error, of_freedom in pairs]
+                unknown = numpy.full(len(part["epoch"]), numpy.nan)
+                shape = (part.get(name, unknown) for name in ("degrees", "skewness"))
+                errors = [half_interval(*row) for row in zip(numpy.nan_to_num(part["standard_error"]), *shape, strict=True)]
                 if len(part["epoch"]):
                     axis.errorbar(
                         part["epoch"], part["value"], errors, fmt=line, color=colour, alpha=tone, capsize=3, label=label

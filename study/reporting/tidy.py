@@ -87,7 +87,8 @@ def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float |
     the standard error where that was estimated from few draws."""
     found = metrics.get(name, {})
     value, error = (float(found.get(key, math.nan)) for key in ("value", "standard_error"))
-    error = half_interval(error, float(found.get("degrees", math.inf))) / NORMAL_QUANTILE
+    degrees, skewness = (float(found.get(key, default)) for key, default in (("degrees", math.inf), ("skewness", 0.0)))
+    error = half_interval(error, degrees, skewness) / NORMAL_QUANTILE
     how = ", ".join(filter(None, (found["estimator"].split(";")[0], found["params"], found["split"]))) if found else ""
     reliable = float(found.get("reliable", math.nan))  # 0: a few large draws decide on it
     return {name: value, f"{name}_error": error, f"{name}_by": how, f"{name}_reliable": reliable}
