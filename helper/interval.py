@@ -4,6 +4,7 @@ import math
 
 NORMAL_QUANTILE = 1.959964  # 97.5 % of a normal distribution lie below it
 SKEWED = 1.1  # skewness² of a mean for which its interval is widened as if 1 / degrees were so much larger
+FEWEST_DEGREES = 1  # that skewness leaves: with fewer an interval says nothing
 FEW_DEGREES = 6  # of freedom, with which the expansion of Student's t is not good enough
 
 
@@ -21,7 +22,7 @@ def half_interval(standard_error: float, degrees: float = math.inf, skewness: fl
     degrees = math.inf if math.isnan(degrees) else degrees
     excess = 0.0 if math.isnan(skewness) else SKEWED * max(0.0, skewness**2 - 6 / degrees**2)
     if excess > 0:
-        degrees = 1 / (1 / degrees + excess)
+        degrees = max(FEWEST_DEGREES, 1 / (1 / degrees + excess))
     return (NORMAL_QUANTILE if math.isinf(degrees) else t_quantile(degrees)) * standard_error
 
 

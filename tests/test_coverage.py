@@ -148,7 +148,8 @@ def coverage(name: str, repetitions: int = REPETITIONS) -> Coverage:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name.endswith(LONG) else ()) for name in CASES])
 def test_intervals_cover_the_exact_value(name):
-    found = coverage(name, FEWER if any(method in name for method in SLOW) else REPETITIONS)
+    few = any(method in name for method in SLOW) and "asked for" not in name
+    found = coverage(name, FEWER if few else REPETITIONS)
     assert abs(found.bias) < 4
     if name.startswith("memorised") and any(method in name for method in MARKED):
         assert found.hits >= 0.9 or found.marked_misses >= 0.95
@@ -156,6 +157,15 @@ def test_intervals_cover_the_exact_value(name):
         assert 0.925 <= found.hits <= 0.975
     if "asked for" in name or "1,000" in name:  # of 100 draws and fewer the skewness is large, whatever they are of
         assert found.marked < 0.05
+
+
+@pytest.mark.parametrize("method", ["vmap", "ours", "nngeometry"])
+def test_sampled_labels_of_a_network_that_is_sure_are_marked_whatever_was_drawn(method):
+    """Most samples have no surprising label: they look harmless, and miss."""
+    exact, estimate = memorised_case(fisher_trace, {"method": method, "n_probes": 2, "max_samples": 60})
+    found = [estimate(stream(seed, "sure", method)) for seed in range(20)]
+    assert sum(each.value + each.half < exact for each in found) > 10
+    assert not any(each.reliable for each in found)
 
 
 if __name__ == "__main__":

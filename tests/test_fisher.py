@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from helper.metrics import layer_sums
-from helper.metrics.cotangents import sampled_labels, spectral_cotangents
+from helper.metrics.cotangents import label_moments, label_skewness, sampled_labels, spectral_cotangents
 from helper.metrics.fisher import FISHER_METHODS, FISHER_METRICS, fisher_trace
 from helper.metrics.parameters import counted_parameters
 from helper.metrics.per_example import HookedNorms, LoopNorms, VmapNorms, choose_engine
@@ -261,6 +261,32 @@ def test_sampled_labels_follow_the_prediction():
     shares = sampled_labels(logits, uniform).flatten().bincount(minlength=4) / 20_000
     torch.testing.assert_close(shares, logits[0].softmax(0), atol=4 * 0.5 / 20_000**0.5, rtol=0)
     assert sampled_labels(logits[:1], torch.ones(1, 1, dtype=torch.float64)).item() == 3
+
+
+def test_label_moments_are_those_of_every_label():
+    logits = torch.randn(5, 4, generator=stream(0, "logits"), dtype=torch.float64) * 3
+    p = logits.softmax(1)
+    squares = (torch.eye(4, dtype=p.dtype) - p[:, None]).square().sum(2)  # (n, labels)
+    mean = (p * squares).sum(1, keepdim=True)
+    central = [(p * (squares - mean) ** k).sum(1, keepdim=True) for k in (2, 3)]
+    torch.testing.assert_close(label_moments(logits), torch.cat([mean, *central], 1))
+
+
+@pytest.mark.parametrize("margin", [1.0, 6.0, 60.0, 400.0])
+def test_the_skewness_of_sampled_labels_is_that_of_a_binomial_number(margin):
+    """Two classes, all examples alike: how many surprising labels there are decides."""
+    rare = torch.tensor(-margin, dtype=torch.float64).sigmoid().item()
+    moments = label_moments(torch.tensor([[margin, 0.0]], dtype=torch.float64).expand(30, -1))
+    exact = (1 - 2 * rare) / (150 * rare * (1 - rare)) ** 0.5
+    assert label_skewness(moments, 5, 1000) == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_skewness_of_sampled_labels_counts_for_less_where_examples_vary():
+    """Of a sum of two independent parts; none of it where no label can surprise."""
+    moments = torch.tensor([[1.0, 0.5, 0.25], [3.0, 0.5, 0.25]] * 20, dtype=torch.float64)
+    labels, examples = 0.5 / 80, (40 / 39) / 40 * 0.9
+    assert label_skewness(moments, 2, 400) == pytest.approx(0.25 / 80**2 / (labels + examples) ** 1.5)
+    assert label_skewness(torch.zeros(4, 3, dtype=torch.float64), 2, 4) == 0
 
 
 # -------------------------------------------------------------------------------------------------- invariance

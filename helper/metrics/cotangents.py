@@ -52,6 +52,34 @@ def sampled_labels(logits: Tensor, uniform: Tensor) -> Tensor:
     return order.gather(1, places)
 
 
+def label_moments(logits: Tensor) -> Tensor:
+    """(n, 3): mean, variance and third central moment of ||e_y - p||² over labels y ~ p, for (n, C) logits.
+
+    A draw with a sampled label is about proportional to it.
+    """
+    p, rest = probabilities(logits)
+    squares = rest.square() + (p.square().sum(1, keepdim=True) - p.square()).clamp(min=0)
+    mean = (p * squares).sum(1, keepdim=True)
+    return torch.cat([mean, *((p * (squares - mean).pow(k)).sum(1, keepdim=True) for k in (2, 3))], 1)
+
+
+def label_skewness(moments: Tensor, draws: int, population: int) -> float:
+    """Skewness of a mean of draws with sampled labels, so many of each of n of a population, as the labels alone make it.
+
+    Known however few surprising labels were drawn: of a network that is nearly sure it is 1 / sqrt(how many are expected).
+
+    Args:
+        moments: (n, 3), of the examples drawn; see `label_moments`.
+    """
+    n = len(moments)
+    mean, variance, third = moments.unbind(1)
+    of_labels = variance.mean() / (n * draws)
+    total = of_labels + (1 - n / population) * mean.var() / n
+    if of_labels == 0:
+        return 0.0
+    return (third.mean() / variance.mean() / (n * draws) * of_labels / total / total.sqrt()).item()
+
+
 def label_draws(budget: Budget, population: int) -> int:
     """Labels sampled for each example: as asked for, else five, or without any budget so many that there are a thousand."""
     least = 0 if budget.max_samples else math.ceil(LEAST_DRAWS / population)

@@ -98,6 +98,10 @@ class Sampled:
     n_samples: int
     scheme: str
 
+    def at_least_as_skewed(self, skewness: float) -> "Sampled":
+        """The same where more is known of the mean's distribution than the draws show."""
+        return replace(self, mean=self.mean._replace(skewness=max(self.mean.skewness, skewness)))
+
 
 def estimate_of(sampled: Sampled, layers: Sequence[str], method: str, seconds: float) -> Estimate:
     """An `Estimate` from a sample's means of the total and of each layer."""
@@ -163,11 +167,12 @@ def third_moment(values: Tensor) -> float:
 def skewness_of(third: float, error: float, draws: Tensor) -> float:
     """Skewness of a mean from its third central moment and its standard error; 0 where there is no error.
 
-    Where no draw is negative it is taken to be at least that of a gamma distribution, twice the relative error: a sample
-    that lacks the rare large draws shows none of its skewness, but its error is still large beside the mean.
+    A sample that lacks the rare large draws shows none of its skewness, but still a large error beside the mean. So where
+    no draw is negative a draw's skewness is taken to be at least twice its relative standard deviation, that of a gamma
+    distribution, and at least the cube of it, as of a lognormal one, which is that and thrice the relative deviation.
     """
     mean = draws.mean().item()
-    least = 2 * error / mean if mean > 0 and (draws >= 0).all() else -math.inf
+    least = max(2.0, draws.var().item() / mean**2) * error / mean if mean > 0 and (draws >= 0).all() else -math.inf
     return max(third / error**3, least) if error > 0 else 0.0
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helper.metrics.cotangents import every_label, label_draws, sampled_labels, spectral_cotangents
+from helper.metrics.cotangents import (
+    every_label,
+    label_draws,
+    label_moments,
+    label_skewness,
+    sampled_labels,
+    spectral_cotangents,
+)
 from helper.metrics.estimate import Estimate, Sampled, estimate_of
 from helper.metrics.fisher_nngeometry import nngeometry_mean
 from helper.metrics.importance import importance_mean
@@ -178,8 +185,10 @@ def label_mean(
         engine = choose_engine(*parts, subject.example, subject.seen.uses)
     each = 5 * 8 * subject.n_classes**2 if metric == "fim" else 0  # the columns of every label, in float64 on the way
     size = subject.chunk_size(*engine.copies, other=each)
+    drawn = []
 
     def draw(rows: Tensor, k: int) -> Tensor:
+        drawn.append(rows)
         uniform = torch.rand(len(rows), k, generator=generator, dtype=torch.float64)
 
         def cotangents(logits: Tensor, positions: slice) -> Tensor:
@@ -196,4 +205,8 @@ def label_mean(
 
     population, sampling = len(subject.inputs), metric == "fim_monte_carlo"
     n_probes = label_draws(budget, population) if sampling else None
-    return sample_mean(draw, population, Budget(0, budget.max_samples, n_probes), generator, exact=not sampling)
+    found = sample_mean(draw, population, Budget(0, budget.max_samples, n_probes), generator, exact=not sampling)
+    if not sampling:
+        return found
+    moments = subject.map_logits(torch.cat(drawn), label_moments, size)
+    return found.at_least_as_skewed(label_skewness(moments, n_probes, population))

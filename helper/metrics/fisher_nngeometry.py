@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper.metrics.cotangents import label_draws, sampled_labels
+from helper.metrics.cotangents import label_draws, label_moments, label_skewness, sampled_labels
 from helper.metrics.estimate import Sampled, two_stage_mean, with_total
 from helper.metrics.layer_sums import RULES, supported
 from helper.metrics.parameters import active, default_dtype, module_of
@@ -40,7 +40,11 @@ def nngeometry_mean(
     sizes = torch.tensor([len(group) for group in groups])
     mean = two_stage_mean(values.expand(-1, 2, -1) if exact else values, sizes, population)
     scheme = "every example" if sizes.sum() == population else "random batches"
-    return Sampled(mean, int(sizes.sum()), scheme if exact else f"{scheme}, {draws} probes")
+    if exact:
+        return Sampled(mean, int(sizes.sum()), scheme)
+    moments = subject.map_logits(torch.cat(groups), label_moments, len(groups[0]))
+    skewness = label_skewness(moments, draws, population)
+    return Sampled(mean, int(sizes.sum()), f"{scheme}, {draws} probes").at_least_as_skewed(skewness)
 
 
 def refuse_for_nngeometry(subject: Subject) -> None:
