@@ -26,6 +26,8 @@ if not REAL_DATA:
     LEFT_OUT["real_data"] = "DATA_ROOT is not set: the tests on the real CIFAR-100 files were left out"
 if not (BROWSER and DRIVER) and not os.environ.get("REQUIRE_BROWSER"):
     LEFT_OUT["browser"] = "chromium or chromedriver is missing (scripts/chromium.sh): the tests in a browser were left out"
+if shutil.which("g++") is None:
+    LEFT_OUT["compiler"] = "g++ is missing: the tests of the sparse kernels were left out"
 TPU_PYTHON = ROOT / ".venv-tpu/bin/python"
 if not (TPU_PYTHON.exists() or os.environ.get("REQUIRE_TPU")):
     LEFT_OUT["tpu"] = "there is no .venv-tpu (scripts/test_tpu.sh): the tests of --device tpu were left out"

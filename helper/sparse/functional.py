@@ -1,0 +1,103 @@
+"""Sparse layers as differentiable functions of activations that lie batch-innermost.
+
+Such activations are (blocks, channels, height, width, lanes): the examples of a batch in blocks of `lanes`, side by side in
+memory. PyTorch's own operations on (N, C, D, H, W) work on them as they are. Behind a flattening they are (blocks, features,
+lanes).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from helper.sparse.library import kernels
+from helper.sparse.plan import PARTS, LayerPlan, Plan
+
+PRECISION = {torch.float32: "float", torch.float64: "double"}
+ROWS_APIECE = 64  # at least, where a weight gradient is divided by rows
+
+
+def to_lanes(x: Tensor, lanes: int) -> Tensor:
+    """(N, ...) -> (N / lanes, ..., lanes), contiguous. ValueError: `lanes` does not divide N."""
+    if len(x) % lanes:
+        raise ValueError(f"{len(x)} examples do not make blocks of {lanes}")
+    return x.unflatten(0, (-1, lanes)).movedim(1, -1).contiguous()
+
+
+def from_lanes(x: Tensor) -> Tensor:
+    """The inverse of `to_lanes`: (blocks, ..., lanes) -> (N, ...)."""
+    return x.movedim(-1, 1).flatten(0, 1)
+
+
+def sparse_layer(x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> Tensor:
+    """A linear or convolutional layer of which only the active weights count, whatever the others hold.
+
+    Its gradient at pruned weights is exactly zero. It can be differentiated once.
+
+    Args:
+        x: (blocks, channels, height, width, lanes), or (blocks, features, lanes) for a linear layer.
+        weight: of the memory layout for which the plan was made.
+    Raises:
+        ValueError: type, shape or memory layout is not what the plan is for.
+    """
+    channels = plan.backward.channels
+    shape = (channels, *plan.backward.image) if x.dim() == 5 else (channels,)
+    if x.shape[1:-1] != shape or (x.dim() == 3 and plan.backward.image != (1, 1)):
+        raise ValueError(f"the plan is for inputs (blocks, {channels}, {plan.backward.image}, lanes), not {tuple(x.shape)}")
+    if x.dtype != weight.dtype or x.dtype not in PRECISION:
+        raise ValueError(f"inputs are {x.dtype} and weights {weight.dtype}: sparse layers are in float32, or both in float64")
+    if weight.stride() != plan.strides:
+        raise ValueError(f"the plan is for weights of strides {plan.strides}, not {weight.stride()}")
+    return SparseLayer.apply(x, weight, bias, plan)
+
+
+class SparseLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.plan, ctx.has_bias = plan, bias is not None
+        return gather(plan.forward, plan.active, x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), plan, gradient = ctx.saved_tensors, ctx.plan, gradient.contiguous()
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        return (
+            gather(plan.backward, plan.active, gradient, weight) if needs_x else None,
+            weight_gradient(plan, x, gradient, weight) if needs_weight else None,
+            gradient.sum([0, *range(2, gradient.dim())]) if ctx.has_bias and needs_bias else None,
+            None,
+        )
+
+
+def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Every target's sum over the sources that its active weights connect it with."""
+    library, threads, precision = kernels().functions, torch.get_num_threads(), PRECISION[x.dtype]
+    image = plan.image if x.dim() == 5 else ()
+    y = x.new_empty((len(x), plan.channels, *image, x.shape[-1]))
+    compact, values = weight.new_empty(plan.n_active), weight.new_empty(plan.n_entries)
+    bias = None if bias is None else bias.contiguous()
+    getattr(library, f"fill_{precision}")(
+        plan.address, weight.data_ptr(), active.data_ptr(), compact.data_ptr(), values.data_ptr(), threads
+    )
+    getattr(library, f"gather_{precision}")(
+        plan.address, x.data_ptr(), y.data_ptr(), values.data_ptr(), None if bias is None else bias.data_ptr(),
+        len(x), x.shape[-1], threads,
+    )  # fmt: skip
+    return y
+
+
+def weight_gradient(plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
+    """The loss's gradient of the active weights; zero at the others. The order of its sums is the plan's."""
+    forward, result = plan.forward, torch.zeros_like(weight)
+    parts = max(1, min(PARTS, len(x) * len(forward.runs)))
+    by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
+    sums = x.new_zeros(parts, forward.n_active)
+    getattr(kernels().functions, f"weight_gradient_{PRECISION[x.dtype]}")(
+        forward.address, x.data_ptr(), gradient.data_ptr(), plan.active.data_ptr(), sums.data_ptr(), result.data_ptr(),
+        len(x), x.shape[-1], parts, by_rows, torch.get_num_threads(),
+    )  # fmt: skip
+    return result

@@ -1,0 +1,291 @@
+// Linear and convolutional layers of which only some weights are there, and BatchNorm beside them, on a CPU.
+//
+// Activations are stored (blocks, channels, pixels, lanes): `lanes` examples of a block lie side by side, so that one weight
+// multiplies a contiguous vector of examples. All sums have an order that depends neither on the number of threads nor on
+// chance, so that training can be repeated to the bit.
+//
+// A plan says what a layer with one set of weights does. Target pixels fall into kinds, by the taps of the kernel that hit
+// the image; each kind has its own rows of entries, one row per target channel. An entry is a weight and the distance, in
+// pixels over all channels, between what it reads and the source of its run; a run is a piece of an image row of one kind.
+// With source and target exchanged, the same plan of the transposed layer gives the gradient of the inputs.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define REGISTERS 16  // for sums, of 32
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define REGISTERS 8
+#else
+#define VECTOR_BYTES 16
+#define REGISTERS 8
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 16")
+
+struct Run {
+    int64_t target, source;  // its first pixel, and the pixel from which its entries count
+    int32_t pixels, kind;
+};
+
+struct Plan {
+    const int64_t* starts;   // (kinds, rows + 1): where each row of entries begins
+    const int32_t* offsets;  // (entries): distance in pixels
+    const int32_t* which;    // (entries): number of the active weight
+    const Run* runs;
+    int64_t n_runs, rows, n_entries, n_active;
+    int64_t source_size, target_size;  // pixels of all channels
+    int64_t target_plane;              // pixels of a channel
+};
+
+namespace {
+
+template <typename T>
+struct Vector;
+template <>
+struct Vector<float> {
+    typedef float type __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+};
+template <>
+struct Vector<double> {
+    typedef double type __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+};
+template <typename T>
+using Vec = typename Vector<T>::type;
+template <typename T>
+constexpr int WIDTH = VECTOR_BYTES / int(sizeof(T));
+template <typename T>
+constexpr int SUMS = sizeof(T) == 4 ? REGISTERS : 2;  // vectors at a time; double is for checks, and compiled fast
+
+template <typename T>
+INLINE Vec<T> load(const T* p) {
+    return *reinterpret_cast<const Vec<T>*>(p);
+}
+template <typename T>
+INLINE void store(T* p, Vec<T> v) {
+    *reinterpret_cast<Vec<T>*>(p) = v;
+}
+
+// The first `n` elements of a vector; what lies behind them in memory is neither read nor written.
+template <typename T>
+struct Part {
+    int n;
+    explicit Part(int n) : n(n) {}
+    Vec<T> load(const T* p) const {
+        T kept[WIDTH<T>] = {};
+        for (int i = 0; i < n; i++) kept[i] = p[i];
+        return ::load<T>(kept);
+    }
+    void store(T* p, Vec<T> v) const {
+        for (int i = 0; i < n; i++) p[i] = v[i];
+    }
+};
+#if defined(__AVX512F__)
+template <>
+struct Part<float> {
+    __mmask16 mask;
+    explicit Part(int n) : mask(__mmask16((1u << n) - 1)) {}
+    Vec<float> load(const float* p) const { return Vec<float>(_mm512_maskz_loadu_ps(mask, p)); }
+    void store(float* p, Vec<float> v) const { _mm512_mask_storeu_ps(p, mask, __m512(v)); }
+};
+#elif defined(__AVX__)
+template <>
+struct Part<float> {
+    __m256i mask;
+    explicit Part(int n) {
+        int32_t bits[8];
+        for (int i = 0; i < 8; i++) bits[i] = i < n ? -1 : 0;
+        mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits));
+    }
+    Vec<float> load(const float* p) const { return Vec<float>(_mm256_maskload_ps(p, mask)); }
+    void store(float* p, Vec<float> v) const { _mm256_maskstore_ps(p, mask, __m256(v)); }
+};
+#endif
+
+template <typename T>
+INLINE T total(Vec<T> v) {
+    T kept[WIDTH<T>];
+    std::memcpy(kept, &v, sizeof v);
+    UNROLLED for (int half = WIDTH<T> / 2; half; half /= 2)
+        UNROLLED for (int i = 0; i < half; i++) kept[i] += kept[i + half];
+    return kept[0];
+}
+
+// ---------------------------------------------------------------------------------------------- weighted sums of sources
+
+template <typename T>
+struct Rows {  // of one run: what is read, where the sums go
+    const int64_t* starts;
+    const int32_t* offsets;
+    const T* values;
+    const T* bias;
+    int64_t first, last, lanes, target_plane;
+};
+
+// `B` vectors of every row, the last of them of `n` elements if it is a part. They stay in registers over all of a row.
+template <typename T, int B, bool PART>
+void sum_rows(const Rows<T>& rows, const T* x, T* y, int n) {
+    constexpr int W = WIDTH<T>, FULL = PART ? B - 1 : B;
+    const Part<T> part(PART ? n : W - 1);
+    for (int64_t k = rows.first; k < rows.last; k++) {
+        Vec<T> sums[B];
+        const Vec<T> begin = Vec<T>{} + (rows.bias ? rows.bias[k] : T(0));
+        UNROLLED for (int i = 0; i < B; i++) sums[i] = begin;
+        for (int64_t e = rows.starts[k]; e < rows.starts[k + 1]; e++) {
+            const T* from = x + rows.offsets[e] * rows.lanes;
+            const T value = rows.values[e];
+            UNROLLED for (int i = 0; i < FULL; i++) sums[i] += value * load<T>(from + i * W);
+            if (PART) sums[B - 1] += value * part.load(from + FULL * W);
+        }
+        T* to = y + k * rows.target_plane * rows.lanes;
+        UNROLLED for (int i = 0; i < FULL; i++) store<T>(to + i * W, sums[i]);
+        if (PART) part.store(to + FULL * W, sums[B - 1]);
+    }
+}
+
+template <typename T, int B>
+void sum_rows_of(int vectors, int n, const Rows<T>& rows, const T* x, T* y) {
+    if constexpr (B > 0) {
+        if (vectors < B) return sum_rows_of<T, B - 1>(vectors, n, rows, x, y);
+        if (n) return sum_rows<T, B, true>(rows, x, y, n);
+        return sum_rows<T, B, false>(rows, x, y, 0);
+    }
+}
+
+// In pieces of about the same size, because one or two vectors alone would wait for each other's sums.
+template <typename T>
+void sum_run(const Rows<T>& rows, const T* x, T* y, int64_t length) {
+    constexpr int W = WIDTH<T>;
+    const int64_t vectors = (length + W - 1) / W, pieces = (vectors + SUMS<T> - 1) / SUMS<T>;
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const int64_t first = vectors * piece / pieces, last = vectors * (piece + 1) / pieces;
+        const int n = last == vectors ? int(length % W) : 0;
+        sum_rows_of<T, SUMS<T>>(int(last - first), n, rows, x + first * W, y + first * W);
+    }
+}
+
+template <typename T>
+void gather(const Plan& plan, const T* x, T* y, const T* values, const T* bias, int64_t blocks, int64_t lanes, int threads) {
+    const int64_t pieces = blocks * plan.n_runs, wanted = 4 * int64_t(threads);
+    const int64_t parts = pieces ? std::max<int64_t>(1, std::min(plan.rows, (wanted + pieces - 1) / pieces)) : 1;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t task = 0; task < pieces * parts; task++) {
+        const int64_t part = task % parts, piece = task / parts, block = piece / plan.n_runs;
+        const Run& run = plan.runs[piece % plan.n_runs];
+        const Rows<T> rows = {plan.starts + run.kind * (plan.rows + 1), plan.offsets, values, bias,
+                              plan.rows * part / parts, plan.rows * (part + 1) / parts, lanes, plan.target_plane};
+        const T* from = x + (block * plan.source_size + run.source) * lanes;
+        sum_run<T>(rows, from, y + (block * plan.target_size + run.target) * lanes, run.pixels * lanes);
+    }
+}
+
+template <typename T>
+void fill(const Plan& plan, const T* weight, const int64_t* active, T* compact, T* values, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < plan.n_active; i++) compact[i] = weight[active[i]];
+#pragma omp for schedule(static)
+        for (int64_t e = 0; e < plan.n_entries; e++) values[e] = compact[plan.which[e]];
+    }
+}
+
+// -------------------------------------------------------------------------------------------- gradients of active weights
+
+// Adds to `sums` the inner products of `g` with what `N` entries read.
+template <typename T, int N>
+void products(const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length, T* sums) {
+    constexpr int W = WIDTH<T>, U = N >= 4 ? 2 : N >= 2 ? 4 : 8;  // enough sums at a time that none waits for another
+    Vec<T> parts[N][U] = {};
+    const T* from[N];
+    UNROLLED for (int i = 0; i < N; i++) from[i] = x + offsets[i] * lanes;
+    int64_t j = 0;
+    for (; j + U * W <= length; j += U * W)
+        UNROLLED for (int u = 0; u < U; u++) {
+            const Vec<T> shared = load<T>(g + j + u * W);
+            UNROLLED for (int i = 0; i < N; i++) parts[i][u] += shared * load<T>(from[i] + j + u * W);
+        }
+    for (; j + W <= length; j += W) {
+        const Vec<T> shared = load<T>(g + j);
+        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * load<T>(from[i] + j);
+    }
+    if (j < length) {
+        const Part<T> part(int(length - j));
+        const Vec<T> shared = part.load(g + j);
+        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * part.load(from[i] + j);
+    }
+    UNROLLED for (int i = 0; i < N; i++) {
+        UNROLLED for (int u = 1; u < U; u++) parts[i][0] += parts[i][u];
+        sums[which[i]] += total<T>(parts[i][0]);
+    }
+}
+
+template <typename T, int N>
+void products_of(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length, T* sums) {
+    if constexpr (N > 0) {
+        if (n < N) return products_of<T, N - 1>(n, g, x, offsets, which, lanes, length, sums);
+        products<T, N>(g, x, offsets, which, lanes, length, sums);
+    }
+}
+
+// `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order.
+template <typename T>
+void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient, int64_t blocks,
+                     int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
+    constexpr int TOGETHER = SUMS<T> / 2;
+    const int64_t pieces = blocks * plan.n_runs;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < parts * row_parts; task++) {
+            const int64_t part = task / row_parts, row_part = task % row_parts;
+            const int64_t first = plan.rows * row_part / row_parts, last = plan.rows * (row_part + 1) / row_parts;
+            for (int64_t piece = pieces * part / parts; piece < pieces * (part + 1) / parts; piece++) {
+                const Run& run = plan.runs[piece % plan.n_runs];
+                const int64_t block = piece / plan.n_runs;
+                const int64_t* starts = plan.starts + run.kind * (plan.rows + 1);
+                const T* from = x + (block * plan.source_size + run.source) * lanes;
+                const T* with = g + (block * plan.target_size + run.target) * lanes;
+                for (int64_t k = first; k < last; k++)
+                    for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
+                        products_of<T, TOGETHER>(int(std::min<int64_t>(TOGETHER, starts[k + 1] - e)),
+                                                 with + k * plan.target_plane * lanes, from, plan.offsets + e,
+                                                 plan.which + e, lanes, run.pixels * lanes, sums + part * plan.n_active);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < plan.n_active; i++) {
+            T sum = 0;
+            for (int64_t part = 0; part < parts; part++) sum += sums[part * plan.n_active + i];
+            gradient[active[i]] = sum;
+        }
+    }
+}
+
+}  // namespace
+
+#define LAYER(NAME, T)                                                                                                    \
+    extern "C" void fill_##NAME(const Plan* plan, const T* weight, const int64_t* active, T* compact, T* values,          \
+                                int threads) {                                                                            \
+        fill<T>(*plan, weight, active, compact, values, threads);                                                         \
+    }                                                                                                                     \
+    extern "C" void gather_##NAME(const Plan* plan, const T* x, T* y, const T* values, const T* bias, int64_t blocks,     \
+                                  int64_t lanes, int threads) {                                                           \
+        gather<T>(*plan, x, y, values, bias, blocks, lanes, threads);                                                     \
+    }                                                                                                                     \
+    extern "C" void weight_gradient_##NAME(const Plan* plan, const T* x, const T* g, const int64_t* active, T* sums,      \
+                                           T* gradient, int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts,  \
+                                           int threads) {                                                                 \
+        weight_gradient<T>(*plan, x, g, active, sums, gradient, blocks, lanes, parts, row_parts, threads);                \
+    }
+LAYER(float, float)
+LAYER(double, double)
+
+extern "C" int vector_bytes() { return VECTOR_BYTES; }
