@@ -69,29 +69,36 @@ def literal(figure: Figure) -> None:
             text.set_text("\n".join(one_line(line) for line in words.split("\n")))
 
 
-def plain_log(axis: Axes) -> None:
-    """A logarithmic vertical axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
+def plain_log(axis: Axes, along: str = "y") -> None:
+    """A logarithmic axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
+    axis.set(**{f"{along}scale": "log"})
+    line = getattr(axis, f"{along}axis")
+    low, high = line.get_view_interval()
     if 0 < low < high < 100 * low:
-        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        for which in (line.set_major_formatter, line.set_minor_formatter):
             which(StrMethodFormatter("{x:g}"))
         subs = numpy.arange(2, 10) if high < 4 * low else (2, 3, 5) if high < 30 * low else (2, 5)
-        axis.yaxis.set_minor_locator(LogLocator(subs=subs))
+        line.set_minor_locator(LogLocator(subs=subs))
 
 
 PLACES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
 
 
-def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
+def label_points(
+    axis: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], *, beside: Sequence[tuple[float, float]] = ()
+) -> None:
     """Write a text beside each point: above it, or where that would cover another point or text below, right or left of it.
 
     Points with the same text that lie on each other have it once. A text for which no place is free is left out. The
     figure's layout has to be found, as `draw_without_rendering` does, with all else that it shows.
+
+    Args:
+        beside: further points, which have no text and which none may cover.
     """
     point = axis.figure.dpi / 72
     dots = axis.transData.transform(numpy.column_stack([x, y]))
-    taken = [Bbox.from_bounds(left - 3 * point, low - 3 * point, 6 * point, 6 * point) for left, low in dots]
+    others = axis.transData.transform(numpy.reshape(beside, (-1, 2)).astype(float))
+    taken = [Bbox.from_bounds(left - 3 * point, low - 3 * point, 6 * point, 6 * point) for left, low in (*dots, *others)]
     labelled: list[tuple[str, numpy.ndarray]] = []
     for *place, dot, text in zip(x, y, dots, texts, strict=True):
         if any(text == other and abs(dot - there).max() < 3 * point for other, there in labelled):

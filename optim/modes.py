@@ -172,7 +172,7 @@ MODES = {
         "dynamic", "#56B4E9", "P", "--", FRESH, AT_RANDOM, MaskSchedule(replaced=cosine_drop), "erk", "{growth}"
     ),
     "granet": ModeSpec("granet", "#882255", "X", "-.", FRESH, WHOLE, MaskSchedule(cubic, cosine_drop), method="GraNet"),
-    "ac-dc": ModeSpec("ac-dc", "#999933", "<", ":", FRESH, WHOLE, MaskSchedule(alternating), method="AC/DC"),
+    "ac-dc": ModeSpec("ac-dc", "#EE6677", "<", ":", FRESH, WHOLE, MaskSchedule(alternating), method="AC/DC"),
     "iterative": ModeSpec("iterative", "#332288", "*", "-", OF_ROUND, OF_ROUND_BEFORE, method="IMP", in_rounds=True),
 }
 

@@ -18,6 +18,7 @@ from optim.columns import HISTORY, METRICS_COLUMNS, NOISY_HISTORY, SNR
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_folder, run_identity, stored_options
+from optim.rounds import ratios
 from study.reporting.families import family_of
 
 LAYERS = tuple(f"layers.{i}" for i in range(6))
@@ -28,7 +29,7 @@ HOW = {
     "settings": '{"rtol": 0.05}',
 }
 LAG = {  # accuracy lost at full sparsity
-    "dense": 0.0, "sparse-finetune": 0.02, "sparse-scratch": 0.1, "lottery": 0.08, "GMP": 0.02, "RigL": 0.04, "SET": 0.05,
+    "dense": 0.0, "sparse-finetune": 0.02, "sparse-scratch": 0.1, "lottery": 0.08, "GMP": 0.03, "RigL": 0.04, "SET": 0.05,
     "IMP": 0.01, "AC/DC": 0.03, "GraNet": 0.02, "SynFlow": 0.08, "SNIP": 0.09, "GraSP": 0.1, "random-ERK": 0.12, "random": 0.16,
 }  # fmt: skip
 OTHER_LAG = 0.11
@@ -81,6 +82,9 @@ def write_run(config: RunConfig, *, every: int = 10, weights: bool = False) -> R
     }  # fmt: skip
     if noisy:
         summary |= {"acc_clean": train, "acc_generalized": 0.5 * test, "acc_memorized": 0.4 - 0.3 * lag * sparsity}
+    if config.mode_spec.in_rounds:
+        shares = [0.0, *ratios(sparsity, config.prune.prune_step)]
+        summary["training_macs_with_parents"] = round(sum(1 - share for share in shares) * summary["training_macs_dense"])
     if weights:
         summary["sparsity_by_layer"] = masks[last].sparsity_by_layer()
         summary["metrics"]["hessian"] = {"value": 3 * float(fisher[-1]), "standard_error": 0.1 * float(fisher[-1]), **HOW}
@@ -102,7 +106,7 @@ def masks_of(config: RunConfig, sparsity: float) -> dict[int, Mask]:
     if not config.mode_spec.has_mask:
         return {config.train.n_epochs: Mask()}
     family = family_of(run_identity(config, None)).label
-    own = "dense parent" if config.mode_spec.mask_from.of_parent else family
+    own = "dense parent" if config.mode_spec.mask_from.of_parent and not config.mode_spec.in_rounds else family
     epochs = sorted(config.train.saved_epochs()) if config.mode_spec.updater else [config.train.n_epochs]
     found = {}
     for epoch in epochs:
@@ -110,7 +114,7 @@ def masks_of(config: RunConfig, sparsity: float) -> dict[int, Mask]:
         scores = {}
         for index, layer in enumerate(LAYERS):
             parts = [scored(config.random_state, layer, word) for word in ("all", own, f"{own}, start")]
-            scores[f"{layer}.weight"] = 0.5 * parts[0] + share * parts[1] + (1 - share) * parts[2] + 0.1 * index
+            scores[f"{layer}.weight"] = 0.5 * parts[0] + share * parts[1] + (1 - share) * parts[2] + 0.03 * index
         removed = sparsity * (share if config.mode_spec.updater.begins else 1) if config.mode_spec.updater else sparsity
         n = SIZE**2 * len(LAYERS)
         found[epoch] = keep(scores, n - round(removed * n))

@@ -393,7 +393,7 @@ def test_costs_are_means_over_seeds_and_a_single_seed_has_the_error_of_each_meas
     folders(*family(seeds=(1, 2), ratios=(0.5,)), {"mode": "lottery", "prune_ratio": 0.5, "random_state": 1})
     for seed, macs in ((1, 400_000), (2, 700_000)):
         (folder,) = tmp_path.glob(f"*/*/sparse-scratch/*-s{seed}-*")
-        edit_summary(folder, lambda summary, macs=macs: summary.update(macs_active=macs))
+        edit_summary(folder, lambda summary, macs=macs: summary.update(macs_active=macs, training_macs=30 * 150_000 * macs))
     (folder,) = tmp_path.glob("*/*/lottery/*")
     values = {"fisher": {"value": 9.0, "standard_error": 0.5}, "jacobian": {"value": 7.0, "standard_error": 0.2}}
     edit_summary(folder, lambda s: s.update(metrics={name: s["metrics"]["fisher"] | own for name, own in values.items()}))

@@ -21,6 +21,8 @@ WAYS = {
     "sparse-finetune": {"mode": "sparse-finetune"},
     "sparse-scratch": {"mode": "sparse-scratch"},
     "lottery": {"mode": "lottery"},
+    "IMP": {"mode": "iterative"},
+    "IMP, rewind lr": {"mode": "iterative", "rewind": "lr"},
     "magnitude at init": {"mode": "at-init"},
     "random": {"mode": "at-init", "prune_method": "random"},
     "random-ERK": {"mode": "at-init", "prune_method": "random", "allocation": "erk"},
@@ -95,3 +97,43 @@ def test_series_of_a_family_are_told_apart_by_their_other_flags(tmp_path):
     runs = tidy(collect(tmp_path))
     assert set(runs["series"]) == {"dense", "GraSP", "SNIP, score_batches None", "SNIP, score_batches 3"}
     assert set(runs["family"]) == {"dense", "GraSP", "SNIP"}
+
+
+SHORT = {"random_state": 1, "n_epochs": 10, "lr_milestones": "5"}
+
+
+def collected(root, *runs: dict):
+    for flags in runs:
+        write_run(unflatten(RunConfig, SHORT | flags | {"results_root": str(root)}))
+    return collect(root)
+
+
+def test_runs_without_a_parent_belong_to_the_dense_run_of_their_settings_whatever_their_seed(tmp_path):
+    ways = [WAYS[label] | {"random_state": seed} for label in ("dense", "SNIP", "RigL", "GMP", "lottery") for seed in (1, 2)]
+    runs = tidy(collected(tmp_path, *ways, {"mode": "gradual", "lr": 0.2}))
+    assert runs["study"].nunique() == 2
+    assert runs["study"].value_counts().tolist() == [10, 1]
+
+
+def test_longer_training_without_a_parent_joins_the_one_dense_run_that_is_otherwise_equal(tmp_path):
+    longer = {"mode": "dynamic", "n_epochs": 20, "lr_milestones": "10"}
+    runs = tidy(collected(tmp_path, {}, WAYS["RigL"], longer, longer | {"weight_decay": 1e-3}))
+    assert runs["study"].value_counts().tolist() == [3, 1]
+    assert set(runs.loc[runs["mode"] == "dynamic", "series"]) == {
+        "RigL, lr_milestones 5, n_epochs 10", "RigL, lr_milestones 10, n_epochs 20", "RigL",
+    }  # fmt: skip
+    runs = tidy(collected(tmp_path, {"n_epochs": 15}))  # now there are two, and to neither it belongs more
+    assert runs.loc[runs["mode"] == "dynamic", "study"].nunique() == 3
+
+
+def test_costs_are_relative_to_the_dense_run_with_and_without_the_runs_that_were_needed(tmp_path):
+    ways = [WAYS[label] for label in ("dense", "sparse-scratch", "SNIP", "GMP")]
+    rows = tidy(collected(tmp_path, *ways)).set_index("family")
+    assert rows["relative_cost"].to_dict() == pytest.approx({"dense": 1, "sparse-scratch": 0.1, "SNIP": 0.1, "GMP": 0.55})
+    both = rows["relative_cost_with_parents"].to_dict()
+    assert both == pytest.approx({"dense": 1, "sparse-scratch": 1.1, "SNIP": 0.1, "GMP": 0.55})
+    assert rows.loc["GMP", "cost"] == pytest.approx(10 * 10**6 * 0.55)  # over the steps, not at the end's density
+    rounds = tidy(collected(tmp_path, WAYS["IMP"] | {"prune_ratio": 0.36})).set_index("family").loc["IMP"]
+    assert rounds["relative_cost_with_parents"] == pytest.approx(1 + 0.8 + 0.64)  # dense, and two rounds that each leave 0.8
+    alone = tidy(collected(tmp_path / "alone", WAYS["SNIP"]))
+    assert alone[["relative_cost", "relative_cost_with_parents"]].isna().all(axis=None)

@@ -24,7 +24,7 @@ COUNTED = {  # accuracy: what it is a share of
     "acc_memorized": "mislabelled",
 }  # fmt: skip
 SETTING = ["study", "data", "network", "mode", "family", "series", "sparsity"]
-COSTS = ["cost", "cost_weights", "cost_mask", "epochs"]
+COSTS = ["cost", "cost_weights", "cost_mask", "epochs", "relative_cost", "relative_cost_with_parents"]
 
 
 def measured_alike(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, list[tuple[str, str]]]:

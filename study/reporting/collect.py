@@ -11,12 +11,12 @@ from helper.untrusted.reasons import Unfit, reason_of
 from optim.folder import RunFolder
 from optim.model import stored_config
 from optim.modes import MODES
-from study.reporting.finished_run import TABLES, FinishedRun, rows_of
+from study.reporting.finished_run import TABLES, FinishedRun, rows_of, with_dense_runs
 
 EXAMPLES = ("train", "val", "test", "clean", "mislabelled")  # of which summary.json has the number
 NUMBERS = (
     "acc_train", "acc_val", "acc_test", "loss_train", "loss_val", "loss_test", "acc_clean", "acc_generalized", "acc_memorized",
-    "sparsity_achieved",
+    "sparsity_achieved", "training_macs", "training_macs_dense", "training_macs_with_parents",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def collect(root: Path) -> Collection:
         seen[key] = name
         records.append(record)
         left_out += [(f"{name}/{table}.csv", why) for table, why in damaged_tables(path)]
-    return Collection(root, tuple(records), left_out)
+    return Collection(root, tuple(with_dense_runs(records)), left_out)
 
 
 def why_left_out(folder: RunFolder, error: Exception) -> str:
@@ -85,7 +85,7 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
     for name, value in {**{name: summary[name] for name in needed}, **given, **counts}.items():
         if not isinstance(value, float) and (type(value) is not int or abs(value) >= 2**63):
             raise Unfit(f"{name} is no number of a run")
-    dict(summary["identity"])
+    dict(summary["identity"]), [float(share) for share in summary.get("sparsity_by_layer", {}).values()]
     for found in summary["metrics"].values():
         float(found["value"]), float(found["standard_error"]), [found[how] + "" for how in ("estimator", "params", "split")]
         float(found.get("of_sample", 0))

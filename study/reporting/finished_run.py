@@ -1,5 +1,6 @@
 """A finished run as its folder tells, without its weights: flags, summary, tables, and what it belongs to."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -10,17 +11,19 @@ from typing import Any
 
 import pandas
 
-from helper.schema.config import digest, flag_fields
+from helper.schema.config import all_flags, counts, digest, flag_fields
 from helper.tables import TEXTS, DamagedTable, cells_of
 from helper.untrusted.reasons import Unfit
 from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR
-from optim.config import PruneConfig
+from optim.config import PruneConfig, RunConfig
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
-from study.reporting.families import Family, family_of, in_order
+from study.reporting.families import USUAL_MODE, Family, family_of, in_order
 
 OWN = ("mode", "random_state", "prune_ratio", "parent", "lottery")  # of an identity: what does not tell one series from another
 MASKING = {"mode", *(field.name for field in flag_fields(PruneConfig))}  # of an identity: what a dense run has not
+SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change
+BUDGET = "train_budget"  # of an identity: it says how long a run is trained, and the other flags are the dense run's
 TABLES = {
     "history": [name for name in HISTORY if name not in LATER],
     "snr": SNR,
@@ -36,6 +39,7 @@ class FinishedRun:
     name: str  # below the results root, POSIX
     flags: dict[str, Any]
     summary: dict[str, Any]
+    joined: str | None = None  # the study that a run without a parent belongs to although it has another schedule
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,9 +81,14 @@ class FinishedRun:
     def dense(self) -> dict[str, Any] | None:
         """Identity of the dense run that this one is, needs, or would be without its mask; None: it was given as a file."""
         if not self.mode_spec.needs_parent:
-            return {name: value for name, value in self.identity.items() if name not in MASKING}
+            return {name: value for name, value in self.identity.items() if name != BUDGET and self.acts_in_dense(name)}
         parent = self.identity["parent"]
         return parent if isinstance(parent, dict) else None
+
+    def acts_in_dense(self, name: str) -> bool:
+        """Whether an option of the identity would count in a dense run; what is no flag does."""
+        field = all_flags(RunConfig).get(name)
+        return field is None or (name != "mode" and counts(field.metadata["flag"], self.flags | {"mode": USUAL_MODE}))
 
     @functools.cached_property
     def study(self) -> str:
@@ -87,6 +96,8 @@ class FinishedRun:
 
         Their seeds may differ.
         """
+        if self.joined is not None:
+            return self.joined
         dense = self.dense
         where = {name: self.flags[name] for name in ("loader_name", "net_name")}
         return digest(where | {"dense": "given as a file" if dense is None else without_seed(dense)})
@@ -143,6 +154,34 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except (ValueError, OverflowError) as error:
         raise DamagedTable(str(error) if isinstance(error, Unfit) else "a number is none") from None
     return [dict(zip(heading, row, strict=True)) for row in rows]
+
+
+def with_dense_runs(records: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Sparse runs without a parent that are trained longer or shorter join the study of the dense run that is otherwise equal.
+
+    One of which no dense run has all settings, and of which several have all but the schedule, stays by itself.
+    """
+    dense = [record for record in records if not record.mode_spec.has_mask]
+    studies = {record.study for record in dense}
+    others: dict[str, set[str]] = {}
+    for record in dense:
+        others.setdefault(without_length(record), set()).add(record.study)
+    found = []
+    for record in records:
+        near = others.get(without_length(record), set()) if not record.mode_spec.needs_parent else set()
+        joins = record.study not in studies and len(near) == 1
+        found.append(dataclasses.replace(record, joined=next(iter(near))) if joins else record)
+    return found
+
+
+def without_length(record: FinishedRun) -> str:
+    """Hash of a run's dense settings, whatever its seed and how long it is trained."""
+    where = {name: record.flags[name] for name in ("loader_name", "net_name")}
+    return digest(where | {"dense": without_schedule(without_seed(record.dense or {}))})
+
+
+def without_schedule(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in SCHEDULE}
 
 
 def without_seed(identity: dict[str, Any]) -> dict[str, Any]:

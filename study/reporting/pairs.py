@@ -7,10 +7,9 @@ from typing import Any
 
 from helper.schema.config import digest
 from optim.modes import MODES
-from study.reporting.finished_run import FinishedRun, grouped
+from study.reporting.finished_run import SCHEDULE, FinishedRun, grouped, without_schedule
 
 SIDES = (FINETUNE, SCRATCH) = ("finetune", "scratch")
-SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer has to change
 UNTOLD = {"dense parent": "another dense parent", "weights left by layer": "another mask"}  # whose values say nothing
 AS_LONG, AS_LONG_IN_TOTAL = "as long", "as long in total"
 
@@ -73,10 +72,6 @@ def facts(record: FinishedRun) -> dict[str, Any]:
         **{name: record.flags[name] for name in SCHEDULE},
         **options,
     }
-
-
-def without_schedule(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in SCHEDULE}
 
 
 def budget_of(finetune: FinishedRun, scratch: FinishedRun) -> str | None:

@@ -17,13 +17,15 @@ from helper.system.locks import exclusive
 from helper.untrusted.texts import csv_text, one_line, shown
 from study.bias import bias_noted, marked
 from study.reporting.aggregate import measured_alike, over_seeds
+from study.reporting.claims import findings
 from study.reporting.collect import Collection, collect
 from study.reporting.comparison_sections import comparison_sections
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, digits, render
 from study.reporting.regimes import MARGIN
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
-from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, study_sections
+from study.reporting.sheets_ways import claim_rows, claims_sheet
+from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, StudyParts, study_sections
 from study.reporting.tidy import REPORTED, tidy
 from study.reporting.unreliable import UNRELIABLE_NOTE, count_of, doubt_noted, doubted, unreliable_of
 from study.titles import read_titles
@@ -57,9 +59,12 @@ def report(config: ReportConfig, results_root: str) -> int:
     with exclusive(folder):
         write_atomic(folder / "runs.csv", csv_text(runs))
         write_atomic(folder / "over_seeds.csv", csv_text(table))
-        sections, compared = study_sections(runs, collection, folder, config.margin, titles)
-        write_atomic(folder / "gaps.csv", csv_text(gap_rows(compared)))
-        sections = [*sections, *comparison_sections(root, collection)]
+        parts = study_sections(runs, collection, folder, config.margin, titles)
+        write_atomic(folder / "gaps.csv", csv_text(gap_rows([part.gaps for part in parts])))
+        sections = [section for part in parts for section in part.sections]
+        sections += claims_section(folder, parts, collection, runs, config.margin)
+        sections += comparison_sections(root, collection)
+        collection.left_out.extend(line for part in parts for line in part.left_out)
         page = Report(
             title=config.title,
             root=str(root),
@@ -76,6 +81,21 @@ def report(config: ReportConfig, results_root: str) -> int:
     print_summary(table, runs, collection)
     print(shown(folder / "index.html"))
     return 0
+
+
+def claims_section(
+    folder: Path, parts: Sequence[StudyParts], collection: Collection, runs: pandas.DataFrame, margin: float
+) -> list[Section]:
+    """What the field says of the methods, over all studies, where one has several; ranks.csv and claims.csv beside it."""
+    ranks = [part.ranks for part in parts if len(part.ranks)]
+    if not ranks:
+        for name in ("ranks.csv", "claims.csv"):
+            (folder / name).unlink(missing_ok=True)
+        return []
+    found = findings(collection.records, runs, margin)
+    write_atomic(folder / "ranks.csv", csv_text(pandas.concat(ranks)))
+    write_atomic(folder / "claims.csv", csv_text(claim_rows(found)))
+    return [Section("What the field says", "Over all studies of this report.", sheets=(claims_sheet(found, margin),))]
 
 
 def entries(runs: pandas.DataFrame, records: Sequence[FinishedRun]) -> Iterator[Row]:

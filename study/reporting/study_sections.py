@@ -1,7 +1,9 @@
 """The figures and tables of each study: one dense setting and the sparse runs that belong to it."""
 
+import itertools
 import multiprocessing.pool
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,12 +22,14 @@ from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, f
 from study.reporting.figures_layers import figure11
 from study.reporting.figures_sparsity import cost_figure, figure1
 from study.reporting.finished_run import FinishedRun, families_of
-from study.reporting.page import Picture, Section
+from study.reporting.overlap import Reader
+from study.reporting.page import Picture, Section, Sheet
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import rule
 from study.reporting.sheets import gap_tests, listed, not_paired, sharpness, table1, table2
 from study.reporting.tidy import REPORTED
 from study.reporting.unreliable import count_of, doubt_noted, unreliable_of
+from study.reporting.ways_section import many_ways, mask_figures, ranking_sheets, ways_figures
 from study.titles import title_of
 
 BANDS = (
@@ -40,10 +44,25 @@ GEOMETRIC = (
 )
 
 
+@dataclass(frozen=True)
+class StudyParts:
+    """What a study has in the report.
+
+    Attributes:
+        gaps: `aggregate.gaps`. ranks: rows of ranks.csv.
+        left_out: (path, reason) of files that could not be read.
+    """
+
+    sections: tuple[Section, ...]
+    gaps: pandas.DataFrame
+    ranks: pandas.DataFrame
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
 def study_sections(
     runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float, titles: dict[str, list[str]]
-) -> tuple[list[Section], list[pandas.DataFrame]]:
-    """A section, headed by the titles of its sweeps, and the gaps of each study.
+) -> list[StudyParts]:
+    """The parts of every study, headed by the titles of its sweeps.
 
     Drawing takes the time, so that several studies are shared out over the cores.
     """
@@ -54,15 +73,13 @@ def study_sections(
         work.append((heading, part, [records[run] for run in part["run"]], folder, margin))
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
-        found = [study_section(*one) for one in tracked(work, "tables and figures", "studies")]
-    else:
-        with multiprocessing.get_context("fork").Pool(n_workers, usual_signals) as pool:
-            waiting = [pool.apply_async(study_section, one) for one in work]
-            found = [when_ready(section) for section in tracked(waiting, "tables and figures", "studies")]
-    return [section for section, _ in found], [compared for _, compared in found]
+        return [study_parts(*one) for one in tracked(work, "tables and figures", "studies")]
+    with multiprocessing.get_context("fork").Pool(n_workers, usual_signals) as pool:
+        waiting = [pool.apply_async(study_parts, one) for one in work]
+        return [when_ready(parts) for parts in tracked(waiting, "tables and figures", "studies")]
 
 
-def when_ready(result: multiprocessing.pool.AsyncResult) -> tuple[Section, pandas.DataFrame]:
+def when_ready(result: multiprocessing.pool.AsyncResult) -> StudyParts:
     """What a worker has made; signals are answered meanwhile."""
     while not result.ready():
         result.wait(0.2)
@@ -70,10 +87,8 @@ def when_ready(result: multiprocessing.pool.AsyncResult) -> tuple[Section, panda
     return result.get()
 
 
-def study_section(
-    name: str, runs: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float
-) -> tuple[Section, pandas.DataFrame]:
-    """Figures and tables of one dense setting and the sparse runs that start from it, and its `aggregate.gaps`."""
+def study_parts(name: str, runs: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float) -> StudyParts:
+    """Figures and tables of one dense setting and the sparse runs that belong to it."""
     pairs, alone = pair_runs(records)
     table, compared = over_seeds(runs), gaps(runs, pairs, margin)
     key = runs["study"].iloc[0]
@@ -81,12 +96,32 @@ def study_section(
     sheets += [not_paired(alone)] if alone else []
     sheets += [table2(table)]
     with plt.rc_context(STYLE):
-        pictures = [
-            picture(folder, f"{key}_{slug(id)}", id, title, caption, figure)
-            for id, title, caption, figure in checking_signals(study_figures(runs, table, compared, records, margin))
-        ]
+        figures = study_figures(runs, table, compared, records, margin)
+        pictures = [picture(folder, key, *drawn) for drawn in checking_signals(figures)]
     about = " ".join(filter(None, (intro(records), count_of(*unreliable_of(runs, MEASUREMENTS), ALL_MEASUREMENTS))))
-    return Section(f"{name} ({key})", about, tuple(pictures), tuple(sheets)), compared.assign(study=key)
+    section = Section(f"{name} ({key})", about, tuple(pictures), tuple(sheets))
+    if not many_ways(records):
+        return StudyParts((section,), compared.assign(study=key), pandas.DataFrame())
+    reader = Reader()
+    ways, ranks = ways_section(f"Ways to a mask: {name} ({key})", runs, table, records, folder, margin, reader)
+    return StudyParts((section, ways), compared.assign(study=key), ranks, tuple(reader.left_out))
+
+
+def ways_section(
+    title: str, runs: pandas.DataFrame, table: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float,
+    reader: Reader,
+) -> tuple[Section, pandas.DataFrame]:  # fmt: skip
+    """Figures and tables of the methods of a study, and the rows of ranks.csv."""
+    key = runs["study"].iloc[0]
+    sheets, ranks = ranking_sheets(runs, margin)
+    pictures = []
+    with plt.rc_context(STYLE):
+        for part in checking_signals(itertools.chain(ways_figures(runs, table, records, BANDS), mask_figures(records, reader))):
+            if isinstance(part, Sheet):
+                sheets.append(part)
+            else:
+                pictures.append(picture(folder, key, *part))
+    return Section(title, "", tuple(pictures), tuple(sheets)), ranks
 
 
 def study_figures(
@@ -126,7 +161,8 @@ def study_figures(
         yield "figure 11", "Gradients and weights of every layer", caption, figure
 
 
-def picture(folder: Path, stem: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
+def picture(folder: Path, study: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
+    stem = f"{study}_{slug(id)}"
     file = save_figure(figure, folder / "figures" / stem)
     return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
 
@@ -143,4 +179,4 @@ def intro(records: Sequence[FinishedRun]) -> str:
 
 
 def slug(id: str) -> str:
-    return id.replace(" ", "_")
+    return id.lower().replace(",", "").replace(" ", "_")

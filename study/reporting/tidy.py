@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas
@@ -13,7 +13,7 @@ from helper.schema.config import digest
 from optim.meter import PASSES
 from study.bias import marked
 from study.reporting.collect import EXAMPLES, NUMBERS, Collection
-from study.reporting.finished_run import FinishedRun, grouped, number
+from study.reporting.finished_run import BUDGET, FinishedRun, grouped, number
 
 REPORTED = {name: metric.heading for name, metric in METRICS.items() if metric.heading}  # {column: its heading in tables}
 
@@ -23,15 +23,19 @@ def tidy(collection: Collection) -> pandas.DataFrame:
 
     cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
     about three times that); with the runs whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
+    relative_cost: what training took relative to the dense run of its study; relative_cost_with_parents: with all the runs
+    that it needs.
     """
     dense = {digest(record.identity): record for record in collection.records if not record.mode_spec.has_mask}
-    labels = series_labels(collection.records)
-    return pandas.DataFrame([row_of(record, labels[record.name], dense) for record in collection.records])
+    labels, wholes = series_labels(collection.records), costs_of_dense(dense.values())
+    rows = [row_of(record, labels[record.name], dense, wholes.get(record.study, math.nan)) for record in collection.records]
+    return pandas.DataFrame(rows)
 
 
-def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> dict[str, Any]:
+def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun], whole: float) -> dict[str, Any]:
+    """`whole`: the cost of the dense run of its study."""
     summary, flags = record.summary, record.flags
-    own = epochs_of(record) * summary["macs_active"]
+    own = cost_of(record)
     parent = record.identity.get("parent")
     before = cost_before(record, dense)
     return {
@@ -58,9 +62,12 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun]) -> d
         **initial_fisher(record),
         **largest_eigenvalue(summary["metrics"].get("eigenvalue", {})),
         "macs_active": summary["macs_active"],
+        BUDGET: record.identity.get(BUDGET, math.nan),
         "cost": own,
         "cost_weights": own + (before if record.mode_spec.starts_from.trained else 0.0),
         "cost_mask": own + before,
+        "relative_cost": own / whole,
+        "relative_cost_with_parents": (own + before) / whole,
         "seconds": summary.get("seconds", {}).get("training", math.nan),
     }
 
@@ -70,16 +77,33 @@ def epochs_of(record: FinishedRun) -> int:
     return record.summary.get("epochs", record.flags["n_epochs"]) - record.first_epoch
 
 
+def cost_of(record: FinishedRun) -> float:
+    """Of a run by itself, in the unit of `tidy`; as counted over its steps, where its summary has that."""
+    counted, unit = record.summary.get("training_macs"), unit_of(record)
+    return counted / unit if counted and unit else epochs_of(record) * record.summary["macs_active"]
+
+
 def cost_before(record: FinishedRun, dense: dict[str, FinishedRun]) -> float:
-    """Of the runs that a run needs, in the unit of `tidy`; nan where one of them is not known."""
+    """Of the runs that a run needs; nan where one of them is not known."""
     if not record.mode_spec.needs_parent:
         return 0.0
-    if record.mode_spec.in_rounds:
-        total, own = (record.summary.get(name) or math.nan for name in ("training_macs_with_parents", "training_macs"))
-        return (total - own) / (PASSES * record.summary["examples"]["train"])
+    total, own = (record.summary.get(name) for name in ("training_macs_with_parents", "training_macs"))
+    if total and own and unit_of(record):
+        return (total - own) / unit_of(record)
     parent = record.identity.get("parent")
-    found = dense.get(digest(parent)) if isinstance(parent, dict) else None
-    return epochs_of(found) * found.summary["macs_active"] if found else math.nan
+    found = dense.get(digest(parent)) if isinstance(parent, dict) and not record.mode_spec.in_rounds else None
+    return cost_of(found) if found else math.nan
+
+
+def unit_of(record: FinishedRun) -> int:
+    """Multiply-accumulates of training that are one in the unit of `tidy`; 0 where the number of examples is not known."""
+    return PASSES * record.summary.get("examples", {}).get("train", 0)
+
+
+def costs_of_dense(dense: Iterable[FinishedRun]) -> dict[str, float]:
+    """{study: mean cost of its dense runs}, of those that no budget made longer or shorter."""
+    usual = grouped((record for record in dense if BUDGET not in record.identity), lambda record: record.study)
+    return {study: sum(map(cost_of, group)) / len(group) for study, group in usual.items()}
 
 
 def measured(metrics: dict[str, dict[str, Any]], name: str) -> dict[str, float | str]:
