@@ -65,7 +65,7 @@ def test_a_study_of_many_methods_has_figures_ranks_overlap_and_verdicts(tmp_path
     ranks = pandas.read_csv(tmp_path / "report/ranks.csv")
     equal = ranks[ranks["ranked_at"] == "equal sparsity"]
     assert equal.groupby("sparsity")["series"].nunique().tolist() == [len(LABELS)] * 2
-    assert set(equal.loc[equal["place"] == 1, "series"]) == {"sparse-finetune"}
+    assert set(equal.loc[equal["place"] == 1, "series"]) == {"IMP"}
     for _, group in ranks[ranks["ranked_at"] == "equal cost"].groupby(["sparsity", "why"]):
         costs = group["relative_cost_with_parents"]
         assert costs.max() <= 1.1 * costs.min()
@@ -75,7 +75,6 @@ def test_a_study_of_many_methods_has_figures_ranks_overlap_and_verdicts(tmp_path
     assert set(claims.loc[claims["p"].isna(), "verdict"]) == {"cannot tell"}
     for path in (tmp_path / "report/figures").glob("*_ways_*.png"):
         assert Image.open(path).width == round(WIDTH * 150)  # 400 pixels show it at three quarters of its size
-    report(capsys, tmp_path)
 
 
 def test_weights_that_are_gone_are_named_and_everything_else_is_there(tmp_path, capsys):
@@ -94,13 +93,10 @@ def test_weights_that_are_gone_are_named_and_everything_else_is_there(tmp_path, 
 
 
 def test_a_study_with_one_kind_of_mask_has_no_such_section_and_reads_no_weights(tmp_path, capsys, monkeypatch):
-    write_ways(tmp_path, ("SNIP", "RigL"), ratios=(0.9,))
-    assert "Ways to a mask" in report(capsys, tmp_path)[0]
-    plain = tmp_path / "plain"
-    write_ways(plain, ("sparse-finetune", "sparse-scratch", "lottery"), ratios=(0.8, 0.9))
+    write_ways(tmp_path, ("sparse-finetune", "sparse-scratch", "lottery"), ratios=(0.8, 0.9))
     monkeypatch.setattr("study.reporting.overlap.load_stored", None)
-    assert "Ways to a mask" not in report(capsys, plain)[0]
-    assert not (plain / "report/claims.csv").exists()
+    assert "Ways to a mask" not in report(capsys, tmp_path)[0]
+    assert not (tmp_path / "report/claims.csv").exists()
 
 
 def test_without_a_dense_run_there_is_no_cost_and_one_run_is_enough(tmp_path, capsys):
