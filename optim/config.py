@@ -19,7 +19,7 @@ from network.init import BY_ACTIVE_FAN_IN
 from network.main import WITH_BATCH_NORM, NetworkConfig
 from optim.modes import BUDGETED, MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
 from optim.optimizers import OPTIMIZERS
-from optim.prune_config import PruneConfig
+from optim.prune_config import MASKED, PruneConfig
 from optim.regularizer import REGULARIZERS
 from optim.rounds import canonical, check_rewinding, check_rounds
 from optim.schedule import SCHEDULES
@@ -86,6 +86,10 @@ class TrainConfig(Config):
         when={"mode": UPDATING, "net_name": WITH_BATCH_NORM}, strict=True,
     )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
+    sparse_step: str = flag(
+        "0", "training steps on a CPU compute active weights alone; auto: where that is faster by a rule of density and shape",
+        choices=("0", "auto", "1"), when=MASKED, identity=False,
+    )  # fmt: skip
     train_eval: str = flag(
         "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
         choices=("pass", "running"), identity=False,
@@ -109,6 +113,9 @@ class TrainConfig(Config):
             raise FlagError("--nesterov 1 needs --momentum above 0")
         if self.compile and self.reg_type == "jacobian":
             raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
+        if self.sparse_step == "1" and (self.compile or self.reg_type == "jacobian"):
+            other = "--compile 1" if self.compile else "--reg_type jacobian"
+            raise FlagError(f"--sparse_step 1 {other}: sparse steps cannot have that; use --sparse_step 0 or auto")
         if self.train_budget == 0:
             raise FlagError("--train_budget 0: must be above 0")
         self.saved_epochs()
@@ -208,6 +215,8 @@ class RunConfig(Config):
             self._set("metrics", replace(self.metrics, **left_open))
         if self.train.compile and self.device == "tpu":
             raise FlagError("--compile 1 --device tpu: every step is compiled there anyway; leave --compile out")
+        if self.train.sparse_step == "1" and self.device != "cpu":
+            raise FlagError(f"--sparse_step 1 --device {self.device}: it is for the CPU; use --sparse_step 0 or auto")
         if self.train.select == "val" and self.data.val_size == 0:
             raise FlagError("--select val needs --val_size above 0")
         if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":

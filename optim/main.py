@@ -36,6 +36,7 @@ from optim.model import Beginning, rewind_file, start
 from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
+from optim.sparse_step import check_sparse_step
 from optim.trackers.main import chosen_trackers
 from optim.trained import Trained
 from optim.trainer import Trainer, steps_per_epoch
@@ -68,6 +69,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
     check_masks(config, dataset)
+    check_sparse_step(config)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
@@ -164,7 +166,8 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
         forget_graph_counts()  # of the runs before, if this process has trained them
     with progress:
         trainer.fit(signals)
-    return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs)
+    how = trainer.sparse_step.record(trainer.mask_owner)
+    return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs, how)
 
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:

@@ -55,6 +55,7 @@ def summarise(
         "versions": versions(),
         "device": config.device,
         "processes": trained.processes,
+        **({"sparse_step": trained.sparse_step} if trained.sparse_step else {}),
         **({"xla": graph_counts()} if config.device == "tpu" else {}),
         "git": git_state(),
     }

@@ -1,6 +1,7 @@
 """What training hands over to the end of a run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from optim.meter import Meter
 
@@ -13,6 +14,7 @@ class Trained:
         weights: {name in the folder: hash} of its weights files.
         meter: what its steps have cost.
         processes: how many there were.
+        sparse_step: how steps were taken in the end, where that was asked for.
         epochs: that it took, more than `--n_epochs` where a budget allowed it.
     """
 
@@ -20,3 +22,4 @@ class Trained:
     meter: Meter
     processes: int
     epochs: int
+    sparse_step: dict[str, Any] | None = None

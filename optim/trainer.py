@@ -30,6 +30,7 @@ from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
+from optim.sparse_step import SparseStep
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Trainer:
         self.forward = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         if config.compile:
             self.forward = torch.compile(self.forward)
+        self.sparse_step = SparseStep(network, config, dataset.input_shape)
         self.optimizer = with_options(OPTIMIZERS[config.optimizer_name], config)(network.parameters())
         schedule = with_options(SCHEDULES[config.lr_schedule], config)
         self.rate = functools.partial(with_options(learning_rate, config), schedule)
@@ -183,15 +185,22 @@ class Trainer:
         """(logits, cross-entropies of this process's examples, its part of the mean loss of all with the penalty)."""
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that it may use their memory
         inputs = batch.inputs.requires_grad_(self.penalty is not None)
-        with self.autocast():
-            logits = self.forward(inputs)
-        logits = logits.float()
+        logits = self.logits(inputs).float()
         losses = F.cross_entropy(logits, batch.examples.labels, reduction="none")
         loss = losses.sum() / batch.n
         if self.penalty is not None:
             noise = torch.randn(batch.n, logits.shape[1], generator=batch.generator)[batch.own]
             loss = loss + self.penalty(logits, inputs, noise) / batch.n
         return logits, losses, loss
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """By the active weights alone, in float32, unless the step is to be a dense one."""
+        dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
+        view = None if dense else self.sparse_step.view_for(self.mask_owner)
+        if view is not None:
+            return view(inputs)
+        with self.autocast():
+            return self.forward(inputs)
 
     def backward_pass(self, loss: Tensor, n: int) -> None:
         """Gradients of the mean loss over the examples of all processes."""

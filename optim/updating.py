@@ -111,9 +111,7 @@ class UpdateMask(Callback):
             self.put(owner, step, mask)
 
     def on_gradients(self, trainer: Any) -> None:
-        step, owner = self.completed(trainer), trainer.mask_owner
-        share = self.schedule.replaced(step, self.span, self.masks.drop_fraction) if self.span.has(step) else 0.0
-        numbers = {name: places(share, active) for name, active in owner.mask.items()}
+        step, owner, numbers = self.completed(trainer), trainer.mask_owner, self.places(trainer)
         if not any(numbers.values()):
             return
         if self.growth.dense_gradient:
@@ -121,6 +119,15 @@ class UpdateMask(Callback):
         drop = self.pruning.scores(trainer.network, owner.mask, stream(trainer.seed, "prune", step))
         grow = self.growth.scores(owner.gradients(), stream(trainer.seed, "growth", step))
         self.put(owner, step, *swap(owner.mask, numbers, drop, grow))
+
+    def needs_dense_gradient(self, trainer: Any) -> bool:
+        return self.growth.dense_gradient and any(self.places(trainer).values())
+
+    def places(self, trainer: Any) -> dict[str, int]:
+        """How many weights of each layer change places in the step under way."""
+        step = self.completed(trainer)
+        share = self.schedule.replaced(step, self.span, self.masks.drop_fraction) if self.span.has(step) else 0.0
+        return {name: places(share, active) for name, active in trainer.mask_owner.mask.items()}
 
     def put(self, owner: MaskOwner, step: int, mask: Mask, anew: Mask | None = None) -> None:
         """Make a mask the owner's, and count what it took to find it."""

@@ -269,6 +269,127 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
     }
 }
 
+// ---------------------------------------------------------------------------------------------------------- BatchNorm
+
+constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
+
+// The sum of `term(i, vector)` over a slab of `size` elements; term gets zeros behind its end.
+template <typename T, typename Term>
+INLINE double sum_of(int64_t size, Term term) {
+    constexpr int W = WIDTH<T>, U = 4;
+    double sum = 0;
+    for (int64_t begin = 0; begin < size; begin += SHORT) {
+        const int64_t end = std::min(begin + SHORT, size);
+        Vec<T> parts[U] = {};
+        int64_t i = begin;
+        for (; i + U * W <= end; i += U * W) UNROLLED for (int u = 0; u < U; u++) parts[u] += term(i + u * W, W);
+        for (; i < end; i += W) parts[0] += term(i, int(std::min<int64_t>(W, end - i)));
+        sum += double(total<T>((parts[0] + parts[1]) + (parts[2] + parts[3])));
+    }
+    return sum;
+}
+
+template <typename T>
+INLINE Vec<T> first(const T* p, int n) {
+    return n == WIDTH<T> ? load<T>(p) : Part<T>(n).load(p);
+}
+template <typename T>
+INLINE void put(T* p, Vec<T> v, int n) {
+    if (n == WIDTH<T>) return store<T>(p, v);
+    Part<T>(n).store(p, v);
+}
+// `v` where `of` is above zero or no number, as PyTorch's ReLU and its gradient have it; zero elsewhere.
+template <typename T>
+INLINE Vec<T> where_positive(Vec<T> of, Vec<T> v) {
+    return of <= Vec<T>{} ? Vec<T>{} : v;
+}
+
+template <typename T>
+struct Norm {
+    int64_t blocks, channels, size;  // elements of a channel in a block
+    const T *weight, *bias;          // (channels)
+    T *mean, *variance;              // (channels), of this batch or given
+    double eps;
+    int given, relu;
+};
+
+// y = (x - mean) / sqrt(variance + eps) * weight + bias, plus `residual` if there is one, and its positive part if asked for.
+template <typename T>
+void normalise(const Norm<T>& norm, const T* x, const T* residual, T* y, int threads) {
+    constexpr int W = WIDTH<T>;
+    const double n = double(norm.blocks * norm.size);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t c = 0; c < norm.channels; c++) {
+        if (!norm.given) {
+            double sum = 0, squares = 0;
+            for (int64_t b = 0; b < norm.blocks; b++) {
+                const T* from = x + (b * norm.channels + c) * norm.size;
+                sum += sum_of<T>(norm.size, [=](int64_t i, int k) { return first<T>(from + i, k); });
+            }
+            const T mean = T(sum / n);
+            for (int64_t b = 0; b < norm.blocks; b++) {
+                const T* from = x + (b * norm.channels + c) * norm.size;
+                squares += sum_of<T>(norm.size, [=](int64_t i, int k) {
+                    Vec<T> d = first<T>(from + i, k) - mean;
+                    if (k < W) d = Part<T>(k).load(reinterpret_cast<const T*>(&d));
+                    return d * d;
+                });
+            }
+            norm.mean[c] = mean;
+            norm.variance[c] = T(squares / n);
+        }
+        const T factor = T(norm.weight[c] / std::sqrt(double(norm.variance[c]) + norm.eps));
+        const T shift = norm.bias[c] - norm.mean[c] * factor;
+        for (int64_t b = 0; b < norm.blocks; b++) {
+            const int64_t slab = (b * norm.channels + c) * norm.size;
+            for (int64_t i = slab; i < slab + norm.size; i += W) {
+                const int k = int(std::min<int64_t>(W, slab + norm.size - i));
+                Vec<T> v = first<T>(x + i, k) * factor + shift;
+                if (residual) v += first<T>(residual + i, k);
+                put<T>(y + i, norm.relu ? where_positive<T>(v, v) : v, k);
+            }
+        }
+    }
+}
+
+// Gradients of inputs, weight and bias; that of the residual where `g_residual` asks for it. `y` is read if there is a ReLU.
+template <typename T>
+void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight, T* g_bias,
+                        int threads) {
+    constexpr int W = WIDTH<T>;
+    const double n = double(norm.blocks * norm.size);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t c = 0; c < norm.channels; c++) {
+        const T mean = norm.mean[c];
+        const double scale = 1 / std::sqrt(double(norm.variance[c]) + norm.eps);
+        double sum = 0, products = 0;
+        const auto before = [&](int64_t i, int k) {  // the gradient below the ReLU
+            const Vec<T> v = first<T>(g + i, k);
+            return norm.relu ? where_positive<T>(first<T>(y + i, k), v) : v;
+        };
+        for (int64_t b = 0; b < norm.blocks; b++) {
+            const int64_t slab = (b * norm.channels + c) * norm.size;
+            sum += sum_of<T>(norm.size, [&](int64_t i, int k) { return before(slab + i, k); });
+            products += sum_of<T>(norm.size, [&](int64_t i, int k) {
+                return before(slab + i, k) * (first<T>(x + slab + i, k) - mean);
+            });
+        }
+        g_bias[c] = T(sum);
+        g_weight[c] = T(products * scale);
+        const T factor = T(norm.weight[c] * scale), even = norm.given ? T(0) : T(sum / n);
+        const T along = norm.given ? T(0) : T(products / n * scale * scale);
+        for (int64_t b = 0; b < norm.blocks; b++) {
+            const int64_t slab = (b * norm.channels + c) * norm.size;
+            for (int64_t i = slab; i < slab + norm.size; i += W) {
+                const int k = int(std::min<int64_t>(W, slab + norm.size - i));
+                const Vec<T> v = before(i, k);
+                if (g_residual) put<T>(g_residual + i, v, k);
+                put<T>(gx + i, norm.given ? v * factor : (v - even - (first<T>(x + i, k) - mean) * along) * factor, k);
+            }
+        }
+    }
+}
+
 }  // namespace
 
 #define LAYER(NAME, T)                                                                                                    \
@@ -284,6 +405,18 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
                                            T* gradient, int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts,  \
                                            int threads) {                                                                 \
         weight_gradient<T>(*plan, x, g, active, sums, gradient, blocks, lanes, parts, row_parts, threads);                \
+    }                                                                                                                     \
+    extern "C" void normalise_##NAME(const T* x, const T* residual, T* y, const T* weight, const T* bias, T* mean,        \
+                                     T* variance, int64_t blocks, int64_t channels, int64_t size, double eps, int given,  \
+                                     int relu, int threads) {                                                             \
+        normalise<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, residual, y, threads);  \
+    }                                                                                                                     \
+    extern "C" void normalise_backward_##NAME(const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight,      \
+                                              T* g_bias, const T* weight, T* mean, T* variance, int64_t blocks,           \
+                                              int64_t channels, int64_t size, double eps, int given, int relu,            \
+                                              int threads) {                                                              \
+        normalise_backward<T>({blocks, channels, size, weight, nullptr, mean, variance, eps, given, relu}, x, y, g, gx,   \
+                              g_residual, g_weight, g_bias, threads);                                                     \
     }
 LAYER(float, float)
 LAYER(double, double)

@@ -16,7 +16,11 @@ class Callback:
         """Before the forward pass; `trainer.step` steps of the epoch are done. The mask may be changed."""
 
     def on_gradients(self, trainer: Any) -> None:
-        """After the backward pass: all weights have their gradients, pruned ones too. The mask may be changed."""
+        """After the backward pass; pruned weights have their gradients where they are needed. The mask may be changed."""
+
+    def needs_dense_gradient(self, trainer: Any) -> bool:
+        """Whether `on_gradients` of the step under way will read the gradients of pruned weights."""
+        return False
 
     def on_step(self, trainer: Any) -> None:
         """After the optimiser step. The mask may be changed."""

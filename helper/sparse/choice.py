@@ -1,0 +1,62 @@
+"""Which layers are worth computing of their active weights alone: a rule by density and shape, the same on every machine.
+
+Costs are in multiply-accumulates of active weights, for one training step.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+BREAK_EVEN = 0.38  # a dense layer's multiply-accumulates in those of active weights: below 62 % sparsity dense is faster
+CONVERSION = 40  # of one value between layouts
+CALL = 5e6  # of one layer, whatever its size
+WORTH = 0.8  # share of the dense step's cost below which a sparse one is taken
+
+
+def chosen_layers(network: nn.Module, masks: Mapping[str, Tensor], uses: Mapping[str, int]) -> dict[str, Tensor]:
+    """{layer name: mask} of those whose active weights alone are computed, in a network that has masks.
+
+    Unmasked convolutions are among them where converting the layout for them and back would take longer.
+
+    Args:
+        masks: weight name -> bool tensor.
+        uses: {weight name: how often each of its elements is multiplied in one example's forward pass}.
+    """
+    chosen = {}
+    for name, layer in known_layers(network).items():
+        weight = f"{name}.weight"
+        if weight not in uses:
+            continue
+        mask = masks.get(weight)
+        mask = torch.ones(layer.weight.shape, dtype=torch.bool) if mask is None else mask
+        conversions = CONVERSION * values(layer, uses[weight]) if isinstance(layer, nn.Conv2d) else 0
+        if int(mask.sum()) * uses[weight] < BREAK_EVEN * mask.numel() * uses[weight] + conversions:
+            chosen[name] = mask
+    return chosen
+
+
+def is_worth_it(network: nn.Module, chosen: Mapping[str, Tensor], uses: Mapping[str, int], batch_size: int) -> bool:
+    """Whether a step with the chosen layers computed sparsely is faster than a dense one."""
+    dense = sparse = 0.0
+    for name, layer in known_layers(network).items():
+        n_uses = uses.get(f"{name}.weight", 0)
+        one = BREAK_EVEN * layer.weight.numel() * n_uses
+        dense += batch_size * one
+        if name in chosen:
+            sparse += batch_size * int(chosen[name].sum()) * n_uses + CALL
+        else:
+            sparse += batch_size * (one + (CONVERSION * values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0))
+    return sparse < WORTH * dense
+
+
+def known_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Those that the kernels can do."""
+    modules = {name: module for name, module in network.named_modules() if type(module) in (nn.Linear, nn.Conv2d)}
+    return {name: m for name, m in modules.items() if isinstance(m, nn.Linear) or m.padding_mode == "zeros"}
+
+
+def values(layer: nn.Conv2d, positions: int) -> int:
+    """That a convolution reads and gives, of one example."""
+    steps = layer.stride[0] * layer.stride[1]
+    return positions * (layer.out_channels + layer.in_channels * steps)

@@ -1,0 +1,81 @@
+"""BatchNorm of activations that lie batch-innermost, with a residual and a ReLU in the same pass over memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from helper.sparse.functional import PRECISION
+from helper.sparse.library import kernels
+
+
+class LanesNorm(nn.Module):
+    """What a BatchNorm layer does, whose parameters and statistics it uses and updates; then `+ residual`, then a ReLU.
+
+    Args:
+        norm: BatchNorm1d or BatchNorm2d with parameters and running statistics.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, *, relu: bool) -> None:
+        super().__init__()
+        self.norm, self.relu = norm, relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(blocks, channels, ..., lanes) -> the same shape. ValueError: training on one value per channel."""
+        norm = self.norm
+        if not norm.training:
+            statistics = norm.running_mean, norm.running_var
+            return Normalise.apply(x, residual, norm.weight, norm.bias, *statistics, norm.eps, True, self.relu)
+        n = x.numel() // x.shape[1]
+        if n == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
+        mean, variance = x.new_empty(2, x.shape[1])
+        y = Normalise.apply(x, residual, norm.weight, norm.bias, mean, variance, norm.eps, False, self.relu)
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance * (n / (n - 1)), share)
+        return y
+
+
+class Normalise(torch.autograd.Function):
+    """`mean` and `variance` are written where they are not given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor,
+        eps: float, given: bool, relu: bool,
+    ) -> Tensor:  # fmt: skip
+        x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+        if given:
+            mean, variance = mean.clone(), variance.clone()  # the running ones may move on before the backward pass
+        y = torch.empty_like(x)
+        call("normalise", x, residual, y, weight, bias, mean, variance, eps=eps, given=given, relu=relu)
+        ctx.save_for_backward(x, y if relu else None, weight, mean, variance)
+        ctx.options = {"eps": eps, "given": given, "relu": relu}
+        ctx.has_residual = residual is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight, mean, variance = ctx.saved_tensors
+        gradient, of_x = gradient.contiguous(), torch.empty_like(x)
+        of_residual = torch.empty_like(x) if ctx.has_residual and y is not None else None
+        of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
+        written = of_x, of_residual, of_weight, of_bias
+        call("normalise_backward", x, y, gradient, *written, weight, mean, variance, **ctx.options)
+        if ctx.has_residual and of_residual is None:
+            of_residual = gradient
+        return of_x, of_residual, of_weight, of_bias, *(None,) * 5
+
+
+def call(name: str, x: Tensor, *tensors: Tensor | None, eps: float, given: bool, relu: bool) -> None:
+    """A kernel for activations of the shape of `x`."""
+    function = getattr(kernels().functions, f"{name}_{PRECISION[x.dtype]}")
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in (x, *tensors)]
+    blocks, channels = x.shape[:2]
+    size = x[0, 0].numel() if x.numel() else 0
+    function(*addresses, blocks, channels, size, eps, given, relu, torch.get_num_threads())

@@ -1,0 +1,255 @@
+"""The sparse view of a network: the same parameters and statistics, computed batch-innermost where that is known how to do.
+
+The network is traced into a graph of calls. Calls that are known here get activations that lie batch-innermost, BatchNorm
+with what follows it in one pass; all others stay as they are, with activations laid out as they expect them.
+"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
+from helper.sparse.norm import LanesNorm
+from helper.sparse.plan import LayerPlan, layer_plan
+
+MOST_LANES = 256
+ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity)
+RELU = (F.relu, torch.relu, "relu")
+TANH, SIGMOID = (torch.tanh, F.tanh, "tanh"), (torch.sigmoid, F.sigmoid, "sigmoid")
+
+
+def lanes_of(n: int) -> int:
+    """Into blocks of how many examples a batch is divided: all of a usual one, an even part of a large one."""
+    if n <= MOST_LANES:
+        return n
+    return next((lanes for lanes in range(MOST_LANES, 0, -16) if n % lanes == 0), n)
+
+
+def enter(x: Tensor) -> Tensor:
+    return to_lanes(x, lanes_of(len(x)))
+
+
+class LanesLayer(nn.Module):
+    """A linear or convolutional layer of which only the weights of a mask count; its plans are made for what it is given."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, mask: Tensor) -> None:
+        super().__init__()
+        self.layer, self.mask, self.plans = layer, mask, dict[tuple[int, ...], LayerPlan]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = tuple(x.shape[2:-1]) or (1, 1)
+        if image not in self.plans:
+            self.plans[image] = layer_plan(self.layer, self.mask, image)
+        return sparse_layer(x, self.layer.weight, self.layer.bias, self.plans[image])
+
+
+class LanesLinear(nn.Module):
+    """A linear layer, of all of its weights."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.matmul(self.layer.weight, x)
+        return y if self.layer.bias is None else y + self.layer.bias[:, None]
+
+
+def mean_of_image(x: Tensor) -> Tensor:
+    return x.mean((2, 3), keepdim=True)
+
+
+def pool(x: Tensor, size: int) -> Tensor:
+    return F.avg_pool3d(x, (size, size, 1))
+
+
+def flat(x: Tensor) -> Tensor:
+    return x.flatten(1, -2)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a call of the network has become: a node of the view, and whether its activations lie batch-innermost."""
+
+    node: fx.Node
+    lanes: bool
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A BatchNorm that is not written yet, because a residual or a ReLU may follow."""
+
+    norm: nn.Module
+    source: fx.Node
+    residual: fx.Node | None = None
+
+
+class View:
+    """Maps (N, *input_shape) inputs to what the network gives for them, and is differentiable once.
+
+    Args:
+        network: on the CPU, in float32.
+        masks: {name of a layer: bool tensor of its weight's shape}, of the layers whose active weights alone are computed.
+        input_shape: of one example.
+    Attributes:
+        layers: names of those of them that are.
+    Raises:
+        ValueError: the network's calls depend on its inputs, so that there is no graph of them.
+    """
+
+    def __init__(self, network: nn.Module, masks: Mapping[str, Tensor], input_shape: tuple[int, ...]) -> None:
+        self.network, self.masks, self.layers = network, masks, list[str]()
+        self.graph, self.parts, self.values = fx.Graph(), dict[str, Any](), dict[fx.Node, Value | Waiting]()
+        self.conversions: dict[fx.Node, fx.Node] = {}
+        for node in traced(network, input_shape).nodes:
+            if node.op == "output":
+                self.graph.output(fx.map_arg(node.args[0], self.plain))
+            else:
+                self.values[node] = self.lowered(node) or self.unchanged(node)
+        self.module = fx.GraphModule(self.parts, self.graph)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+    def lowered(self, node: fx.Node) -> Value | Waiting | None:
+        """A call of the network in the view; None: it is not known how to do that batch-innermost."""
+        if node.op == "call_module":
+            return self.lowered_module(node, self.network.get_submodule(node.target))
+        if node.op not in ("call_function", "call_method") or not isinstance(node.args[0], fx.Node):
+            return None
+        first, rest = node.args[0], (*node.args[1:], *node.kwargs.items())
+        if node.target in (operator.add, torch.add, "add"):
+            return self.sum(node, *node.args) if len(node.args) == 2 and not node.kwargs else None
+        if node.target in RELU and rest in [(), (("inplace", False),), (("inplace", True),)]:
+            return self.relu(first)
+        if not self.in_lanes(first):
+            return None
+        function = (torch.tanh if node.target in TANH else torch.sigmoid) if node.target in TANH + SIGMOID else None
+        if function is None:
+            function, arguments = reduction(node.target, rest, shape(first))
+        else:
+            arguments = ()
+        return None if function is None else self.call(function, self.lanes(first), *arguments)
+
+    def lowered_module(self, node: fx.Node, module: nn.Module) -> Value | Waiting | None:
+        source, dims = node.args[0], len(shape(node.args[0]))
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and dims == (2 if isinstance(module, nn.Linear) else 4):
+            if node.target in self.masks:
+                self.layers += [] if node.target in self.layers else [node.target]
+                return self.call(LanesLayer(module, self.masks[node.target]), self.lanes(source))
+            if isinstance(module, nn.Linear) and self.in_lanes(source):
+                return self.call(LanesLinear(module), self.lanes(source))
+        if not self.in_lanes(source):
+            return None
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine and module.track_running_stats:
+            return Waiting(module, self.lanes(source)) if dims in (2, 4) else None
+        if isinstance(module, nn.ReLU):
+            return self.relu(source)
+        return self.call(module, self.lanes(source)) if isinstance(module, ELEMENTWISE) else None
+
+    def unchanged(self, node: fx.Node) -> Value:
+        """A call as it is, with activations as it expects them."""
+        if node.op == "call_module":
+            self.parts[node.target] = self.network.get_submodule(node.target)
+        elif node.op == "get_attr":
+            self.parts[node.target] = operator.attrgetter(node.target)(self.network)
+        return Value(self.graph.node_copy(node, self.plain), lanes=False)
+
+    # ------------------------------------------------------------------------------------------------- single calls
+
+    def call(self, what: Any, *args: Any) -> Value:
+        """A new call with activations that lie batch-innermost, of a function or a module."""
+        if not isinstance(what, nn.Module):
+            return Value(self.graph.call_function(what, args), lanes=True)
+        name = f"lanes_{len(self.parts)}"
+        self.parts[name] = what
+        return Value(self.graph.call_module(name, args), lanes=True)
+
+    def relu(self, source: fx.Node) -> Value | None:
+        waiting = self.values[source]
+        if isinstance(waiting, Waiting) and len(source.users) == 1:
+            return self.normalised(waiting, relu=True)
+        return self.call(F.relu, self.lanes(source)) if self.in_lanes(source) else None
+
+    def sum(self, node: fx.Node, a: Any, b: Any) -> Value | Waiting | None:
+        if not isinstance(b, fx.Node) or shape(a) != shape(b) or not (self.in_lanes(a) or self.in_lanes(b)):
+            return None
+        for one, other in ((a, b), (b, a)):
+            waiting = self.values[one]
+            if isinstance(waiting, Waiting) and waiting.residual is None and len(one.users) == 1 and one is not other:
+                return Waiting(waiting.norm, waiting.source, self.lanes(other))
+        return self.call(operator.add, self.lanes(a), self.lanes(b))
+
+    def normalised(self, waiting: Waiting, *, relu: bool) -> Value:
+        residual = () if waiting.residual is None else (waiting.residual,)
+        return self.call(LanesNorm(waiting.norm, relu=relu), waiting.source, *residual)
+
+    # ----------------------------------------------------------------------------------------------------- layouts
+
+    def in_lanes(self, node: fx.Node) -> bool:
+        value = self.values[node]
+        return isinstance(value, Waiting) or value.lanes
+
+    def written(self, node: fx.Node) -> Value:
+        value = self.values[node]
+        if isinstance(value, Waiting):
+            self.values[node] = value = self.normalised(value, relu=False)
+        return value
+
+    def lanes(self, node: fx.Node) -> fx.Node:
+        value = self.written(node)
+        return value.node if value.lanes else self.converted(enter, value.node)
+
+    def plain(self, node: fx.Node) -> fx.Node:
+        value = self.written(node)
+        return self.converted(from_lanes, value.node) if value.lanes else value.node
+
+    def converted(self, function: Any, node: fx.Node) -> fx.Node:
+        """A value in the other layout, converted once."""
+        if node not in self.conversions:
+            self.conversions[node] = self.graph.call_function(function, (node,))
+        return self.conversions[node]
+
+
+def reduction(target: Any, rest: tuple, before: tuple[int, ...]) -> tuple[Any, tuple]:
+    """(function for activations that lie batch-innermost, its further arguments) of one that makes images smaller or flat."""
+    if target in (torch.flatten, "flatten") and rest in [(1,), (("start_dim", 1),)]:
+        return flat, ()
+    if len(before) != 4:
+        return None, ()
+    if target is F.adaptive_avg_pool2d and rest in [(1,), ((1, 1),)]:
+        return mean_of_image, ()
+    if target is F.avg_pool2d and len(rest) == 1 and isinstance(rest[0], int):
+        return pool, rest
+    if target in (torch.mean, "mean") and rest in [((2, 3),), ((-2, -1),), ([2, 3],), ([-2, -1],)]:
+        return torch.mean, ((2, 3),)
+    return None, ()
+
+
+def traced(network: nn.Module, input_shape: tuple[int, ...]) -> fx.Graph:
+    """The graph of a network's calls in training, in which every node knows the shape of what it gives for two examples."""
+    training = {module: module.training for module in network.modules()}
+    try:
+        network.train()
+        traced_module = fx.symbolic_trace(network)
+        network.eval()
+        traced_module.eval()
+        with torch.no_grad():
+            ShapeProp(traced_module).propagate(next(network.parameters()).new_zeros(2, *input_shape))
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        raise ValueError(f"the calls of {type(network).__name__} depend on its inputs: {error}") from None
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return traced_module.graph
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """Of the tensor that a call gives; () where it gives something else."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))

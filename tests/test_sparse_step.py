@@ -1,0 +1,191 @@
+"""Runs whose training steps compute active weights alone are the dense runs to rounding, and resume to the same bits."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helper.metrics.macs import uses_of_weights
+from helper.sparse.choice import chosen_layers, is_worth_it
+from helper.sparse.compiler import NoCompiler
+from helper.sparse.view import View
+from network.mlp import MLP
+from network.resnet import ResNet
+from optim import sparse_step
+from optim.callbacks.callback import Callback
+from optim.config import TrainConfig
+from optim.trainer import Trainer
+from tests.stops import sigterm_after
+from tests.test_updating import config_of, finished, run, trained
+
+pytestmark = pytest.mark.compiler
+RESNET = {"net_name": "resnet", "depth": 8, "widen_factor": 1, "prune_ratio": 0.9, "lr": 0.01}
+MODES = {
+    "at-init": {"mode": "at-init"},
+    "gradual": {"mode": "gradual", "mask_begin": 2, "mask_end": 12, "mask_every": 5},
+    "RigL": {"mode": "dynamic", "growth": "gradient", "mask_every": 4, "mask_end": 12},
+}
+
+
+def words(flags: dict[str, object]) -> list[object]:
+    return [word for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+class Steps(Callback):
+    """Which steps' logits came from a view, and the loss of each."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.sparse: list[bool] = []
+        usual, forward = View.__call__, Trainer.logits
+
+        def logits(trainer: Trainer, inputs: Tensor) -> Tensor:
+            self.sparse.append(False)
+            return forward(trainer, inputs)
+
+        def by_view(view: View, x: Tensor) -> Tensor:
+            self.sparse[-1] = True
+            return usual(view, x)
+
+        monkeypatch.setattr(Trainer, "logits", logits)
+        monkeypatch.setattr(View, "__call__", by_view)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_with_sparse_steps_is_the_dense_run_to_rounding(mode, monkeypatch):
+    flags = RESNET | MODES[mode] | {"limit_train": 160, "n_epochs": 3, "lr_milestones": "2"}
+    steps = Steps(monkeypatch)
+    dense_masks, dense = trained(config_of(**flags))
+    assert not any(steps.sparse)
+    steps.sparse.clear()
+    sparse_masks, sparse = trained(config_of(**flags, sparse_step="1"))
+    n_steps = 3 * dense.steps_per_epoch
+    # steps before anything is pruned, and those that read the gradients of pruned weights
+    dense_ones = {"gradual": list(range(7)), "RigL": [4, 8], "at-init": []}
+    assert [step for step in range(n_steps) if not steps.sparse[step]] == dense_ones[mode]
+    for a, b in zip(sparse_masks.masks, dense_masks.masks, strict=True):  # of nearly equal weights another one may be dropped
+        assert a.n_active == b.n_active
+        assert sum(int((a[name] ^ b[name]).sum()) for name in b) < 0.002 * b.n_active
+    a, b = weights(sparse.network), weights(dense.network)
+    assert (a - b).norm() < 1e-3 * b.norm()
+    assert not torch.equal(a, b)  # so that something was computed in another way
+
+
+def test_weights_that_grow_at_random_need_no_dense_step(monkeypatch):
+    steps = Steps(monkeypatch)
+    flags = RESNET | MODES["RigL"] | {"growth": "random", "limit_train": 160, "sparse_step": "1"}
+    recorder, _ = trained(config_of(**flags))
+    assert recorder.versions[-1] == 2
+    assert all(steps.sparse)
+
+
+@pytest.mark.parametrize("flags", [MODES["at-init"], MODES["RigL"]], ids=["at-init", "RigL"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupted_run_with_sparse_steps_ends_with_the_same_bits(flags, threads, tmp_path):
+    line, before = words(RESNET | flags | {"sparse_step": 1}), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = finished(tmp_path / "whole", *line)
+        with sigterm_after(1, 3):
+            assert run(tmp_path / "stopped", *line).code == 75
+        stopped = finished(tmp_path / "stopped", *line)
+    finally:
+        torch.set_num_threads(before)
+    assert "resuming after 1 epochs and 3 steps" in stopped.log.read_text()
+    assert stopped.model.read_bytes() == whole.model.read_bytes()
+    summary = whole.read_summary()["sparse_step"]
+    assert summary["asked"] == "1"
+    assert "blocks.0.conv1" in summary["layers"]
+    assert "fc" not in summary["layers"]
+
+
+def test_the_flag_makes_no_other_run(tmp_path):
+    line = words({"mode": "at-init", "n_epochs": 2})
+    dense = finished(tmp_path, *line)
+    assert finished(tmp_path, *line, "--sparse_step", 1).path == dense.path
+    assert "sparse_step" not in dense.read_summary()
+
+
+def test_a_dense_run_has_no_sparse_steps(tmp_path):
+    folder = finished(tmp_path, "--mode", "dense", "--sparse_step", 1)
+    assert "sparse_step" not in folder.read_summary()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"compile": 1}, "--sparse_step 1 --compile 1"),
+        ({"reg_type": "jacobian"}, "--sparse_step 1 --reg_type jacobian"),
+        ({"device": "cuda"}, "--sparse_step 1 --device cuda"),
+        ({"sparse_step": "2"}, "--sparse_step 2"),
+    ],
+)
+def test_what_sparse_steps_cannot_have_is_refused(refuse, flags, said):
+    assert said in refuse(*words({"mode": "at-init", "sparse_step": 1} | flags))
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_step, "world_size", lambda: 2)
+    found = run(tmp_path, "--mode", "at-init", "--sparse_step", 1)
+    assert found.code == 2
+    assert "--sparse_step 1 is for one process, and there are 2" in found.err
+    assert not list(tmp_path.iterdir())
+
+
+def fail() -> None:
+    raise NoCompiler("no C++ compiler is found: install g++")
+
+
+def test_without_a_compiler_a_run_is_refused_or_goes_on_densely(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_step, "kernels", fail)
+    monkeypatch.setattr(sparse_step, "is_worth_it", lambda *args: True)
+    line = words({"mode": "at-init"})
+    found = run(tmp_path / "one", *line, "--sparse_step", 1)
+    assert found.code == 1
+    assert found.err.splitlines()[-1].endswith("--sparse_step 1: no C++ compiler is found: install g++, or use --sparse_step 0")
+    auto, dense = finished(tmp_path / "auto", *line, "--sparse_step", "auto"), finished(tmp_path / "dense", *line)
+    log = auto.log.read_text()
+    assert log.count("steps are dense: no C++ compiler is found: install g++") == 1
+    assert auto.model.read_bytes() == dense.model.read_bytes()
+    assert auto.read_summary()["sparse_step"] == {"asked": "auto", "layers": []}
+
+
+def test_bf16_steps_are_left_alone_by_auto():
+    network = MLP([3, 4, 2])
+    assert not sparse_step.SparseStep(network, TrainConfig(sparse_step="auto", precision="bf16"), (3,)).possible
+    assert sparse_step.SparseStep(network, TrainConfig(sparse_step="1", precision="bf16"), (3,)).possible
+
+
+# -------------------------------------------------------------------------------------------------------- the rule
+
+
+def masks(network: nn.Module, density: float, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: p for name, p in network.named_parameters() if p.dim() > 1 and name not in but}
+    return {name: torch.rand(p.shape, generator=generator) < density for name, p in weights.items()}
+
+
+def worth(network: nn.Module, shape: tuple[int, ...], density: float) -> bool:
+    uses, masked = uses_of_weights(network, shape), masks(network, density)
+    return is_worth_it(network, chosen_layers(network, masked, uses), uses, 128)
+
+
+def test_auto_takes_sparse_steps_where_they_are_clearly_cheaper():
+    resnet, wide, narrow = ResNet(3, 10, 20, 1), MLP([3072, 2048, 2048, 10]), MLP([64, 128, 64, 10])
+    assert [worth(resnet, (3, 32, 32), density) for density in (0.02, 0.1, 0.9)] == [True, True, False]
+    assert [worth(wide, (3072,), density) for density in (0.02, 0.1, 0.5)] == [True, True, False]
+    assert not worth(narrow, (64,), 0.02)  # calls cost more than weights
+
+
+def test_layers_are_chosen_by_their_density_and_what_lies_between_stays_in_the_layout():
+    network = ResNet(3, 10, 20, 4)
+    uses = uses_of_weights(network, (3, 32, 32))
+    dense_one = "blocks.8.conv2.weight"
+    chosen = chosen_layers(network, masks(network, 0.1, but=("conv.weight", dense_one, "fc.weight")), uses)
+    assert "conv" in chosen  # cheaper than converting for it
+    assert chosen["conv"].all()
+    assert "blocks.8.conv2" not in chosen
+    assert "fc" not in chosen
+    assert len(chosen) == 20
