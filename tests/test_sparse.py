@@ -1,6 +1,8 @@
 """Sparse layers are dense ones with zeros, to rounding, in whatever shape; their sums come in one order."""
 
-import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helper.sparse import build, functional
-from helper.sparse.compiler import loaded_libraries
 from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
 from helper.sparse.library import Library, kernels
 from helper.sparse.plan import layer_plan
+from helper.system.versions import ROOT
 
 pytestmark = pytest.mark.compiler
 EPSILON = torch.finfo(torch.float32).eps
@@ -203,10 +205,27 @@ def test_results_are_the_same_to_the_bit_with_any_number_of_threads(name, thread
         assert all(torch.equal(a, b) for a, b in zip(once[:3], again[:3], strict=True)), n
 
 
-def test_the_process_has_one_openmp_runtime():
-    kernels()
-    names = {os.path.realpath(path) for path in loaded_libraries() if "omp" in os.path.basename(path)}
-    assert len(names) == 1, names
+ONE_RUNTIME = """
+import sys
+from helper.sparse.compiler import openmp_runtime, openmp_runtimes
+if sys.argv[1] == "after scikit-learn":
+    import sklearn.cluster
+before = openmp_runtimes()
+from helper.sparse import build
+assert build.main() == 0
+assert openmp_runtimes() == before, (before, openmp_runtimes())
+print(len(before), openmp_runtime())
+"""
+
+
+@pytest.mark.parametrize("when", ["alone", "after scikit-learn"])
+def test_kernels_run_in_the_openmp_runtime_of_torch_and_load_no_other(when):
+    """scikit-learn brings a runtime of its own."""
+    done = subprocess.run([sys.executable, "-c", ONE_RUNTIME, when], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    n, path = done.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(n) == (1 if when == "alone" else 2)
+    assert Path(path).is_relative_to(Path(torch.__file__).parent)
 
 
 def test_a_convolution_that_fits_no_pixel_is_refused():

@@ -105,8 +105,14 @@ def openmp_runtime() -> str | None:
     """Path of the OpenMP runtime that torch has loaded; None where it has none, and kernels run in one thread."""
     if "OpenMP" not in torch.__config__.parallel_info():
         return None
-    found = [path for path in loaded_libraries() if Path(path).name.startswith(("libgomp", "libomp", "libiomp5"))]
+    own = Path(torch.__file__).parent  # other packages bring runtimes along as well
+    found = sorted(openmp_runtimes(), key=lambda path: not Path(path).is_relative_to(own))
     return found[0] if found else None
+
+
+def openmp_runtimes() -> list[str]:
+    """Paths of all that this process has loaded."""
+    return [path for path in loaded_libraries() if Path(path).name.startswith(("libgomp", "libomp", "libiomp5"))]
 
 
 def loaded_libraries() -> list[str]:
