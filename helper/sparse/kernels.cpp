@@ -228,7 +228,8 @@ void products(const T* g, const T* x, const int32_t* offsets, const int32_t* whi
 }
 
 template <typename T, int N>
-void products_of(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length, T* sums) {
+void products_of(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length,
+                 T* sums) {
     if constexpr (N > 0) {
         if (n < N) return products_of<T, N - 1>(n, g, x, offsets, which, lanes, length, sums);
         products<T, N>(g, x, offsets, which, lanes, length, sums);
@@ -273,20 +274,34 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
 
 constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
 
-// The sum of `term(i, vector)` over a slab of `size` elements; term gets zeros behind its end.
-template <typename T, typename Term>
-INLINE double sum_of(int64_t size, Term term) {
+// Calls `f(i, n)` for the vectors of elements begin to end, `n` of them in the last one.
+template <typename T, typename F>
+INLINE void each(int64_t begin, int64_t end, F f) {
+    int64_t i = begin;
+    for (; i + WIDTH<T> <= end; i += WIDTH<T>) f(i, WIDTH<T>);
+    if (i < end) f(i, int(end - i));
+}
+
+// Adds to `sums` those of `term(i, n, vectors)` over `size` elements; it puts zeros behind their end.
+template <typename T, int N, typename Term>
+INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
     constexpr int W = WIDTH<T>, U = 4;
-    double sum = 0;
     for (int64_t begin = 0; begin < size; begin += SHORT) {
         const int64_t end = std::min(begin + SHORT, size);
-        Vec<T> parts[U] = {};
+        Vec<T> parts[U][N] = {}, terms[N];
         int64_t i = begin;
-        for (; i + U * W <= end; i += U * W) UNROLLED for (int u = 0; u < U; u++) parts[u] += term(i + u * W, W);
-        for (; i < end; i += W) parts[0] += term(i, int(std::min<int64_t>(W, end - i)));
-        sum += double(total<T>((parts[0] + parts[1]) + (parts[2] + parts[3])));
+        for (; i + U * W <= end; i += U * W)
+            UNROLLED for (int u = 0; u < U; u++) {
+                term(i + u * W, W, terms);
+                UNROLLED for (int s = 0; s < N; s++) parts[u][s] += terms[s];
+            }
+        each<T>(i, end, [&](int64_t i, int n) {
+            term(i, n, terms);
+            UNROLLED for (int s = 0; s < N; s++) parts[0][s] += terms[s];
+        });
+        UNROLLED for (int s = 0; s < N; s++)
+            sums[s] += double(total<T>((parts[0][s] + parts[1][s]) + (parts[2][s] + parts[3][s])));
     }
-    return sum;
 }
 
 template <typename T>
@@ -313,79 +328,89 @@ struct Norm {
     int given, relu;
 };
 
+template <typename T>
+struct Scale {  // of one channel: y = x * factor + shift
+    T factor, shift;
+    Scale(const Norm<T>& norm, int64_t c)
+        : factor(T(norm.weight[c] / std::sqrt(double(norm.variance[c]) + norm.eps))),
+          shift(norm.bias[c] - norm.mean[c] * factor) {}
+};
+
+template <typename T>
+void moments(const Norm<T>& norm, const T* x, int64_t c) {
+    const double n = double(norm.blocks * norm.size);
+    double sum[1] = {}, squares[1] = {};
+    for (int64_t b = 0; b < norm.blocks; b++) {
+        const T* from = x + (b * norm.channels + c) * norm.size;
+        add_up<T>(norm.size, sum, [=](int64_t i, int k, Vec<T>* terms) { terms[0] = first<T>(from + i, k); });
+    }
+    const T mean = T(sum[0] / n);
+    for (int64_t b = 0; b < norm.blocks; b++) {
+        const T* from = x + (b * norm.channels + c) * norm.size;
+        add_up<T>(norm.size, squares, [=](int64_t i, int k, Vec<T>* terms) {
+            Vec<T> d = first<T>(from + i, k) - mean;
+            if (k < WIDTH<T>) d = Part<T>(k).load(reinterpret_cast<const T*>(&d));
+            terms[0] = d * d;
+        });
+    }
+    norm.mean[c] = mean;
+    norm.variance[c] = T(squares[0] / n);
+}
+
 // y = (x - mean) / sqrt(variance + eps) * weight + bias, plus `residual` if there is one, and its positive part if asked for.
 template <typename T>
 void normalise(const Norm<T>& norm, const T* x, const T* residual, T* y, int threads) {
-    constexpr int W = WIDTH<T>;
-    const double n = double(norm.blocks * norm.size);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t c = 0; c < norm.channels; c++) {
-        if (!norm.given) {
-            double sum = 0, squares = 0;
-            for (int64_t b = 0; b < norm.blocks; b++) {
-                const T* from = x + (b * norm.channels + c) * norm.size;
-                sum += sum_of<T>(norm.size, [=](int64_t i, int k) { return first<T>(from + i, k); });
-            }
-            const T mean = T(sum / n);
-            for (int64_t b = 0; b < norm.blocks; b++) {
-                const T* from = x + (b * norm.channels + c) * norm.size;
-                squares += sum_of<T>(norm.size, [=](int64_t i, int k) {
-                    Vec<T> d = first<T>(from + i, k) - mean;
-                    if (k < W) d = Part<T>(k).load(reinterpret_cast<const T*>(&d));
-                    return d * d;
-                });
-            }
-            norm.mean[c] = mean;
-            norm.variance[c] = T(squares / n);
-        }
-        const T factor = T(norm.weight[c] / std::sqrt(double(norm.variance[c]) + norm.eps));
-        const T shift = norm.bias[c] - norm.mean[c] * factor;
+        if (!norm.given) moments<T>(norm, x, c);
+        const Scale<T> scale(norm, c);
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
-            for (int64_t i = slab; i < slab + norm.size; i += W) {
-                const int k = int(std::min<int64_t>(W, slab + norm.size - i));
-                Vec<T> v = first<T>(x + i, k) * factor + shift;
+            each<T>(slab, slab + norm.size, [=](int64_t i, int k) {
+                Vec<T> v = first<T>(x + i, k) * scale.factor + scale.shift;
                 if (residual) v += first<T>(residual + i, k);
                 put<T>(y + i, norm.relu ? where_positive<T>(v, v) : v, k);
-            }
+            });
         }
     }
 }
 
-// Gradients of inputs, weight and bias; that of the residual where `g_residual` asks for it. `y` is read if there is a ReLU.
+// Gradients of inputs, weight and bias; that of the residual where `g_residual` asks for it. Where a ReLU comes after a
+// residual, `y` says what it let through; without a residual that follows from x, which is read in any case.
 template <typename T>
 void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight, T* g_bias,
                         int threads) {
-    constexpr int W = WIDTH<T>;
     const double n = double(norm.blocks * norm.size);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t c = 0; c < norm.channels; c++) {
         const T mean = norm.mean[c];
-        const double scale = 1 / std::sqrt(double(norm.variance[c]) + norm.eps);
-        double sum = 0, products = 0;
-        const auto before = [&](int64_t i, int k) {  // the gradient below the ReLU
+        const Scale<T> scale(norm, c);
+        const double deviations = 1 / std::sqrt(double(norm.variance[c]) + norm.eps);
+        const auto before = [=](int64_t i, int k, Vec<T> at) {  // the gradient below the ReLU
             const Vec<T> v = first<T>(g + i, k);
-            return norm.relu ? where_positive<T>(first<T>(y + i, k), v) : v;
+            if (!norm.relu) return v;
+            return where_positive<T>(y ? first<T>(y + i, k) : at * scale.factor + scale.shift, v);
         };
+        double sums[2] = {};  // of the gradient, and of its products with x - mean
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
-            sum += sum_of<T>(norm.size, [&](int64_t i, int k) { return before(slab + i, k); });
-            products += sum_of<T>(norm.size, [&](int64_t i, int k) {
-                return before(slab + i, k) * (first<T>(x + slab + i, k) - mean);
+            add_up<T>(norm.size, sums, [=](int64_t i, int k, Vec<T>* terms) {
+                const Vec<T> at = first<T>(x + slab + i, k);
+                terms[0] = before(slab + i, k, at);
+                terms[1] = terms[0] * (at - mean);
             });
         }
-        g_bias[c] = T(sum);
-        g_weight[c] = T(products * scale);
-        const T factor = T(norm.weight[c] * scale), even = norm.given ? T(0) : T(sum / n);
-        const T along = norm.given ? T(0) : T(products / n * scale * scale);
+        g_bias[c] = T(sums[0]);
+        g_weight[c] = T(sums[1] * deviations);
+        const T even = norm.given ? T(0) : T(sums[0] / n);
+        const T along = norm.given ? T(0) : T(sums[1] / n * deviations * deviations);
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
-            for (int64_t i = slab; i < slab + norm.size; i += W) {
-                const int k = int(std::min<int64_t>(W, slab + norm.size - i));
-                const Vec<T> v = before(i, k);
+            each<T>(slab, slab + norm.size, [=](int64_t i, int k) {
+                const Vec<T> at = first<T>(x + i, k), v = before(i, k, at);
                 if (g_residual) put<T>(g_residual + i, v, k);
-                put<T>(gx + i, norm.given ? v * factor : (v - even - (first<T>(x + i, k) - mean) * along) * factor, k);
-            }
+                put<T>(gx + i, norm.given ? v * scale.factor : (v - even - (at - mean) * along) * scale.factor, k);
+            });
         }
     }
 }
@@ -412,10 +437,10 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
         normalise<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, residual, y, threads);  \
     }                                                                                                                     \
     extern "C" void normalise_backward_##NAME(const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight,      \
-                                              T* g_bias, const T* weight, T* mean, T* variance, int64_t blocks,           \
-                                              int64_t channels, int64_t size, double eps, int given, int relu,            \
-                                              int threads) {                                                              \
-        normalise_backward<T>({blocks, channels, size, weight, nullptr, mean, variance, eps, given, relu}, x, y, g, gx,   \
+                                              T* g_bias, const T* weight, const T* bias, T* mean, T* variance,            \
+                                              int64_t blocks, int64_t channels, int64_t size, double eps, int given,      \
+                                              int relu, int threads) {                                                    \
+        normalise_backward<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, y, g, gx,      \
                               g_residual, g_weight, g_bias, threads);                                                     \
     }
 LAYER(float, float)

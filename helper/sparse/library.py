@@ -29,7 +29,7 @@ SIGNATURES = {
     "gather": [P, P, P, P, P, I64, I64, INT],
     "weight_gradient": [P, P, P, P, P, P, I64, I64, I64, I64, INT],
     "normalise": [P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
-    "normalise_backward": [P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
+    "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
 }
 PRECISIONS = ("float", "double")
 

@@ -53,7 +53,7 @@ class Normalise(torch.autograd.Function):
             mean, variance = mean.clone(), variance.clone()  # the running ones may move on before the backward pass
         y = torch.empty_like(x)
         call("normalise", x, residual, y, weight, bias, mean, variance, eps=eps, given=given, relu=relu)
-        ctx.save_for_backward(x, y if relu else None, weight, mean, variance)
+        ctx.save_for_backward(x, y if relu and residual is not None else None, weight, bias, mean, variance)
         ctx.options = {"eps": eps, "given": given, "relu": relu}
         ctx.has_residual = residual is not None
         return y
@@ -61,12 +61,12 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, weight, mean, variance = ctx.saved_tensors
+        x, y, weight, bias, mean, variance = ctx.saved_tensors
         gradient, of_x = gradient.contiguous(), torch.empty_like(x)
-        of_residual = torch.empty_like(x) if ctx.has_residual and y is not None else None
+        of_residual = None if y is None else torch.empty_like(x)
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
         written = of_x, of_residual, of_weight, of_bias
-        call("normalise_backward", x, y, gradient, *written, weight, mean, variance, **ctx.options)
+        call("normalise_backward", x, y, gradient, *written, weight, bias, mean, variance, **ctx.options)
         if ctx.has_residual and of_residual is None:
             of_residual = gradient
         return of_x, of_residual, of_weight, of_bias, *(None,) * 5
