@@ -73,11 +73,11 @@ def layer_plan(layer: nn.Linear | nn.Conv2d, mask: Tensor, image: tuple[int, int
     geometry = geometry_of(layer, image)
     strides = (*layer.weight.stride(), *(0,) * (4 - layer.weight.dim()))
     by_group = mask.detach().cpu().reshape(geometry.groups, -1, *mask.shape[1:], *(1,) * (4 - mask.dim()))
-    g, k, r, s, c = by_group.permute(0, 1, 3, 4, 2).nonzero().numpy().T
+    g, k, r, s, c = (index.numpy() for index in by_group.permute(0, 1, 3, 4, 2).nonzero(as_tuple=True))
     n_targets, n_sources = by_group.shape[1:3]
     target, source = g * n_targets + k, g * n_sources + c
     places = target * strides[0] + c * strides[1] + r * strides[2] + s * strides[3]
-    back = np.lexsort((target, s, r, source)) if len(g) else np.zeros(0, np.int64)
+    back = order_of((source * by_group.shape[3] + r) * by_group.shape[4] + s)
     sizes = geometry.groups * n_targets, geometry.groups * n_sources
     forward = plan(geometry, target, source, r, s, np.arange(len(g)), *sizes)
     backward = plan(geometry.transposed(), source[back], target[back], r[back], s[back], back, *reversed(sizes))
@@ -112,6 +112,12 @@ def plan(
     sizes = (len(runs), n_targets, begin, len(number), n_sources * height * width, n_targets * plane, plane)
     struct = PlanStruct(*(array.ctypes.data for array in arrays), *sizes)
     return Plan(*arrays, len(number), n_targets, geometry.target, n_sources * height * width, struct)
+
+
+def order_of(keys: np.ndarray) -> np.ndarray:
+    """Where the keys lie in their order; equal ones stay in theirs. Small ones are sorted in linear time."""
+    small = keys.max(initial=0) < 1 << 16
+    return np.argsort(keys.astype(np.uint16) if small else keys, kind="stable")
 
 
 def distances(shape: dict[int, int], places: np.ndarray) -> np.ndarray:
