@@ -17,6 +17,7 @@ from study.reporting.overlap import Reader, changes, overlaps
 from study.reporting.page import Sheet
 from study.reporting.ranking import TOTAL, at_equal_cost, at_equal_sparsity
 from study.reporting.sheets_ways import cost_ranking, overlap_sheet, rank_rows, sparsity_ranking
+from study.reporting.tidy import series_labels
 from study.reporting.unreliable import doubt_noted, unreliable
 
 Drawn = tuple[str, str, str, Figure]  # id, title, caption, figure
@@ -86,7 +87,9 @@ def mask_figures(records: Sequence[FinishedRun], reader: Reader) -> Iterator[Dra
     main = comparable(of_main_series_each(records))
     figure = density_figure(main)
     if figure:
-        caption = "Of the selected weights, means over seeds. A layer that is pruned to nothing has no point."
+        caption = "Of the selected weights, means over seeds. A layer that is pruned to nothing has no point." + which(
+            main, records
+        )
         yield "density by layer", "How dense every layer is", caption, figure
     sparsity = main_sparsity(main)
     alike = [record for record in main if record.mode_spec.has_mask and record.summary["sparsity_requested"] == sparsity]
@@ -94,7 +97,7 @@ def mask_figures(records: Sequence[FinishedRun], reader: Reader) -> Iterator[Dra
     if len(table):
         caption = (
             f"Jaccard index in percent of the masks at {sparsity:g} pruned, of the same seed, mean over seeds. Below each, "
-            "what masks with as many weights in every layer have in common by chance."
+            f"what masks with as many weights in every layer have in common by chance.{which(alike, records)}"
         )
         yield "mask overlap", "What masks have in common", caption, overlap_figure(table, families_of(alike))
         yield overlap_sheet(table, sparsity)
@@ -102,9 +105,16 @@ def mask_figures(records: Sequence[FinishedRun], reader: Reader) -> Iterator[Dra
     if len(changed):
         caption = (
             f"Masks of the kept states at {sparsity:g} pruned against the first and against the last of them; bars: 95 % "
-            "intervals over seeds. Dotted: by chance, of masks with as many weights in every layer."
+            f"intervals over seeds. Dotted: by chance, of masks with as many weights in every layer.{which(alike, records)}"
         )
         yield "masks over time", "How masks change while training", caption, changes_figure(changed, families_of(alike))
+
+
+def which(shown: Sequence[FinishedRun], records: Sequence[FinishedRun]) -> str:
+    """A sentence that names the series shown of methods that have several; empty where none has."""
+    labels = series_labels(records)
+    names = {labels[record.name]: None for record in shown if labels[record.name] != record.family.label}
+    return f" Of methods with several series these are shown: {'; '.join(names)}." if names else ""
 
 
 def of_main_series_each(records: Sequence[FinishedRun]) -> list[FinishedRun]:
