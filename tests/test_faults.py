@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -205,8 +206,12 @@ def test_a_signal_after_the_folder_has_vanished_leaves_no_checkpoint_without_a_r
 
 def flip(path: Path) -> None:
     """Flip a bit in the middle of the largest record's content."""
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda record: record.file_size)
     with open(path, "r+b") as file:
-        file.seek(path.stat().st_size // 2)
+        file.seek(record.header_offset + 26)
+        lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")  # of name and padding
+        file.seek(record.header_offset + 30 + lengths + record.file_size // 2)
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 4]))

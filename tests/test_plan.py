@@ -1,5 +1,7 @@
 """Sweep files -> runs."""
 
+import collections
+
 import pytest
 
 from helper.schema.config import FlagError, all_flags, unflatten
@@ -130,7 +132,8 @@ def test_the_papers_sweeps_plan_and_are_headed_by_their_command(file):
     runs = plan(read_sweep(file, {}), fingerprint=lambda data: None)
     seeds = {run.config.random_state for run in runs}
     assert seeds in ({1, 2, 3}, {1, 2, 3, 4, 5})
-    assert sum(run.config.mode == "dense" for run in runs) == len(seeds)
+    dense = collections.Counter((run.group, run.config.train.n_epochs) for run in runs if run.config.mode == "dense")
+    assert set(dense.values()) == {len(seeds)}
     assert f"python experiment.py sweep {file.relative_to(ROOT)}" in file.read_text()
 
 

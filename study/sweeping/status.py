@@ -177,7 +177,7 @@ def damage_of(folder: Path) -> str:
     total = epochs_had(folder) or epochs_of(folder)
     last = re.match(rb"\d{1,9}(?=,)", end_of(folder / "history.csv").rstrip(b"\n").rpartition(b"\n")[2])
     checks = {
-        "config.yaml": total is not None,
+        "config.yaml": re.search(r"^n_epochs: ", start_of(folder / "config.yaml"), re.MULTILINE) is not None,
         "history.csv": total is not None and last is not None and int(last.group()) == total,
         "summary.json": is_json_object(folder / "summary.json"),
         "model.pt": end_of(folder / "model.pt")[-22:].startswith(END_OF_ZIP),
