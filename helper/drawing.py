@@ -69,6 +69,12 @@ def literal(figure: Figure) -> None:
             text.set_text("\n".join(one_line(line) for line in words.split("\n")))
 
 
+def lay_out(figure: Figure) -> None:
+    """Find a figure's layout, its texts as they will be shown."""
+    literal(figure)
+    figure.draw_without_rendering()
+
+
 def plain_log(axis: Axes, along: str = "y") -> None:
     """A logarithmic axis with its ticks as plain numbers where it spans so little that powers of ten are too few."""
     axis.set(**{f"{along}scale": "log"})
@@ -90,7 +96,7 @@ def label_points(
     """Write a text beside each point: above it, or where that would cover another point or text below, right or left of it.
 
     Points with the same text that lie on each other have it once. A text for which no place is free is left out. The
-    figure's layout has to be found, as `draw_without_rendering` does, with all else that it shows.
+    figure has to be laid out, see `lay_out`, with all else that it shows.
 
     Args:
         beside: further points, which have no text and which none may cover.

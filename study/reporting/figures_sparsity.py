@@ -9,7 +9,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.drawing import GREEN, PURPLE, label_points, plain_log
+from helper.drawing import GREEN, PURPLE, label_points, lay_out, plain_log
 from optim.modes import MODES
 from study.reporting.families import Family
 from study.reporting.figures_epochs import FISHER
@@ -135,7 +135,7 @@ def cost_figure(table: pandas.DataFrame, families: Sequence[Family]) -> Figure:
     axes[0].set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     sparse = rows[rows["sparsity"] > 0].sort_values("sparsity")
-    figure.draw_without_rendering()
+    lay_out(figure)
     for axis, column in zip(axes, labels, strict=True):
         label_points(axis, (sparse[column] / unit).tolist(), sparse["mean"].tolist(), [f"{p:g}" for p in sparse["sparsity"]])
     return figure

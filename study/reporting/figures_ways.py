@@ -9,7 +9,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.drawing import label_points, plain_log
+from helper.drawing import label_points, lay_out, plain_log
 from study.reporting.families import Family
 from study.reporting.figures_sparsity import beside, drawn, toned
 from study.reporting.ranking import TOTAL
@@ -58,7 +58,7 @@ def ways_figure(table: pandas.DataFrame, families: Sequence[Family], label: str,
     columns = 2 if max(map(len, shown)) > 20 else 3
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=columns, fontsize=9)
     if priced:
-        figure.draw_without_rendering()
+        lay_out(figure)
         own = (front[TOTAL].tolist(), front["mean"].tolist(), [f"{sparsity:g}" for sparsity in front["sparsity"]])
         label_points(axes[1, 0], *own, beside=list(table[[TOTAL, "mean"]].dropna().itertuples(index=False)))
     return figure
