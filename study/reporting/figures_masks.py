@@ -74,13 +74,14 @@ def overlap_figure(table: pandas.DataFrame, families: Sequence[Family]) -> Figur
     found = table.groupby(["first", "second"])[["jaccard", "chance"]].mean()
     values = numpy.full((len(labels), len(labels)), numpy.nan)
     figure, axis = plt.subplots(figsize=(WIDTH, WIDTH + 0.5))
+    size = min(9, 84 / len(labels))  # points: that of a row's height
     for (first, second), row in found.iterrows():
         i, j = labels.index(first), labels.index(second)
         values[i, j] = values[j, i] = row["jaccard"]
         for x, y in ((i, j), (j, i)):
             colour = "white" if row["jaccard"] < 0.5 else "black"
-            axis.text(x, y - 0.2, f"{100 * row['jaccard']:.0f}", ha="center", va="center", fontsize=9, color=colour)
-            axis.text(x, y + 0.22, f"{100 * row['chance']:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+            axis.text(x, y - 0.2, f"{100 * row['jaccard']:.0f}", ha="center", va="center", fontsize=size, color=colour)
+            axis.text(x, y + 0.22, f"{100 * row['chance']:.0f}", ha="center", va="center", fontsize=0.85 * size, color=colour)
     shown = axis.imshow(values, vmin=0, vmax=1, cmap="cividis")
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
