@@ -25,6 +25,7 @@ EVERY_FLAG = {
     "net_name": "mlp",
     "in_dim": 64, "out_dim": 8, "init_method": "xavier",
     "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1,
+    "sparse_step": "auto",
     "allocation": "uniform", "score_batches": 2, "score_rounds": 2, "mask_control": "shuffle", "train_budget": 0.5,
     "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
     "lr_schedule": "stepwise", "lr_milestones": "1-2", "lr_gamma": 0.5, "warmup_epochs": 1, "reg_type": "jacobian",
