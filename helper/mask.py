@@ -61,7 +61,7 @@ class Mask(Mapping[str, Tensor]):
 
     def counts(self) -> dict[str, int]:
         """How many weights of each layer are active."""
-        return {name: int(mask.count_nonzero()) for name, mask in self.items()}
+        return {name: count(mask) for name, mask in self.items()}
 
     @property
     def sparsity(self) -> float:
@@ -74,3 +74,10 @@ class Mask(Mapping[str, Tensor]):
     def empty_layers(self) -> list[str]:
         """Names of the weights of which nothing is left."""
         return [name for name, n in self.counts().items() if n == 0]
+
+
+def count(active: Tensor) -> int:
+    """How many elements of a bool tensor are True."""
+    if active.device.type == "xla":  # where count_nonzero of a bool tensor is a bool: 1 for any number
+        return int(active.sum())
+    return int(active.count_nonzero())  # a sum makes 64-bit integers of all of them first

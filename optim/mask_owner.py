@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helper.mask import Mask
+from helper.mask import Mask, count
 from helper.metrics.macs import sizes_of_weights, uses_of_weights
 from helper.processes.first import copy_from_first
 from helper.processes.group import world_size
@@ -69,7 +69,7 @@ class MaskOwner:
         mask, stays = as_first_has(mask), as_first_has(stays)
         before, device = self.mask, self.weights[0].device
         after, stays = mask.to(device), stays.to(device)
-        self.meter.add_replaced(sum(int((after[name] & ~before[name]).count_nonzero()) for name in before))
+        self.meter.add_replaced(sum(count(after[name] & ~before[name]) for name in before))
         for name, weight in zip(self.mask, self.weights, strict=True):
             keep = (before[name] & stays[name]).to(weight.dtype)
             for value in (weight, *self.states_of(weight)):

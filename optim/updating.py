@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from helper.mask import Mask
+from helper.mask import Mask, count
 from helper.masks.choosing import swap
 from helper.masks.growth import GROWTHS
 from helper.masks.schedules import Span, constant, nothing
@@ -142,5 +142,5 @@ class UpdateMask(Callback):
 
 def places(share: float, active: Tensor) -> int:
     """How many weights of a layer change places; none where all are active, because none can come."""
-    n = int(active.count_nonzero())
+    n = count(active)
     return 0 if n == active.numel() else int(share * n)
