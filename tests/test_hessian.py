@@ -87,7 +87,7 @@ def test_auto_measures_the_hessian_of_what_curves(name):
     network = fitted(copy.deepcopy(CURVED[name][0]).double(), inputs, labels)
     exact = exact_hessian(network, inputs, labels, params="all")
     estimate = hessian(network, inputs, labels, rtol=0, n_probes=100, params="all")
-    assert abs(estimate.value - exact) < 4 * estimate.standard_error < abs(exact)
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.8 * abs(exact)
 
 
 def test_the_residual_is_zero_without_a_draw_where_it_is_known_to_be():

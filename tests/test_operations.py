@@ -40,6 +40,7 @@ def squeeze_and_excite(net: Two, h: Tensor) -> Tensor:
     return h * torch.sigmoid(net.gate(h))
 
 
+torch.manual_seed(1)  # of the networks below, which are drawn when this is imported
 STRAIGHT = {
     "relu": Two(lambda net, h: torch.relu(h)),
     "relu in place": Two(lambda net, h: h.relu_()),
