@@ -131,7 +131,7 @@ class Costs:
         longer = stretched(self.config, n_epochs)
         n_steps = steps_per_epoch(n, self.config.train.batch_size)
         span, masks = updater.span(longer, n_steps), longer.prune
-        moments = [0, *(step for step in range(1, span.end + 1) if span.has(step)), n_epochs * n_steps]
+        moments = [0, *(step for step in span.changes() if step > 0), n_epochs * n_steps]
         total, examples = float(self.beginning.macs), n / n_steps  # of a step, on average
         for step, following in itertools.pairwise(moments):
             share = updater.sparsity(step, span, masks.prune_ratio)

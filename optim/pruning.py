@@ -28,11 +28,13 @@ class Pruning:
         dataset: whose training examples a score reads.
     Attributes:
         macs: multiply-accumulates that scores have taken.
+        uses: of the weights of its networks, which are all of one architecture; None until a score has its price.
     """
 
     config: Any
     dataset: Dataset
     macs: int = field(default=0, init=False)
+    uses: dict[str, int] | None = field(default=None, init=False)
 
     def mask(
         self, network: nn.Module, ratio: float, generator: torch.Generator, *,
@@ -116,5 +118,6 @@ class Pruning:
         if not passes:
             return
         n = len(self.rows()) if SCORES[score].data else 1
-        counts = sizes_of_weights(network) | mask.counts()
-        self.macs += round(passes * n * macs_of(uses_of_weights(network, self.dataset.input_shape), counts))
+        if self.uses is None:
+            self.uses = uses_of_weights(network, self.dataset.input_shape)
+        self.macs += round(passes * n * macs_of(self.uses, sizes_of_weights(network) | mask.counts()))

@@ -124,9 +124,11 @@ class UpdateMask(Callback):
         return self.growth.dense_gradient and any(self.places(trainer).values())
 
     def places(self, trainer: Any) -> dict[str, int]:
-        """How many weights of each layer change places in the step under way."""
+        """How many weights of each layer change places in the step under way; empty in most steps, which count nothing."""
         step = self.completed(trainer)
         share = self.schedule.replaced(step, self.span, self.masks.drop_fraction) if self.span.has(step) else 0.0
+        if not share:
+            return {}
         return {name: places(share, active) for name, active in trainer.mask_owner.mask.items()}
 
     def put(self, owner: MaskOwner, step: int, mask: Mask, anew: Mask | None = None) -> None:

@@ -54,6 +54,8 @@ def test_gradual_pruning_by_hand():
     assert cubic(400, span, 0.9) == cubic(10**6, span, 0.9) == 0.9
     assert [step for step in range(500) if span.has(step)] == [0, 100, 200, 300, 400]
     assert [step for step in range(500) if Span(10, 45, 20).has(step)] == [10, 30, 45]  # the last change comes in any case
+    for span in (Span(0, 400, 100), Span(10, 45, 20), Span(7, 7, 100), Span(0, 0, 1), Span(3, 9, 3)):
+        assert span.changes() == [step for step in range(500) if span.has(step)]
     assert cubic(7, Span(7, 7, 100), 0.9) == 0.9
     assert cubic(6, Span(7, 7, 100), 0.9) == 0
 

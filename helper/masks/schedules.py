@@ -21,6 +21,10 @@ class Span:
         """Whether there is a change after so many steps; at the end there is one even if fewer than `every` lie before it."""
         return step == self.end or (self.begin <= step < self.end and (step - self.begin) % self.every == 0)
 
+    def changes(self) -> list[int]:
+        """Completed steps at every change."""
+        return [*range(self.begin, self.end, self.every), self.end]
+
     def progress(self, step: int) -> float:
         """From 0 before the first change to 1 at the last."""
         if step >= self.end:

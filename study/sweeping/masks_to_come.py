@@ -64,7 +64,7 @@ def scoring_images(config: RunConfig, sizes: Sizes) -> float:
     if not isinstance(updater, MaskSchedule):
         return once * (masks.score_rounds or score.rounds)
     span = updater.span(config, steps_per_epoch(sizes.train, config.train.batch_size))
-    return once * sum(map(span.has, range(span.end + 1)))
+    return once * len(span.changes())
 
 
 @dataclass(frozen=True)
