@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from helper.sparse import build, functional
 from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
-from helper.sparse.library import Library, kernels
+from helper.sparse.library import Library, kernels, load
 from helper.sparse.plan import layer_plan
 from helper.system.versions import ROOT
 
@@ -132,14 +132,14 @@ def narrow(option: str, tmp_path_factory) -> Library:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", f"g++ {option}")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return kernels.__wrapped__()
+        return load.__wrapped__("float")
 
 
 @pytest.mark.parametrize(("option", "width"), [("-mno-avx512f", 32), ("-mno-avx", 16)])
 def test_narrower_vectors_give_the_same_to_rounding(option, width, tmp_path_factory, monkeypatch):
     library = narrow(option, tmp_path_factory)
     assert library.functions.vector_bytes() <= width
-    monkeypatch.setattr(functional, "kernels", lambda: library)
+    monkeypatch.setattr(functional, "kernels", lambda precision: library)
     for n in (1, 7, 16, 50):
         for layer, shape in ((nn.Conv2d(5, 9, 3, padding=1), (5, 6, 11)), (nn.Linear(60, 70), (60,))):
             check_exactness(layer, torch.randn(n, *shape, generator=seeded(n)), masked(layer, 0.3), n)

@@ -10,7 +10,7 @@ import pytest
 
 from helper.sparse import library
 from helper.sparse.compiler import SOURCE, NoCompiler, find_compiler
-from helper.sparse.library import kernels, trusted
+from helper.sparse.library import trusted
 from helper.system.versions import ROOT
 
 pytestmark = pytest.mark.compiler
@@ -35,11 +35,11 @@ def compilations(cache: Path) -> int:
 
 def load() -> library.Library:
     """As a process that has not loaded them yet."""
-    return kernels.__wrapped__()
+    return library.load.__wrapped__("float")
 
 
 def key_of(found: library.Library) -> str:
-    return found.compiler.key(SOURCE.read_bytes())
+    return found.compiler.key(SOURCE.read_bytes(), "float")
 
 
 def test_kernels_are_compiled_once_and_kept_for_this_user_alone(cache):
@@ -123,12 +123,12 @@ def first_refused(refuse, then):
 
 def test_the_key_changes_with_source_compiler_and_processor(cache, monkeypatch):
     found = find_compiler()
-    keys = {found.key(b"a"), found.key(b"b")}
+    keys = {found.key(b"a", "float"), found.key(b"b", "float"), found.key(b"a", "double")}
     monkeypatch.setattr("helper.sparse.compiler.cpu_flags", lambda: "flags: none")
-    keys.add(found.key(b"a"))
+    keys.add(found.key(b"a", "float"))
     monkeypatch.setenv("CXX", "g++ -O1")
-    keys.add(find_compiler().key(b"a"))
-    assert len(keys) == 4
+    keys.add(find_compiler().key(b"a", "float"))
+    assert len(keys) == 5
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,13 @@ def test_processes_that_begin_together_compile_once(cache):
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len(paths) == 1
     assert compilations(cache) == 1
+
+
+def test_users_do_not_compile_what_only_checks_need(cache):
+    """Nor do they read long headers: with these, compiling takes twice as long."""
+    found = load()
+    assert found.functions.gather_float
+    with pytest.raises(AttributeError):
+        _ = found.functions.gather_double
+    headers = [line.split()[1] for line in SOURCE.read_text().splitlines() if line.startswith("#include")]
+    assert set(headers) <= {"<cstdint>", "<immintrin.h>"}

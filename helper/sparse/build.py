@@ -54,7 +54,7 @@ def report(library: Library) -> Iterator[str]:
     bits = 8 * library.functions.vector_bytes()
     made = f"compiled in {library.seconds:.1f} s" if library.seconds else "found in the cache"
     yield f"compiler  {' '.join(library.compiler.command)}: {library.compiler.version}"
-    yield f"options   {' '.join(library.compiler.options())}; vectors of {bits} bits"
+    yield f"options   {' '.join(library.compiler.options('float'))}; vectors of {bits} bits"
     yield f"OpenMP    {openmp_runtime() or 'none that torch has loaded: one thread'}"
     yield f"library   {library.path}, {made}"
 

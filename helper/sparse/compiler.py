@@ -35,15 +35,16 @@ class Compiler:
     command: tuple[str, ...]
     version: str
 
-    def options(self) -> tuple[str, ...]:
-        return (*OPTIONS, "-fopenmp") if openmp_runtime() else OPTIONS
+    def options(self, precision: str) -> tuple[str, ...]:
+        options = (*OPTIONS, f"-DREAL={precision}")
+        return (*options, "-fopenmp") if openmp_runtime() else options
 
-    def key(self, source: bytes) -> str:
+    def key(self, source: bytes, precision: str) -> str:
         """Hash of all that decides what it makes of a source, and on which processors that runs."""
-        parts = (file_hash(source), *self.command, self.version, *self.options(), platform.machine(), cpu_flags())
+        parts = (file_hash(source), *self.command, self.version, *self.options(precision), platform.machine(), cpu_flags())
         return file_hash("\n".join(parts).encode())
 
-    def compile(self, source: Path, library: Path) -> None:
+    def compile(self, source: Path, library: Path, precision: str) -> None:
         """Make a shared library. It asks for no OpenMP runtime: it is to find the one that torch has loaded.
 
         Raises:
@@ -51,7 +52,7 @@ class Compiler:
         """
         half = library.with_suffix(".o")
         shared = ("-shared", "-undefined", "dynamic_lookup") if platform.system() == "Darwin" else ("-shared",)
-        self.call(*self.options(), "-c", str(source), "-o", str(half))
+        self.call(*self.options(precision), "-c", str(source), "-o", str(half))
         self.call(*shared, str(half), "-o", str(library))
 
     def call(self, *words: str) -> None:

@@ -75,7 +75,8 @@ class SparseLayer(torch.autograd.Function):
 
 def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Every target's sum over the sources that its active weights connect it with."""
-    library, threads, precision = kernels().functions, torch.get_num_threads(), PRECISION[x.dtype]
+    threads, precision = torch.get_num_threads(), PRECISION[x.dtype]
+    library = kernels(precision).functions
     image = plan.image if x.dim() == 5 else ()
     y = x.new_empty((len(x), plan.channels, *image, x.shape[-1]))
     compact, values = weight.new_empty(plan.n_active), weight.new_empty(plan.n_entries)
@@ -96,7 +97,8 @@ def weight_gradient(plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor
     parts = max(1, min(PARTS, len(x) * len(forward.runs)))
     by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
     sums = x.new_zeros(parts, forward.n_active)
-    getattr(kernels().functions, f"weight_gradient_{PRECISION[x.dtype]}")(
+    precision = PRECISION[x.dtype]
+    getattr(kernels(precision).functions, f"weight_gradient_{precision}")(
         forward.address, x.data_ptr(), gradient.data_ptr(), plan.active.data_ptr(), sums.data_ptr(), result.data_ptr(),
         len(x), x.shape[-1], parts, by_rows, torch.get_num_threads(),
     )  # fmt: skip

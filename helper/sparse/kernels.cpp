@@ -9,10 +9,7 @@
 // pixels over all channels, between what it reads and the source of its run; a run is a piece of an image row of one kind.
 // With source and target exchanged, the same plan of the transposed layer gives the gradient of the inputs.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include <cstdint>  // no more: reading the standard library's headers takes as long as compiling all of this
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -46,6 +43,9 @@ struct Plan {
 };
 
 namespace {
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 template <typename T>
 struct Vector;
@@ -112,7 +112,7 @@ struct Part<float> {
 template <typename T>
 INLINE T total(Vec<T> v) {
     T kept[WIDTH<T>];
-    std::memcpy(kept, &v, sizeof v);
+    __builtin_memcpy(kept, &v, sizeof v);
     UNROLLED for (int half = WIDTH<T> / 2; half; half /= 2)
         UNROLLED for (int i = 0; i < half; i++) kept[i] += kept[i + half];
     return kept[0];
@@ -174,7 +174,7 @@ void sum_run(const Rows<T>& rows, const T* x, T* y, int64_t length) {
 template <typename T>
 void gather(const Plan& plan, const T* x, T* y, const T* values, const T* bias, int64_t blocks, int64_t lanes, int threads) {
     const int64_t pieces = blocks * plan.n_runs, wanted = 4 * int64_t(threads);
-    const int64_t parts = pieces ? std::max<int64_t>(1, std::min(plan.rows, (wanted + pieces - 1) / pieces)) : 1;
+    const int64_t parts = pieces ? larger(1, smaller(plan.rows, (wanted + pieces - 1) / pieces)) : 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < pieces * parts; task++) {
         const int64_t part = task % parts, piece = task / parts, block = piece / plan.n_runs;
@@ -256,7 +256,7 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
                 const T* with = g + (block * plan.target_size + run.target) * lanes;
                 for (int64_t k = first; k < last; k++)
                     for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
-                        products_of<T, TOGETHER>(int(std::min<int64_t>(TOGETHER, starts[k + 1] - e)),
+                        products_of<T, TOGETHER>(int(smaller(TOGETHER, starts[k + 1] - e)),
                                                  with + k * plan.target_plane * lanes, from, plan.offsets + e,
                                                  plan.which + e, lanes, run.pixels * lanes, sums + part * plan.n_active);
             }
@@ -287,7 +287,7 @@ template <typename T, int N, typename Term>
 INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
     constexpr int W = WIDTH<T>, U = 4;
     for (int64_t begin = 0; begin < size; begin += SHORT) {
-        const int64_t end = std::min(begin + SHORT, size);
+        const int64_t end = smaller(begin + SHORT, size);
         Vec<T> parts[U][N] = {}, terms[N];
         int64_t i = begin;
         for (; i + U * W <= end; i += U * W)
@@ -332,7 +332,7 @@ template <typename T>
 struct Scale {  // of one channel: y = x * factor + shift
     T factor, shift;
     Scale(const Norm<T>& norm, int64_t c)
-        : factor(T(norm.weight[c] / std::sqrt(double(norm.variance[c]) + norm.eps))),
+        : factor(T(norm.weight[c] / __builtin_sqrt(double(norm.variance[c]) + norm.eps))),
           shift(norm.bias[c] - norm.mean[c] * factor) {}
 };
 
@@ -385,7 +385,7 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
     for (int64_t c = 0; c < norm.channels; c++) {
         const T mean = norm.mean[c];
         const Scale<T> scale(norm, c);
-        const double deviations = 1 / std::sqrt(double(norm.variance[c]) + norm.eps);
+        const double deviations = 1 / __builtin_sqrt(double(norm.variance[c]) + norm.eps);
         const auto before = [=](int64_t i, int k, Vec<T> at) {  // the gradient below the ReLU
             const Vec<T> v = first<T>(g + i, k);
             if (!norm.relu) return v;
@@ -443,7 +443,7 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
         normalise_backward<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, y, g, gx,      \
                               g_residual, g_weight, g_bias, threads);                                                     \
     }
-LAYER(float, float)
-LAYER(double, double)
+#define LAYER_OF(T) LAYER(T, T)
+LAYER_OF(REAL)  // float, or double in a library of its own for checks
 
 extern "C" int vector_bytes() { return VECTOR_BYTES; }

@@ -31,7 +31,6 @@ SIGNATURES = {
     "normalise": [P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
     "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
 }
-PRECISIONS = ("float", "double")
 
 
 @dataclass(frozen=True)
@@ -46,54 +45,57 @@ class Library:
     seconds: float
 
 
-@functools.cache
-def kernels() -> Library:
-    """The kernels, compiled if they are not in the cache.
+def kernels(precision: str = "float") -> Library:
+    """The kernels, compiled if they are not in the cache; those in double precision, for checks, are a library of their own.
 
     Raises:
         NoCompiler: they are not, and cannot be compiled.
     """
+    return load(precision)
+
+
+@functools.cache
+def load(precision: str) -> Library:
     compiler = find_compiler()
-    key = compiler.key(SOURCE.read_bytes())
+    key = compiler.key(SOURCE.read_bytes(), precision)
     try:
         with locked(cache_folder()) as folder:
             path = folder / f"{key[:32]}.so"
-            return loaded(compiler, path, key)
+            return loaded(compiler, path, key, precision)
     except OSError as error:
         reason = error.strerror or error
         log.warning("sparse kernels are compiled anew by every process: %s cannot be used (%s)", cache_folder(), reason)
     try:
         with tempfile.TemporaryDirectory(prefix="sparse-kernels-") as folder:
-            return loaded(compiler, Path(folder) / f"{key[:32]}.so", key)
+            return loaded(compiler, Path(folder) / f"{key[:32]}.so", key, precision)
     except OSError as error:
         raise NoCompiler(f"the sparse kernels cannot be stored or loaded ({error}): {NO_PLACE}") from None
 
 
-def loaded(compiler: Compiler, path: Path, key: str) -> Library:
+def loaded(compiler: Compiler, path: Path, key: str, precision: str) -> Library:
     """The library at a path, made there first unless it is there and to be trusted."""
     started = time.perf_counter()
     fresh = not trusted(path, key)
     if fresh:
-        make(compiler, path, key)
+        make(compiler, path, key, precision)
     seconds = time.perf_counter() - started if fresh else 0.0
     runtime = openmp_runtime()
     if runtime:
         ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)  # already there; now its names are found
     functions = ctypes.CDLL(str(path))
     for name, kinds in SIGNATURES.items():
-        for precision in PRECISIONS:
-            function = getattr(functions, f"{name}_{precision}")
-            function.argtypes, function.restype = kinds, None
+        function = getattr(functions, f"{name}_{precision}")
+        function.argtypes, function.restype = kinds, None
     if fresh:
         log.info("sparse kernels compiled in %.1f s by %s", seconds, compiler.version)
     return Library(functions, compiler, path, seconds)
 
 
-def make(compiler: Compiler, path: Path, key: str) -> None:
+def make(compiler: Compiler, path: Path, key: str, precision: str) -> None:
     """Compile, and put the result in place when it is whole."""
     with tempfile.TemporaryDirectory(prefix="sparse-kernels-") as folder:
         raw = Path(folder) / "kernels.so"
-        compiler.compile(SOURCE, raw)
+        compiler.compile(SOURCE, raw, precision)
         code = raw.read_bytes()
     write_atomic(path, code + seal(code, key))
     path.chmod(0o600)

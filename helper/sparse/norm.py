@@ -74,7 +74,8 @@ class Normalise(torch.autograd.Function):
 
 def call(name: str, x: Tensor, *tensors: Tensor | None, eps: float, given: bool, relu: bool) -> None:
     """A kernel for activations of the shape of `x`."""
-    function = getattr(kernels().functions, f"{name}_{PRECISION[x.dtype]}")
+    precision = PRECISION[x.dtype]
+    function = getattr(kernels(precision).functions, f"{name}_{precision}")
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in (x, *tensors)]
     blocks, channels = x.shape[:2]
     size = x[0, 0].numel() if x.numel() else 0
