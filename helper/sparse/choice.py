@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from helper.mask import count
+
 BREAK_EVEN = 0.38  # a dense layer's multiply-accumulates in those of active weights: below 62 % sparsity dense is faster
 CONVERSION = 40  # of one value between layouts
 CALL = 5e6  # of one layer, whatever its size
@@ -31,7 +33,7 @@ def chosen_layers(network: nn.Module, masks: Mapping[str, Tensor], uses: Mapping
         mask = masks.get(weight)
         mask = torch.ones(layer.weight.shape, dtype=torch.bool) if mask is None else mask
         conversions = CONVERSION * values(layer, uses[weight]) if isinstance(layer, nn.Conv2d) else 0
-        if int(mask.sum()) * uses[weight] < BREAK_EVEN * mask.numel() * uses[weight] + conversions:
+        if count(mask) * uses[weight] < BREAK_EVEN * mask.numel() * uses[weight] + conversions:
             chosen[name] = mask
     return chosen
 
@@ -44,7 +46,7 @@ def is_worth_it(network: nn.Module, chosen: Mapping[str, Tensor], uses: Mapping[
         one = BREAK_EVEN * layer.weight.numel() * n_uses
         dense += batch_size * one
         if name in chosen:
-            sparse += batch_size * int(chosen[name].sum()) * n_uses + CALL
+            sparse += batch_size * count(chosen[name]) * n_uses + CALL
         else:
             sparse += batch_size * (one + (CONVERSION * values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0))
     return sparse < WORTH * dense

@@ -42,6 +42,21 @@ struct Plan {
     int64_t target_plane;              // pixels of a channel
 };
 
+struct Weights {  // of a layer, as its plan sees them
+    int64_t targets, taps, sources, group_targets;  // `sources` of one group
+    int64_t target_stride, source_stride;           // in the weight's memory
+    const int64_t* tap_places;
+};
+
+struct Entries {  // active weights by row, tap and channel, and what one kind of pixels makes of them
+    int64_t rows, taps, plane;
+    const int64_t* starts;    // (rows * taps + 1)
+    const int32_t* channels;  // of what they read
+    const int32_t* numbers;   // null: as they come
+    const uint8_t* hits;
+    const int64_t* distances;
+};
+
 namespace {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -270,6 +285,99 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
     }
 }
 
+// ---------------------------------------------------------------------------------------------------------------- plans
+
+// The first `n` bools of a piece of a mask, at most 64, as bits.
+INLINE uint64_t bits_of(const uint8_t* p, int64_t n) {
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < n; i += 8) {
+        uint64_t bytes = 0;
+        __builtin_memcpy(&bytes, p + i, smaller(8, n - i));
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        bytes = __builtin_bswap64(bytes);
+#endif
+        bits |= (bytes * 0x0102040810204080u >> 56) << i;  // the product's highest byte has one bit of each bool
+    }
+    return bits;
+}
+
+// Numbers of the true ones among `length` bools, of every piece of them.
+void count_active(const uint8_t* mask, int64_t pieces, int64_t length, int64_t* counts, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t count = 0;
+        for (int64_t i = 0; i < length; i += 64)
+            count += __builtin_popcountll(bits_of(mask + piece * length + i, smaller(64, length - i)));
+        counts[piece] = count;
+    }
+}
+
+// Active weights by target, tap and source: the source of each, and where it lies in the weight's memory.
+void list_active(const Weights& weights, const uint8_t* mask, const int64_t* starts, int32_t* channels, int64_t* places,
+                 int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < weights.targets * weights.taps; piece++) {
+        const int64_t target = piece / weights.taps, length = weights.sources, at = starts[piece];
+        const int64_t first = target / weights.group_targets * length;
+        const int64_t place = target * weights.target_stride + weights.tap_places[piece % weights.taps];
+        int64_t n = at;
+        for (int64_t i = 0; i < length; i += 64)
+            for (uint64_t bits = bits_of(mask + piece * length + i, smaller(64, length - i)); bits; bits &= bits - 1) {
+                const int64_t source = i + __builtin_ctzll(bits);
+                channels[n] = int32_t(first + source);
+                places[n++] = place + source * weights.source_stride;
+            }
+    }
+}
+
+// The same weights by source, tap and target: the target of each, and its number in the order of `list_active`. `next`,
+// (threads, sources * taps), is zero: where each thread's part of the targets goes on.
+void transpose(int64_t targets, int64_t taps, int64_t sources, const int64_t* starts, const int32_t* channels,
+               int64_t* back_starts, int32_t* back_channels, int32_t* numbers, int64_t* next, int threads) {
+    const int64_t keys = sources * taps;
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (int part = 0; part < threads; part++) {
+        int64_t* counts = next + part * keys;
+        for (int64_t piece = targets * part / threads * taps; piece < targets * (part + 1) / threads * taps; piece++)
+            for (int64_t e = starts[piece]; e < starts[piece + 1]; e++) counts[channels[e] * taps + piece % taps]++;
+    }
+    int64_t sum = 0;
+    for (int64_t key = 0; key < keys; key++) {
+        back_starts[key] = sum;
+        for (int part = 0; part < threads; part++) {
+            const int64_t count = next[part * keys + key];
+            next[part * keys + key] = sum;
+            sum += count;
+        }
+    }
+    back_starts[keys] = sum;
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (int part = 0; part < threads; part++) {
+        int64_t* to = next + part * keys;
+        for (int64_t piece = targets * part / threads * taps; piece < targets * (part + 1) / threads * taps; piece++)
+            for (int64_t e = starts[piece]; e < starts[piece + 1]; e++) {
+                const int64_t at = to[channels[e] * taps + piece % taps]++;
+                back_channels[at] = int32_t(piece / taps);
+                numbers[at] = int32_t(e);
+            }
+    }
+}
+
+// Rows of entries of one kind of target pixels: of each active weight whose tap hits the source at `distances` from its run.
+void list_entries(const Entries& of, const int64_t* row_starts, int32_t* offsets, int32_t* which, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < of.rows; row++) {
+        int64_t n = row_starts[row];
+        for (int64_t tap = 0; tap < of.taps; tap++) {
+            if (!of.hits[tap]) continue;
+            for (int64_t e = of.starts[row * of.taps + tap]; e < of.starts[row * of.taps + tap + 1]; e++, n++) {
+                offsets[n] = int32_t(of.channels[e] * of.plane + of.distances[tap]);
+                which[n] = of.numbers ? of.numbers[e] : int32_t(e);
+            }
+        }
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------- BatchNorm
 
 constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
@@ -445,5 +553,21 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
     }
 #define LAYER_OF(T) LAYER(T, T)
 LAYER_OF(REAL)  // float, or double in a library of its own for checks
+
+extern "C" void plan_counts(const uint8_t* mask, int64_t pieces, int64_t length, int64_t* counts, int threads) {
+    count_active(mask, pieces, length, counts, threads);
+}
+extern "C" void plan_active(const Weights* weights, const uint8_t* mask, const int64_t* starts, int32_t* channels,
+                            int64_t* places, int threads) {
+    list_active(*weights, mask, starts, channels, places, threads);
+}
+extern "C" void plan_transpose(int64_t targets, int64_t taps, int64_t sources, const int64_t* starts, const int32_t* channels,
+                               int64_t* back_starts, int32_t* back_channels, int32_t* numbers, int64_t* next,
+                               int threads) {
+    transpose(targets, taps, sources, starts, channels, back_starts, back_channels, numbers, next, threads);
+}
+extern "C" void plan_entries(const Entries* of, const int64_t* row_starts, int32_t* offsets, int32_t* which, int threads) {
+    list_entries(*of, row_starts, offsets, which, threads);
+}
 
 extern "C" int vector_bytes() { return VECTOR_BYTES; }

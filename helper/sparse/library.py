@@ -31,6 +31,12 @@ SIGNATURES = {
     "normalise": [P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
     "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
 }
+OF_PLANS = {  # these know no precision
+    "plan_counts": [P, I64, I64, P, INT],
+    "plan_active": [P, P, P, P, P, INT],
+    "plan_transpose": [I64, I64, I64, P, P, P, P, P, P, INT],
+    "plan_entries": [P, P, P, P, INT],
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ def loaded(compiler: Compiler, path: Path, key: str, precision: str) -> Library:
     if runtime:
         ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)  # already there; now its names are found
     functions = ctypes.CDLL(str(path))
-    for name, kinds in SIGNATURES.items():
-        function = getattr(functions, f"{name}_{precision}")
+    for name, kinds in ({f"{name}_{precision}": kinds for name, kinds in SIGNATURES.items()} | OF_PLANS).items():
+        function = getattr(functions, name)
         function.argtypes, function.restype = kinds, None
     if fresh:
         log.info("sparse kernels compiled in %.1f s by %s", seconds, compiler.version)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helper.sparse.geometry import Geometry, geometry_of
+from helper.sparse.library import kernels
 
 RUN = np.dtype([("target", "i8"), ("source", "i8"), ("pixels", "i4"), ("kind", "i4")])
 ABSENT = np.iinfo(np.int64).min
@@ -70,61 +71,140 @@ def layer_plan(layer: nn.Linear | nn.Conv2d, mask: Tensor, image: tuple[int, int
         mask: bool, of the weight's shape.
         image: pixels of its inputs, (1, 1) for a linear layer.
     """
-    geometry = geometry_of(layer, image)
-    strides = (*layer.weight.stride(), *(0,) * (4 - layer.weight.dim()))
-    by_group = mask.detach().cpu().reshape(geometry.groups, -1, *mask.shape[1:], *(1,) * (4 - mask.dim()))
-    g, k, r, s, c = (index.numpy() for index in by_group.permute(0, 1, 3, 4, 2).nonzero(as_tuple=True))
-    n_targets, n_sources = by_group.shape[1:3]
-    target, source = g * n_targets + k, g * n_sources + c
-    places = target * strides[0] + c * strides[1] + r * strides[2] + s * strides[3]
-    back = order_of((source * by_group.shape[3] + r) * by_group.shape[4] + s)
-    sizes = geometry.groups * n_targets, geometry.groups * n_sources
-    forward = plan(geometry, target, source, r, s, np.arange(len(g)), *sizes)
-    backward = plan(geometry.transposed(), source[back], target[back], r[back], s[back], back, *reversed(sizes))
-    return LayerPlan(forward, backward, torch.from_numpy(places.astype(np.int64)), layer.weight.stride())
+    geometry, strides = geometry_of(layer, image), layer.weight.stride()
+    forward, active = connections(mask, geometry.groups, (*strides, *(0,) * (4 - len(strides))))
+    backward = forward.transposed()
+    plans = plan(geometry, forward), plan(geometry.transposed(), backward)
+    return LayerPlan(*plans, active, strides)
 
 
-def plan(
-    geometry: Geometry, target: np.ndarray, source: np.ndarray, r: np.ndarray, s: np.ndarray, number: np.ndarray,
-    n_targets: int, n_sources: int,
-) -> Plan:  # fmt: skip
-    """Of active weights in the order of their target channels.
+@dataclass(frozen=True)
+class Connections:
+    """Active weights in the order of their rows, taps and channels.
+
+    Attributes:
+        starts: (rows * taps + 1), where those of each tap of each row begin.
+        channels: of what each one reads.
+        numbers: which weight each one is; None: they are numbered as they come.
+        n_channels: that there are. kernel: taps, down and along.
+    """
+
+    starts: np.ndarray
+    channels: np.ndarray
+    numbers: np.ndarray | None
+    n_channels: int
+    kernel: tuple[int, int]
+
+    @property
+    def n_taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def n_rows(self) -> int:
+        return (len(self.starts) - 1) // self.n_taps
+
+    def transposed(self) -> "Connections":
+        """The same weights, with the channels that they read as rows."""
+        n, threads = len(self.channels), torch.get_num_threads()
+        starts = np.empty(self.n_channels * self.n_taps + 1, np.int64)
+        channels, numbers = np.empty(n, np.int32), np.empty(n, np.int32)
+        next_ones = np.zeros((threads, len(starts) - 1), np.int64)
+        given = (self.starts, self.channels, starts, channels, numbers, next_ones)
+        sizes = self.n_rows, self.n_taps, self.n_channels
+        kernels().functions.plan_transpose(*sizes, *(array.ctypes.data for array in given), threads)
+        return Connections(starts, channels, numbers, self.n_rows, self.kernel)
+
+
+class WeightsStruct(ctypes.Structure):
+    """`Weights` of kernels.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("targets", "taps", "sources", "group_targets", "target_stride", "source_stride")
+    ] + [("tap_places", ctypes.c_void_p)]
+
+
+class EntriesStruct(ctypes.Structure):
+    """`Entries` of kernels.cpp."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "taps", "plane")] + [
+        (name, ctypes.c_void_p) for name in ("starts", "channels", "numbers", "hits", "distances")
+    ]
+
+
+def connections(mask: Tensor, groups: int, strides: tuple[int, ...]) -> tuple[Connections, Tensor]:
+    """From every target to the sources that it reads, and where each active weight lies in memory.
 
     Args:
-        target, source: channels that each one connects. r, s: its place in the kernel. number: which weight it is.
+        strides: of the weight, with as many zeros behind them as it has fewer dimensions than four.
     """
+    by_group = mask.detach().cpu().bool().reshape(groups, -1, *mask.shape[1:], *(1,) * (4 - mask.dim()))
+    ordered = by_group.permute(0, 1, 3, 4, 2).contiguous()
+    _, group_targets, height, width, sources = ordered.shape
+    targets, taps, threads, functions = groups * group_targets, height * width, torch.get_num_threads(), kernels().functions
+    starts = np.zeros(targets * taps + 1, np.int64)
+    functions.plan_counts(ordered.data_ptr(), targets * taps, sources, starts[1:].ctypes.data, threads)
+    np.cumsum(starts, out=starts)
+    channels, places = np.empty(starts[-1], np.int32), torch.empty(int(starts[-1]), dtype=torch.int64)
+    tap_places = np.add.outer(np.arange(height) * strides[2], np.arange(width) * strides[3]).astype(np.int64)
+    struct = WeightsStruct(targets, taps, sources, group_targets, *strides[:2], tap_places.ctypes.data)
+    arrays = (starts.ctypes.data, channels.ctypes.data, places.data_ptr())
+    functions.plan_active(ctypes.byref(struct), ordered.data_ptr(), *arrays, threads)
+    return Connections(starts, channels, None, groups * sources, (height, width)), places
+
+
+def plan(geometry: Geometry, of: Connections) -> Plan:
+    """Of sums for every row over the channels that it reads."""
     height, width = geometry.source
     row_bases, row_kinds, row_shapes = geometry.rows.kinds()
     column_bases, column_kinds, column_shapes = geometry.columns.kinds()
-    starts, offsets, which, begin = [], [], [], 0
-    for rows, columns in itertools.product(row_shapes, column_shapes):
-        down, along = distances(rows, r), distances(columns, s)
-        hit = (down != ABSENT) & (along != ABSENT)
-        offsets.append(source[hit] * height * width + down[hit] * width + along[hit])
-        which.append(number[hit])
-        starts.append(begin + np.searchsorted(target[hit], np.arange(n_targets + 1)))
-        begin += len(which[-1])
+    shapes = list(itertools.product(row_shapes, column_shapes))
+    distances = np.stack([tap_distances(*shape, of.kernel, width) for shape in shapes]).reshape(len(shapes), -1)
+    starts = entry_starts(of, distances != ABSENT)
+    offsets, which = entries(of, distances, starts, height * width)
     kinds = row_kinds[:, None] * len(column_shapes) + column_kinds
     runs = runs_of(kinds, row_bases[:, None] * width + column_bases)
-    entries = np.concatenate(offsets).astype(np.int32), np.concatenate(which).astype(np.int32)
-    arrays = (np.concatenate(starts).astype(np.int64), *entries, runs)
-    plane = kinds.size
-    sizes = (len(runs), n_targets, begin, len(number), n_sources * height * width, n_targets * plane, plane)
+    arrays, source_size, plane, n_active = (
+        (starts, offsets, which, runs),
+        of.n_channels * height * width,
+        kinds.size,
+        len(of.channels),
+    )
+    sizes = (len(runs), of.n_rows, len(offsets), n_active, source_size, of.n_rows * plane, plane)
     struct = PlanStruct(*(array.ctypes.data for array in arrays), *sizes)
-    return Plan(*arrays, len(number), n_targets, geometry.target, n_sources * height * width, struct)
+    return Plan(*arrays, n_active, of.n_rows, geometry.target, source_size, struct)
 
 
-def order_of(keys: np.ndarray) -> np.ndarray:
-    """Where the keys lie in their order; equal ones stay in theirs. Small ones are sorted in linear time."""
-    small = keys.max(initial=0) < 1 << 16
-    return np.argsort(keys.astype(np.uint16) if small else keys, kind="stable")
+def tap_distances(rows: dict[int, int], columns: dict[int, int], kernel: tuple[int, int], width: int) -> np.ndarray:
+    """Pixels between each tap and the first pixel that a kind of targets reads; ABSENT where a tap hits none."""
+    distances = np.full(kernel, ABSENT)
+    for (r, down), (s, along) in itertools.product(rows.items(), columns.items()):
+        distances[r, s] = down * width + along
+    return distances
 
 
-def distances(shape: dict[int, int], places: np.ndarray) -> np.ndarray:
-    """What `shape` says of each place in the kernel; ABSENT where it has none."""
-    table = np.full(max([*shape, int(places.max(initial=0))]) + 1, ABSENT)
-    table[list(shape)] = list(shape.values())
-    return table[places]
+def entry_starts(of: Connections, hits: np.ndarray) -> np.ndarray:
+    """(kinds, rows + 1), where each kind's rows of entries begin.
+
+    Args:
+        hits: (kinds, taps), whether a tap hits the source.
+    """
+    by_tap = np.diff(of.starts).reshape(-1, of.n_taps)
+    starts = np.zeros((len(hits), len(by_tap) + 1), np.int64)
+    np.cumsum((by_tap @ hits.T.astype(np.int64)).T, axis=1, out=starts[:, 1:])
+    starts[1:] += starts[:-1, -1].cumsum()[:, None]
+    return starts
+
+
+def entries(of: Connections, distances: np.ndarray, starts: np.ndarray, plane: int) -> tuple[np.ndarray, np.ndarray]:
+    """(distance in pixels, number of its weight) of every entry."""
+    offsets, which = np.empty(starts[-1, -1], np.int32), np.empty(starts[-1, -1], np.int32)
+    numbers = None if of.numbers is None else of.numbers.ctypes.data
+    for kind, hits in enumerate(distances != ABSENT):
+        of_kind = (hits.ctypes.data, distances[kind].ctypes.data)
+        struct = EntriesStruct(of.n_rows, of.n_taps, plane, of.starts.ctypes.data, of.channels.ctypes.data, numbers, *of_kind)
+        arrays = (starts[kind].ctypes.data, offsets.ctypes.data, which.ctypes.data)
+        kernels().functions.plan_entries(ctypes.byref(struct), *arrays, torch.get_num_threads())
+    return offsets, which
 
 
 def runs_of(kinds: np.ndarray, bases: np.ndarray) -> np.ndarray:
