@@ -3,10 +3,11 @@
 import copy
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.metrics.config import MetricConfig
@@ -36,17 +37,21 @@ KEY = ("epoch", "metric", "split", "params", "settings", "checkpoint")
 
 
 def evaluate_training(
-    network: nn.Module, mask: Mask, dataset: Dataset, batch_size: int, seed: int, *, snr: bool
-) -> tuple[dict[str, float], list[dict]]:
+    network: nn.Module, mask: Mask, dataset: Dataset, batch_size: int, seed: int, *, snr: bool,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[dict[str, float], list[dict]]:  # fmt: skip
     """(means over the training split, SNR rows) from one pass, always over the same random mini-batches.
 
     Random ones, because a file may be in an order of its own: the toy set counts through its bit patterns.
+
+    Args:
+        forward: as `evaluate` takes it.
     """
     order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation"))
     moments = GradientMoments(network, mask) if snr else None
     batches = dataset.batches(dataset.train, batch_size, order, own=True)
     shown = tracked(batches, f"training set{' and SNR' if snr else ''}", "batches")
-    means = evaluate(network, shown, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
+    means = evaluate(network, shown, forward=forward, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
     return means, [row | {"batch_size": batch_size, "mode": "fixed"} for row in moments.table()] if moments else []
 
 

@@ -1,6 +1,7 @@
 """One network trained by several processes, each with its share of every batch."""
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,8 +44,11 @@ class Replica(nn.Module):
         super().__init__()
         self.network, self.unused = network, nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+    def forward(self, x: Tensor, view: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Args:
+        view: computes in the network's place, with its parameters.
+        """
+        return (view or self.network)(x)
 
 
 def synchronise(network: nn.Module) -> None:

@@ -1,95 +1,182 @@
-"""Training steps that compute active weights alone: when they are taken, and with which layers."""
+"""Training steps and passes that compute active weights alone: when they are, and with which layers."""
 
 import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from helper.mask import Mask
-from helper.metrics.macs import uses_of_weights
 from helper.processes.group import world_size
+from helper.processes.sharing import any_process
 from helper.schema.config import FlagError
-from helper.sparse.choice import chosen_layers, is_worth_it
+from helper.sparse.choice import chosen_layers, is_worth_it, known_layers
 from helper.sparse.compiler import NoCompiler
-from helper.sparse.library import kernels
+from helper.sparse.library import Library, kernels
 from helper.sparse.view import View
+from network.main import NETWORKS
+from optim.checkpoint import FROM_THE_START
 from optim.config import RunConfig, TrainConfig
 from optim.mask_owner import MaskOwner
 
 log = logging.getLogger(__name__)
+SYNCHRONISED = "BatchNorm is synchronised between processes; --sync_batch_norm 0 would not do that"
 
 
 def check_sparse_step(config: RunConfig) -> None:
-    """Raise FlagError or RuntimeError where --sparse_step 1 cannot be had."""
-    if config.train.sparse_step != "1" or not config.mode_spec.has_mask:
+    """Raise FlagError or RuntimeError where --sparse_step 1 cannot be had. All processes have to call this."""
+    train = config.train
+    if train.sparse_step != "1" or not config.mode_spec.has_mask:
         return
-    if world_size() > 1:
-        raise FlagError(f"--sparse_step 1 is for one process, and there are {world_size()}; use --sparse_step auto or 0")
+    if world_size() > 1 and train.sync_batch_norm and NETWORKS[config.network.net_name].batch_norm:
+        raise FlagError(f"--sparse_step 1: {SYNCHRONISED}, or use --sparse_step auto")
+    missing = missing_kernels()
+    if missing:
+        raise RuntimeError(f"--sparse_step 1: {missing}, or use --sparse_step 0")
+
+
+def missing_kernels() -> str:
+    """Why some process cannot have the kernels; empty: all have them. All processes have to call this."""
     try:
         kernels()
+        missing = ""
     except NoCompiler as error:
-        raise RuntimeError(f"--sparse_step 1: {error}, or use --sparse_step 0") from None
+        missing = str(error)
+    return (missing or "another process of the run has no sparse kernels") if any_process(bool(missing)) else ""
 
 
 class SparseStep:
-    """Gives the sparse view of a network for the present mask, where a step is to be taken with it.
+    """Gives the sparse view of a network for the present mask, where steps and passes are to be taken with it.
 
-    What it gives follows from flags and mask alone, so that a resumed run goes on as it began.
+    The layers are chosen once for every mask, by flags, mask and a rule, and so by all processes alike. A checkpoint holds
+    the choice: a run goes on as it began, under whatever flag and on whatever machine.
 
     Args:
         input_shape: of one example.
     Attributes:
-        layers: names of those whose active weights alone are computed in steps with the present mask.
+        asked: --sparse_step with which the run began.
+        possible: whether there may be sparse steps; never again where kernels or view could not be had.
+        compiled: whether the run has had the kernels.
+        layers: names of those whose active weights alone are computed with the present mask.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig, input_shape: tuple[int, ...]) -> None:
         self.network, self.config, self.input_shape = network, config, input_shape
-        self.mask: Mask | None = None  # for which the view is
-        self.view: View | None = None
-        asked = config.sparse_step == "1" or (config.sparse_step == "auto" and self.auto_possible())
-        self.possible = asked and world_size() == 1
-
-    def auto_possible(self) -> bool:
-        config, device = self.config, next(self.network.parameters()).device
+        self.asked, self.compiled, self.layers = config.sparse_step, False, list[str]()
         dense_by_flags = config.compile or config.reg_type == "jacobian" or config.precision != "fp32"
-        return device.type == "cpu" and not dense_by_flags
+        self.possible = self.on_cpu() and (self.asked == "1" or (self.asked == "auto" and not dense_by_flags))
+        self.view: View | None = None
+        self.mask: Mask | None = None  # for which the layers are chosen
+        self.shown: Mask | None = None  # for which the view is
+        self.told: list[str] = []  # layers of which the log tells
 
-    @property
-    def layers(self) -> list[str]:
-        return [] if self.view is None else self.view.layers
+    def view_for(self, owner: MaskOwner) -> View | None:
+        """The view with which steps and passes are taken; None: they are to be dense. All processes have to call this.
 
-    def view_for(self, owner: MaskOwner) -> Callable[[Tensor], Tensor] | None:
-        """The view with which a step is taken; None: it is to be a dense one."""
-        if not self.possible or not owner.mask:
-            return None
+        Raises:
+            RuntimeError: sparse steps are asked for, or the run has taken some, and they cannot be had.
+        """
         if self.mask is not owner.mask:
-            self.view, before = self.built(owner.mask), self.layers
-            self.mask = owner.mask
-            if self.layers != before:
-                log.info("sparse steps: %d layers are computed of their active weights alone", len(self.layers))
-        return self.view
+            self.mask, self.layers = owner.mask, self.chosen(owner)
+        if self.layers and self.shown is not self.mask:
+            self.show(owner)
+        return self.view if self.layers else None
+
+    def forward_for(self, owner: MaskOwner) -> Callable[[Tensor], Tensor]:
+        """The view, or the network where that is to be computed densely."""
+        return self.view_for(owner) or self.network
 
     def record(self, owner: MaskOwner) -> dict[str, Any] | None:
         """What summary.json has of it; None where it was not asked for, or nothing is pruned."""
-        if self.config.sparse_step == "0" or not owner.mask:
+        if self.asked == "0" or not owner.mask:
             return None
         self.view_for(owner)
-        return {"asked": self.config.sparse_step, "layers": self.layers}
+        return {"asked": self.asked, "layers": self.layers}
 
-    def built(self, mask: Mask) -> View | None:
-        if mask.n_active == mask.n_weights:
-            return None
-        uses = uses_of_weights(self.network, self.input_shape)
+    def on_cpu(self) -> bool:
+        return next(self.network.parameters()).device.type == "cpu"
+
+    # --------------------------------------------------------------------------------------- which layers, which view
+
+    def chosen(self, owner: MaskOwner) -> list[str]:
+        mask, uses = owner.mask, owner.meter.uses
+        if not self.possible or mask.n_active == mask.n_weights:
+            return []
         chosen = chosen_layers(self.network, mask, uses)
-        if self.config.sparse_step == "auto" and not is_worth_it(self.network, chosen, uses, self.config.batch_size):
-            return None
-        try:
-            kernels()
-            return View(self.network, chosen, self.input_shape)
-        except (NoCompiler, ValueError) as error:
-            if self.config.sparse_step == "1":
-                raise RuntimeError(f"--sparse_step 1: {error}, or use --sparse_step 0") from None
-            log.warning("steps are dense: %s", error)
-            self.possible = False
-            return None
+        worth = self.asked == "1" or is_worth_it(self.network, chosen, uses, self.config.batch_size)
+        return list(chosen) if worth else []
+
+    def show(self, owner: MaskOwner) -> None:
+        """Make the view that of the present mask and its layers, or steps dense from now on where there can be none."""
+        layers, self.shown = known_layers(self.network), self.mask
+        masks = {name: owner.mask.get(f"{name}.weight") for name in self.layers}
+        masks = {n: torch.ones(layers[n].weight.shape, dtype=torch.bool) if m is None else m for n, m in masks.items()}
+        obstacle = self.obstacle()
+        if not obstacle:
+            try:
+                self.view = view_of(self.view, self.network, masks, self.input_shape)
+            except ValueError as error:
+                obstacle = str(error)
+        if obstacle:
+            self.give_up(obstacle)
+        elif self.layers != self.told:
+            how = "" if self.told else f", kernels {made(kernels())}"
+            log.info("sparse steps: %d of %d layers%s", len(self.layers), len(owner.meter.uses), how)
+            self.told = self.layers
+
+    def obstacle(self) -> str:
+        """What keeps this run, with what it has here, from sparse steps; empty: nothing. All processes have to call this."""
+        if not self.on_cpu():
+            return "sparse steps are for the CPU"
+        batch_norm = any(isinstance(module, _BatchNorm) for module in self.network.modules())
+        if world_size() > 1 and self.config.sync_batch_norm and batch_norm:
+            return SYNCHRONISED
+        missing = missing_kernels()
+        if missing and self.compiled:
+            raise RuntimeError(
+                f"the run began with sparse steps, and can go on with these alone: {missing}; or {FROM_THE_START}"
+            )
+        self.compiled = not missing
+        return missing
+
+    def give_up(self, obstacle: str) -> None:
+        if self.asked == "1":
+            raise RuntimeError(f"--sparse_step 1: {obstacle}, or use --sparse_step 0")
+        log.warning("steps are dense: %s", obstacle)
+        self.layers, self.possible = [], False
+
+    # --------------------------------------------------------------------------------------------- in a checkpoint
+
+    def state(self, owner: MaskOwner) -> dict[str, Any]:
+        self.view_for(owner)
+        return {"asked": self.asked, "possible": self.possible, "compiled": self.compiled, "layers": list(self.layers)}
+
+    def load_state(self, state: dict[str, Any] | None, owner: MaskOwner) -> None:
+        """Go on as a run did, after the owner has its mask. Without a state the run's steps have been dense.
+
+        Raises:
+            ValueError: the network has no such layers.
+        """
+        state = state or {"asked": "0", "possible": False, "compiled": False, "layers": []}
+        unknown = set(state["layers"]) - known_layers(self.network).keys()
+        if unknown:
+            raise ValueError(f"sparse steps of layers that the network does not have: {', '.join(sorted(unknown))}")
+        self.asked, self.possible, self.compiled = str(state["asked"]), bool(state["possible"]), bool(state["compiled"])
+        self.layers, self.mask, self.shown = list(state["layers"]), owner.mask, None
+        if self.asked != self.config.sparse_step and owner.mask:
+            log.info("the run began with --sparse_step %s and goes on with it", self.asked)
+
+
+def view_of(former: View | None, network: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> View:
+    """The view of a network under masks: the former one where there is one, which need not trace the network again."""
+    if former is None:
+        return View(network, masks, input_shape)
+    former.follow(masks)
+    return former
+
+
+def made(library: Library) -> str:
+    """How the kernels came here."""
+    return f"compiled in {library.seconds:.1f} s" if library.seconds else "cached"

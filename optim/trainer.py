@@ -91,9 +91,8 @@ class Trainer:
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device = dataset.train.inputs.device
-        self.forward = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
-        if config.compile:
-            self.forward = torch.compile(self.forward)
+        self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
+        self.forward = torch.compile(self.shared) if config.compile else self.shared
         self.sparse_step = SparseStep(network, config, dataset.input_shape)
         self.optimizer = with_options(OPTIMIZERS[config.optimizer_name], config)(network.parameters())
         schedule = with_options(SCHEDULES[config.lr_schedule], config)
@@ -198,7 +197,7 @@ class Trainer:
         dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
         view = None if dense else self.sparse_step.view_for(self.mask_owner)
         if view is not None:
-            return view(inputs)
+            return view(inputs) if world_size() == 1 else self.shared(inputs, view)
         with self.autocast():
             return self.forward(inputs)
 
@@ -254,6 +253,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},
+            "sparse_step": self.sparse_step.state(self.mask_owner),
             **self.mask_owner.state(),
         }
 
@@ -268,6 +268,7 @@ class Trainer:
         n = len(self.dataset.train)
         examples = (self.epoch - self.first_epoch) * n + min(self.step * self.config.batch_size, n)
         self.mask_owner.load_state(state, steps=self.step, examples=examples)
+        self.sparse_step.load_state(state.get("sparse_step"), self.mask_owner)
         for callback in self.callbacks:
             if type(callback).__name__ in state.get("callbacks", {}):
                 callback.load_state(state["callbacks"][type(callback).__name__])

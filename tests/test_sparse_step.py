@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helper.metrics.evaluation import evaluate
 from helper.metrics.macs import uses_of_weights
 from helper.sparse.choice import chosen_layers, is_worth_it
 from helper.sparse.compiler import NoCompiler
@@ -12,13 +13,17 @@ from network.mlp import MLP
 from network.resnet import ResNet
 from optim import sparse_step
 from optim.callbacks.callback import Callback
+from optim.callbacks.evaluation import Evaluate
 from optim.config import TrainConfig
+from optim.measuring import evaluate_training
+from optim.model import load_stored
 from optim.trainer import Trainer
-from tests.stops import sigterm_after
+from tests.stops import signal_at, sigterm_after
 from tests.test_updating import config_of, finished, run, trained
 
 pytestmark = pytest.mark.compiler
 RESNET = {"net_name": "resnet", "depth": 8, "widen_factor": 1, "prune_ratio": 0.9, "lr": 0.01}
+NUMBERS = ("weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches")
 MODES = {
     "at-init": {"mode": "at-init"},
     "gradual": {"mode": "gradual", "mask_begin": 2, "mask_end": 12, "mask_every": 5},
@@ -101,6 +106,55 @@ def test_an_interrupted_run_with_sparse_steps_ends_with_the_same_bits(flags, thr
     assert "fc" not in summary["layers"]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_passes_after_an_epoch_are_sparse_under_the_mask_of_then_and_give_what_dense_ones_do(mode, monkeypatch, tmp_path):
+    usual, compared = Evaluate.on_epoch, []
+
+    def compare(self: Evaluate, trainer: Trainer) -> None:
+        before = counted.examples
+        usual(self, trainer)
+        compared.append(counted.examples - before)
+        args = (trainer.network, trainer.mask_owner.mask, trainer.dataset, trainer.config.batch_size, trainer.seed)
+        means, snr = evaluate_training(*args, snr=True)
+        test = evaluate(trainer.network, trainer.dataset.batches(trainer.dataset.test, 17))
+        for name in ("loss", "acc", "entropy"):
+            assert trainer.row[f"{name}_train"] == pytest.approx(means[name], rel=1e-5)
+        assert trainer.row["loss_test"] == pytest.approx(test["loss"], rel=1e-5)
+        assert trainer.row["acc_test"] == test["acc"]
+        rows = [row for row in self.snr.rows if int(row["epoch"]) == trainer.epoch]
+        assert [row["layer"] for row in rows] == [row["layer"] for row in snr]
+        for row, other in zip(rows, snr, strict=True):
+            assert [float(row[k]) for k in NUMBERS] == pytest.approx([other[k] for k in NUMBERS], rel=1e-4, nan_ok=True)
+
+    monkeypatch.setattr(Evaluate, "on_epoch", compare)
+    line = words(RESNET | MODES[mode] | {"sparse_step": 1, "save_snr": 1})
+    with signal_at(ResNet) as counted:
+        finished(tmp_path, *line)
+    n = 320 + 50
+    assert compared == ([n, 0, 0, 0] if mode == "gradual" else [0, 0, 0, 0])  # before the first change nothing is pruned
+
+
+def test_recalibration_takes_the_view_and_finds_the_same_statistics(tmp_path):
+    line = words(RESNET | MODES["RigL"] | {"n_epochs": 2, "lr_milestones": 1, "recalibrate_bn": 1, "lr": 1e-4})
+    sparse, dense = (finished(tmp_path / way, *line, "--sparse_step", way, "--overwrite", 1) for way in "10")
+    assert [row["recalibrated"] for row in sparse.history().rows] == ["0", "1", "0"]
+    found, expected = (load_stored(folder.model).weights for folder in (sparse, dense))
+    statistics = [name for name in found if "running" in name]
+    assert statistics
+    for name in statistics:
+        assert torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_measurements_after_training_are_of_the_dense_network(tmp_path, monkeypatch):
+    line = words(RESNET | MODES["at-init"] | {"n_epochs": 1, "lr_milestones": 1})
+    folder = finished(tmp_path, *line, "--sparse_step", 1)
+    monkeypatch.setattr(View, "__call__", None)
+    finished(tmp_path, *line, "--sparse_step", 1, "--save_snr", 1, "--save_jacobian", 1)
+    rows = folder.snr().rows
+    assert {row["epoch"] for row in rows} == {"0", "1"}
+    assert {row["metric"] for row in folder.metrics().rows} == {"jacobian"}
+
+
 def test_the_flag_makes_no_other_run(tmp_path):
     line = words({"mode": "at-init", "n_epochs": 2})
     dense = finished(tmp_path, *line)
@@ -126,11 +180,11 @@ def test_what_sparse_steps_cannot_have_is_refused(refuse, flags, said):
     assert said in refuse(*words({"mode": "at-init", "sparse_step": 1} | flags))
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
+def test_synchronised_batch_norm_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_step, "world_size", lambda: 2)
-    found = run(tmp_path, "--mode", "at-init", "--sparse_step", 1)
+    found = run(tmp_path, *words(RESNET | MODES["at-init"]), "--sparse_step", 1)
     assert found.code == 2
-    assert "--sparse_step 1 is for one process, and there are 2" in found.err
+    assert "--sparse_step 1: BatchNorm is synchronised between processes" in found.err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,11 +1,14 @@
 """The sparse view of a network computes what the network does, to rounding, with the same parameters and statistics."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from helper.sparse.norm import LanesNorm
 from helper.sparse.view import View, lanes_of
@@ -70,7 +73,8 @@ def test_every_network_of_the_registry_has_a_view(name):
 
 def test_bottlenecks_have_a_view():
     view = check_view(ResNet(3, 5, depth=56).double(), (3, 8, 8))
-    calls = [str(node.target) for node in view.graph.nodes]
+    calls = [str(node.target) for node in view.in_training.graph.nodes]
+    assert view.in_evaluation is view.in_training  # traced alike, so that there is one of it
     assert sum("to_lanes" in call or "enter" in call for call in calls) == 1  # the layout is converted once
     assert not any("batch_norm" in call for call in calls)
 
@@ -147,6 +151,97 @@ def test_a_view_evaluates_as_the_network_does_and_leaves_its_modes_alone():
     x, before = torch.randn(7, 1, 6, 6, generator=seeded(0)), network.bn.running_mean.clone()
     assert torch.allclose(view(x), network(x), atol=1e-6)
     assert torch.equal(network.bn.running_mean, before)
+
+
+class Wavering(nn.Module):
+    """Does other things in training than in evaluation, all of them in ways that a trace takes for constants."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.fc1, self.fc2 = way, nn.Linear(6, 9), nn.Linear(9, 4)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.fc1(x))
+        if self.way == "dropout function":
+            y = F.dropout(y, 0.5, training=self.training)
+        elif self.way == "dropout module":
+            y = self.dropout(y)
+        elif self.training:
+            y = y + 1.0
+        return self.fc2(y)
+
+
+@pytest.mark.parametrize("way", ["dropout function", "dropout module", "branch"])
+def test_a_view_does_in_evaluation_what_the_network_does_there(way):
+    network, x = Wavering(way), torch.randn(7, 6, generator=seeded(0))
+    view = View(network, sparse_masks(network), (6,))
+    for training in (True, False, True):
+        network.train(training)
+        torch.manual_seed(0)  # where it is the same, dropout draws for another layout
+        found, own = view(x), network(x)
+        assert torch.allclose(found, own, atol=1e-6) == (not training or way == "branch")
+    mask = {"fc1": torch.rand(9, 6, generator=seeded(1)) < 0.5}
+    view.follow(mask)
+    network.eval()
+    with torch.no_grad():
+        found = view(x)
+        network.fc1.weight.mul_(mask["fc1"])
+        assert torch.allclose(found, network(x), atol=1e-6)
+
+
+def test_both_modes_of_a_view_share_the_plans_of_a_layer():
+    network = Wavering("branch")
+    view = View(network, sparse_masks(network), (6,))
+    assert view.in_training is not view.in_evaluation
+    assert [lowering.module.lanes_0 for lowering in (view.in_training, view.in_evaluation)] == [
+        view.in_training.sparse["fc1"]
+    ] * 2
+
+
+def test_no_examples_give_no_logits():
+    network = ResNet(1, 3, 8).eval()
+    assert View(network, sparse_masks(network), (1, 8, 8))(torch.zeros(0, 1, 8, 8)).shape == (0, 3)
+
+
+class LargestMemory(TorchDispatchMode):
+    """Bytes of the tensors made inside that were there at once, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.add(tensor.untyped_storage())
+        return result
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage.data_ptr(), storage.nbytes()
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.remove, key, size)
+
+    def remove(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def test_a_large_batch_is_evaluated_in_no_more_memory_than_densely():
+    network = ResNet(3, 10, 8, 1).eval()
+    view = View(network, sparse_masks(network, 0.05), (3, 16, 16))
+    x, most = torch.randn(512, 3, 16, 16, generator=seeded(0)).to(memory_format=torch.channels_last), {}
+    for name, forward in {"plans are made": view, "sparse": view, "dense": network}.items():
+        with torch.no_grad(), LargestMemory() as memory:
+            logits = forward(x)
+        assert logits.grad_fn is None
+        most[name] = memory.most
+    activations = 512 * 16 * 16 * 16 * 4
+    assert 2 * activations <= most["sparse"] <= 1.05 * most["dense"]
 
 
 class Undecided(nn.Module):

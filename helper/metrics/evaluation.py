@@ -1,6 +1,6 @@
 """One pass over a split: loss, accuracy, prediction entropy, the shares under label noise, and gradient moments."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 import torch
@@ -21,6 +21,7 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[Batch],
     *,
+    forward: Callable[[Tensor], Tensor] | None = None,
     moments: GradientMoments | None = None,
     batch_size: int | None = None,
     noisy: bool = False,
@@ -30,16 +31,17 @@ def evaluate(
     Args:
         batches: (inputs, given labels, true labels); un-augmented. Several processes bring different ones and get the
             same means, over all of them.
+        forward: gives the logits in the network's place, with its parameters; default: the network.
         moments: takes the gradient of the mean loss of every batch of exactly `batch_size` examples.
         noisy: add the means of `NoisySums`.
     Returns:
         {loss (nats), acc, entropy (nats, of the prediction), ...}.
     """
-    rows = []
+    forward, rows = forward or network, []
     device = next(network.parameters()).device
     with evaluation_mode(network), full_precision(device), torch.set_grad_enabled(moments is not None):
         for inputs, labels, true_labels in batches:
-            logits = network(inputs)
+            logits = forward(inputs)
             losses = cross_entropies(logits, labels)
             if moments is not None and len(labels) == batch_size:
                 moments.update(torch.autograd.grad(losses.mean(), moments.weights, allow_unused=True))

@@ -91,31 +91,65 @@ class Waiting:
 
 
 class View:
-    """Maps (N, *input_shape) inputs to what the network gives for them, and is differentiable once.
+    """Maps (N, *input_shape) inputs to what the network gives for them in its present mode, and is differentiable once.
 
     Args:
         network: on the CPU, in float32.
-        masks: {name of a layer: bool tensor of its weight's shape}, of the layers whose active weights alone are computed.
+        masks: see `follow`.
         input_shape: of one example.
     Attributes:
-        layers: names of those of them that are.
+        layers: names of those whose active weights alone are computed.
     Raises:
         ValueError: the network's calls depend on its inputs, so that there is no graph of them.
     """
 
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor], input_shape: tuple[int, ...]) -> None:
-        self.network, self.masks, self.layers = network, masks, list[str]()
+        self.network = network
+        self.graphs = {training: traced(network, input_shape, training=training) for training in (True, False)}
+        if python_of(self.graphs[True]) == python_of(self.graphs[False]):
+            self.graphs[False] = self.graphs[True]
+        self.follow(masks)
+
+    def follow(self, masks: Mapping[str, Tensor]) -> None:
+        """From now on compute the active weights alone of other layers, or under other masks.
+
+        Args:
+            masks: {name of a layer: bool tensor of its weight's shape}.
+        """
+        layers = {name: LanesLayer(self.network.get_submodule(name), mask) for name, mask in masks.items()}
+        self.in_training = Lowering(self.network, layers, self.graphs[True])
+        same = self.graphs[False] is self.graphs[True]
+        self.in_evaluation = self.in_training if same else Lowering(self.network, layers, self.graphs[False])
+
+    @property
+    def layers(self) -> list[str]:
+        return self.in_training.layers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not len(x):  # a process's share of a small batch
+            return self.network(x)
+        return (self.in_training if self.network.training else self.in_evaluation).module(x)
+
+
+class Lowering:
+    """A graph of a network's calls, done batch-innermost where that is known.
+
+    Args:
+        sparse: {name: layer} of those whose active weights alone are computed; one of each, in whatever graphs.
+    Attributes:
+        module: the result. layers: names of the sparse layers in it.
+    """
+
+    def __init__(self, network: nn.Module, sparse: Mapping[str, LanesLayer], graph: fx.Graph) -> None:
+        self.network, self.sparse, self.layers = network, sparse, list[str]()
         self.graph, self.parts, self.values = fx.Graph(), dict[str, Any](), dict[fx.Node, Value | Waiting]()
         self.conversions: dict[fx.Node, fx.Node] = {}
-        for node in traced(network, input_shape).nodes:
+        for node in graph.nodes:
             if node.op == "output":
                 self.graph.output(fx.map_arg(node.args[0], self.plain))
             else:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
         self.module = fx.GraphModule(self.parts, self.graph)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.module(x)
 
     def lowered(self, node: fx.Node) -> Value | Waiting | None:
         """A call of the network in the view; None: it is not known how to do that batch-innermost."""
@@ -140,9 +174,9 @@ class View:
     def lowered_module(self, node: fx.Node, module: nn.Module) -> Value | Waiting | None:
         source, dims = node.args[0], len(shape(node.args[0]))
         if isinstance(module, (nn.Linear, nn.Conv2d)) and dims == (2 if isinstance(module, nn.Linear) else 4):
-            if node.target in self.masks:
+            if node.target in self.sparse:
                 self.layers += [] if node.target in self.layers else [node.target]
-                return self.call(LanesLayer(module, self.masks[node.target]), self.lanes(source))
+                return self.call(self.sparse[node.target], self.lanes(source))
             if isinstance(module, nn.Linear) and self.in_lanes(source):
                 return self.call(LanesLinear(module), self.lanes(source))
         if not self.in_lanes(source):
@@ -232,11 +266,11 @@ def reduction(target: Any, rest: tuple, before: tuple[int, ...]) -> tuple[Any, t
     return None, ()
 
 
-def traced(network: nn.Module, input_shape: tuple[int, ...]) -> fx.Graph:
-    """The graph of a network's calls in training, in which every node knows the shape of what it gives for two examples."""
-    training = {module: module.training for module in network.modules()}
+def traced(network: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> fx.Graph:
+    """The graph of a network's calls in one mode, in which every node knows the shape of what it gives for two examples."""
+    modes = {module: module.training for module in network.modules()}
     try:
-        network.train()
+        network.train(training)
         traced_module = fx.symbolic_trace(network)
         network.eval()
         traced_module.eval()
@@ -245,9 +279,14 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> fx.Graph:
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
         raise ValueError(f"the calls of {type(network).__name__} depend on its inputs: {error}") from None
     finally:
-        for module, mode in training.items():
+        for module, mode in modes.items():
             module.training = mode
     return traced_module.graph
+
+
+def python_of(graph: fx.Graph) -> str:
+    """What a graph computes, with all constants."""
+    return graph.python_code("self").src
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:

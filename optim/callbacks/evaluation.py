@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
-    """Loss, accuracy and entropy on every split; the training-set pass gives the gradient SNR as well."""
+    """Loss, accuracy and entropy on every split; the training-set pass gives the gradient SNR as well.
+
+    What the training steps compute of active weights alone, these passes do as well.
+    """
 
     def __init__(self, folder: RunFolder, metrics: MetricConfig) -> None:
         self.folder, self.metrics = folder, metrics
@@ -34,11 +37,12 @@ class Evaluate(Callback):
 
     def on_epoch(self, trainer: Trainer) -> None:
         data, batch_size = trainer.dataset, trainer.config.batch_size
+        forward = trainer.sparse_step.forward_for(trainer.mask_owner)
         if trainer.config.train_eval == "running" and trainer.sums is not None:
             train = trainer.sums.to("cpu").means()
         else:
             train, snr = evaluate_training(
-                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=self.pass_snr
+                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=self.pass_snr, forward=forward
             )
             for row in snr:
                 self.snr.append({"epoch": trainer.epoch, **row})
@@ -46,7 +50,7 @@ class Evaluate(Callback):
         for name, split in (("val", data.val), ("test", data.test)):
             if len(split):
                 batches = data.batches(split, batch_size, own=True)
-                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"))
+                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"), forward=forward)
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
         if self.pass_snr and self.snr.rows:
             broadcast_from_first(self.snr.write)

@@ -39,10 +39,10 @@ class RecalibrateBatchNorm(Callback):
             layer.reset_running_stats()
             layer.momentum = None  # the mean of all batches
         trainer.network.train()
-        data = trainer.dataset
+        data, forward = trainer.dataset, trainer.sparse_step.forward_for(trainer.mask_owner)
         order = torch.randperm(len(data.train), generator=stream(trainer.seed, "recalibration", trainer.epoch))
         for rows in order.split(trainer.config.batch_size)[:BATCHES]:
-            trainer.network(data.normalise(data.train[rows[own_share(len(rows))].to(trainer.device)].inputs))
+            forward(data.normalise(data.train[rows[own_share(len(rows))].to(trainer.device)].inputs))
             end_of_graph(trainer.device)
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
