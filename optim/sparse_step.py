@@ -157,10 +157,12 @@ class SparseStep:
         """Go on as a run did, after the owner has its mask. Without a state the run's steps have been dense.
 
         Raises:
-            ValueError: the network has no such layers.
+            ValueError: there is no such way, or the network has no such layers.
         """
         state = state or {"asked": "0", "possible": False, "compiled": False, "layers": []}
         unknown = set(state["layers"]) - known_layers(self.network).keys()
+        if state["asked"] not in ("0", "auto", "1"):
+            raise ValueError("there is no such --sparse_step")
         if unknown:
             raise ValueError(f"sparse steps of layers that the network does not have: {', '.join(sorted(unknown))}")
         self.asked, self.possible, self.compiled = str(state["asked"]), bool(state["possible"]), bool(state["compiled"])

@@ -1,5 +1,10 @@
 """Runs whose training steps compute active weights alone are the dense runs to rounding, and resume to the same bits."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +19,12 @@ from network.resnet import ResNet
 from optim import sparse_step
 from optim.callbacks.callback import Callback
 from optim.callbacks.evaluation import Evaluate
+from optim.checkpoint import FROM_THE_START, load_state, save_state
 from optim.config import TrainConfig
 from optim.measuring import evaluate_training
 from optim.model import load_stored
 from optim.trainer import Trainer
+from tests.outcome import TIMING
 from tests.stops import signal_at, sigterm_after
 from tests.test_updating import config_of, finished, run, trained
 
@@ -86,24 +93,115 @@ def test_weights_that_grow_at_random_need_no_dense_step(monkeypatch):
     assert all(steps.sparse)
 
 
-@pytest.mark.parametrize("flags", [MODES["at-init"], MODES["RigL"]], ids=["at-init", "RigL"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_interrupted_run_with_sparse_steps_ends_with_the_same_bits(flags, threads, tmp_path):
-    line, before = words(RESNET | flags | {"sparse_step": 1}), torch.get_num_threads()
-    torch.set_num_threads(threads)
+@contextlib.contextmanager
+def in_threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
     try:
-        whole = finished(tmp_path / "whole", *line)
-        with sigterm_after(1, 3):
-            assert run(tmp_path / "stopped", *line).code == 75
-        stopped = finished(tmp_path / "stopped", *line)
+        yield
     finally:
         torch.set_num_threads(before)
-    assert "resuming after 1 epochs and 3 steps" in stopped.log.read_text()
+
+
+WAYS = {  # --sparse_step with which a run begins, and with which it goes on
+    "1, 1": ("1", "1"), "1, 0": ("1", "0"), "0, 1": ("0", "1"), "auto, 0": ("auto", "0"), "auto, 1": ("auto", "1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupted_run_goes_on_as_it_began_and_ends_with_the_same_bits(mode, ways, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_step, "is_worth_it", lambda *args: True)
+    line, (begun, resumed) = words(RESNET | MODES[mode] | {"save_snr": 1}), ways
+    with in_threads(threads):
+        whole = finished(tmp_path / "whole", *line, "--sparse_step", begun)
+        with sigterm_after(1, 3) if mode != "gradual" else sigterm_after(0, 1):  # the latter before anything is pruned
+            assert run(tmp_path / "stopped", *line, "--sparse_step", begun).code == 75
+        stopped = finished(tmp_path / "stopped", *line, "--sparse_step", resumed)
+    log = stopped.log.read_text()
+    assert "resuming after" in log
+    assert (f"the run began with --sparse_step {begun} and goes on with it" in log) == (begun != resumed)
     assert stopped.model.read_bytes() == whole.model.read_bytes()
-    summary = whole.read_summary()["sparse_step"]
-    assert summary["asked"] == "1"
-    assert "blocks.0.conv1" in summary["layers"]
-    assert "fc" not in summary["layers"]
+    assert untimed(stopped.history().rows) == untimed(whole.history().rows)
+    assert stopped.snr().rows == whole.snr().rows
+    summary = stopped.read_summary().get("sparse_step")
+    assert summary == whole.read_summary().get("sparse_step")
+    assert (summary is None) == (begun == "0")
+    if summary:
+        assert summary["asked"] == begun
+        assert "blocks.0.conv1" in summary["layers"]
+        assert "fc" not in summary["layers"]
+
+
+def untimed(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in TIMING} for row in rows]
+
+
+def test_a_resumed_run_needs_the_kernels_that_it_has_had(tmp_path, monkeypatch):
+    line = words(RESNET | MODES["at-init"])
+    whole = finished(tmp_path / "whole", *line, "--sparse_step", 1)
+    with sigterm_after(1, 3):
+        assert run(tmp_path / "stopped", *line, "--sparse_step", 1).code == 75
+    with monkeypatch.context() as without:
+        without.setattr(sparse_step, "kernels", fail)
+        for way in ("auto", "0"):
+            found = run(tmp_path / "stopped", *line, "--sparse_step", way)
+            assert found.code == 1
+            assert "the run began with sparse steps, and can go on with these alone: no C++ compiler is found" in found.err
+            assert found.err.splitlines()[-1].endswith(f"install g++; or {FROM_THE_START}")
+    assert finished(tmp_path / "stopped", *line, "--sparse_step", 0).model.read_bytes() == whole.model.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["at-init", "gradual"])
+def test_a_run_that_began_without_a_compiler_stays_dense_where_there_is_one(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_step, "is_worth_it", lambda *args: True)
+    line = words(RESNET | MODES[mode])
+    dense = finished(tmp_path / "dense", *line, "--sparse_step", 0)
+    with monkeypatch.context() as without, sigterm_after(1, 3):
+        without.setattr(sparse_step, "kernels", fail)
+        assert run(tmp_path / "stopped", *line, "--sparse_step", "auto").code == 75
+    stopped = finished(tmp_path / "stopped", *line, "--sparse_step", "auto")
+    assert stopped.model.read_bytes() == dense.model.read_bytes()
+    assert stopped.read_summary()["sparse_step"] == {"asked": "auto", "layers": []}
+
+
+def test_a_resumed_run_keeps_its_layers_where_the_rule_has_become_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_step, "is_worth_it", lambda *args: True)
+    line = words(RESNET | MODES["at-init"])
+    whole = finished(tmp_path / "whole", *line, "--sparse_step", "auto")
+    with sigterm_after(1, 3):
+        assert run(tmp_path / "stopped", *line, "--sparse_step", "auto").code == 75
+    monkeypatch.setattr(sparse_step, "chosen_layers", lambda *args: {})
+    stopped = finished(tmp_path / "stopped", *line, "--sparse_step", "auto")
+    assert stopped.model.read_bytes() == whole.model.read_bytes()
+    assert stopped.read_summary()["sparse_step"] == whole.read_summary()["sparse_step"]
+
+
+def altered_checkpoint(root: Path, line: list[object], change: Callable[[dict[str, Any]], object]) -> None:
+    """Stop a run and alter its state."""
+    with sigterm_after(1, 3):
+        assert run(root, *line).code == 75
+    (path,) = root.rglob("checkpoint.pt")
+    state = load_state(path)
+    change(state)
+    save_state(path, state)
+
+
+def test_a_checkpoint_from_before_there_were_sparse_steps_goes_on_densely(tmp_path):
+    line = words(RESNET | MODES["at-init"])
+    dense = finished(tmp_path / "dense", *line, "--sparse_step", 0)
+    altered_checkpoint(tmp_path / "old", [*line, "--sparse_step", 0], lambda state: state.pop("sparse_step"))
+    assert finished(tmp_path / "old", *line, "--sparse_step", 1).model.read_bytes() == dense.model.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"layers": ["blocks.9.conv1"]}, {"layers": None}, {"asked": "2"}])
+def test_a_checkpoint_of_other_layers_is_refused(change, tmp_path):
+    line = [*words(RESNET | MODES["at-init"]), "--sparse_step", 1]
+    altered_checkpoint(tmp_path, line, lambda state: state["sparse_step"].update(change))
+    found = run(tmp_path, *line)
+    assert found.code == 1
+    assert "is no state of this run: " in found.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("mode", MODES)
