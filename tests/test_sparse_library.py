@@ -189,4 +189,4 @@ def test_users_do_not_compile_what_only_checks_need(cache):
     with pytest.raises(AttributeError):
         _ = found.functions.gather_double
     headers = [line.split()[1] for line in SOURCE.read_text().splitlines() if line.startswith("#include")]
-    assert set(headers) <= {"<cstdint>", "<immintrin.h>"}
+    assert headers == ["<cstdint>"]

@@ -10,9 +10,6 @@
 // With source and target exchanged, the same plan of the transposed layer gives the gradient of the inputs.
 
 #include <cstdint>  // no more: reading the standard library's headers takes as long as compiling all of this
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
@@ -25,7 +22,11 @@
 #define REGISTERS 8
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
 #define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 struct Run {
     int64_t target, source;  // its first pixel, and the pixel from which its entries count
@@ -63,74 +64,40 @@ INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 template <typename T>
-struct Vector;
-template <>
-struct Vector<float> {
-    typedef float type __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
-};
-template <>
-struct Vector<double> {
-    typedef double type __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
-};
-template <typename T>
-using Vec = typename Vector<T>::type;
-template <typename T>
 constexpr int WIDTH = VECTOR_BYTES / int(sizeof(T));
 template <typename T>
 constexpr int SUMS = sizeof(T) == 4 ? REGISTERS : 2;  // vectors at a time; double is for checks, and compiled fast
+template <typename T, int W>
+struct Vector {
+    typedef T type __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <typename T, int W = WIDTH<T>>
+using Vec = typename Vector<T, W>::type;
 
-template <typename T>
-INLINE Vec<T> load(const T* p) {
-    return *reinterpret_cast<const Vec<T>*>(p);
+template <typename T, int W = WIDTH<T>>
+INLINE Vec<T, W> load(const T* p) {
+    return *reinterpret_cast<const Vec<T, W>*>(p);
 }
-template <typename T>
-INLINE void store(T* p, Vec<T> v) {
-    *reinterpret_cast<Vec<T>*>(p) = v;
+template <typename T, int W = WIDTH<T>>
+INLINE void store(T* p, Vec<T, W> v) {
+    *reinterpret_cast<Vec<T, W>*>(p) = v;
 }
 
-// The first `n` elements of a vector; what lies behind them in memory is neither read nor written.
-template <typename T>
-struct Part {
-    int n;
-    explicit Part(int n) : n(n) {}
-    Vec<T> load(const T* p) const {
-        T kept[WIDTH<T>] = {};
-        for (int i = 0; i < n; i++) kept[i] = p[i];
-        return ::load<T>(kept);
-    }
-    void store(T* p, Vec<T> v) const {
-        for (int i = 0; i < n; i++) p[i] = v[i];
-    }
-};
-#if defined(__AVX512F__)
-template <>
-struct Part<float> {
-    __mmask16 mask;
-    explicit Part(int n) : mask(__mmask16((1u << n) - 1)) {}
-    Vec<float> load(const float* p) const { return Vec<float>(_mm512_maskz_loadu_ps(mask, p)); }
-    void store(float* p, Vec<float> v) const { _mm512_mask_storeu_ps(p, mask, __m512(v)); }
-};
-#elif defined(__AVX__)
-template <>
-struct Part<float> {
-    __m256i mask;
-    explicit Part(int n) {
-        int32_t bits[8];
-        for (int i = 0; i < 8; i++) bits[i] = i < n ? -1 : 0;
-        mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits));
-    }
-    Vec<float> load(const float* p) const { return Vec<float>(_mm256_maskload_ps(p, mask)); }
-    void store(float* p, Vec<float> v) const { _mm256_maskstore_ps(p, mask, __m256(v)); }
-};
-#endif
-
-template <typename T>
-INLINE T total(Vec<T> v) {
-    T kept[WIDTH<T>];
+template <typename T, int W>
+INLINE T total(Vec<T, W> v) {
+    T kept[W];
     __builtin_memcpy(kept, &v, sizeof v);
-    UNROLLED for (int half = WIDTH<T> / 2; half; half /= 2)
+    UNROLLED for (int half = W / 2; half; half /= 2)
         UNROLLED for (int i = 0; i < half; i++) kept[i] += kept[i + half];
     return kept[0];
+}
+
+// The elements of `v` from `first` on and before `end`, and zeros in place of the others.
+template <typename T, int W>
+INLINE Vec<T, W> between(int64_t first, int64_t end, Vec<T, W> v) {
+    Vec<T, W> place = {};
+    UNROLLED for (int i = 0; i < W; i++) place[i] = T(i);
+    return ((place >= T(first)) & (place < T(end))) ? v : Vec<T, W>{};
 }
 
 // ---------------------------------------------------------------------------------------------- weighted sums of sources
@@ -144,45 +111,44 @@ struct Rows {  // of one run: what is read, where the sums go
     int64_t first, last, lanes, target_plane;
 };
 
-// `B` vectors of every row, the last of them of `n` elements if it is a part. They stay in registers over all of a row.
-template <typename T, int B, bool PART>
-void sum_rows(const Rows<T>& rows, const T* x, T* y, int n) {
-    constexpr int W = WIDTH<T>, FULL = PART ? B - 1 : B;
-    const Part<T> part(PART ? n : W - 1);
+// `B` vectors of every row, side by side but for the last, which begins at `last`. They stay in registers over all of a row.
+template <typename T, int W, int B>
+void sum_rows(const Rows<T>& rows, const T* x, T* y, int64_t last) {
     for (int64_t k = rows.first; k < rows.last; k++) {
-        Vec<T> sums[B];
-        const Vec<T> begin = Vec<T>{} + (rows.bias ? rows.bias[k] : T(0));
+        Vec<T, W> sums[B];
+        const Vec<T, W> begin = Vec<T, W>{} + (rows.bias ? rows.bias[k] : T(0));
         UNROLLED for (int i = 0; i < B; i++) sums[i] = begin;
         for (int64_t e = rows.starts[k]; e < rows.starts[k + 1]; e++) {
             const T* from = x + rows.offsets[e] * rows.lanes;
             const T value = rows.values[e];
-            UNROLLED for (int i = 0; i < FULL; i++) sums[i] += value * load<T>(from + i * W);
-            if (PART) sums[B - 1] += value * part.load(from + FULL * W);
+            UNROLLED for (int i = 0; i < B - 1; i++) sums[i] += value * load<T, W>(from + i * W);
+            sums[B - 1] += value * load<T, W>(from + last);
         }
         T* to = y + k * rows.target_plane * rows.lanes;
-        UNROLLED for (int i = 0; i < FULL; i++) store<T>(to + i * W, sums[i]);
-        if (PART) part.store(to + FULL * W, sums[B - 1]);
+        UNROLLED for (int i = 0; i < B - 1; i++) store<T, W>(to + i * W, sums[i]);
+        store<T, W>(to + last, sums[B - 1]);
     }
 }
 
-template <typename T, int B>
-void sum_rows_of(int vectors, int n, const Rows<T>& rows, const T* x, T* y) {
-    if constexpr (B > 0) {
-        if (vectors < B) return sum_rows_of<T, B - 1>(vectors, n, rows, x, y);
-        if (n) return sum_rows<T, B, true>(rows, x, y, n);
-        return sum_rows<T, B, false>(rows, x, y, 0);
-    }
+template <typename T, int W, int B>
+void sum_rows_of(int64_t vectors, const Rows<T>& rows, const T* x, T* y, int64_t last) {
+    if constexpr (B > 1)
+        if (vectors < B) return sum_rows_of<T, W, B - 1>(vectors, rows, x, y, last);
+    sum_rows<T, W, B>(rows, x, y, last);
 }
 
-// In pieces of about the same size, because one or two vectors alone would wait for each other's sums.
-template <typename T>
+// In pieces of about the same size, because one or two vectors alone would wait for each other's sums. Where the length is no
+// multiple of a vector's, the last one begins earlier and gives the same sums once more; a short run has shorter vectors.
+template <typename T, int W = WIDTH<T>>
 void sum_run(const Rows<T>& rows, const T* x, T* y, int64_t length) {
-    constexpr int W = WIDTH<T>;
-    const int64_t vectors = (length + W - 1) / W, pieces = (vectors + SUMS<T> - 1) / SUMS<T>;
+    if constexpr (W > 1)
+        if (length < W) return sum_run<T, W / 2>(rows, x, y, length);
+    constexpr int MOST = W == WIDTH<T> ? SUMS<T> : 2;
+    const int64_t vectors = (length + W - 1) / W, pieces = (vectors + MOST - 1) / MOST;
     for (int64_t piece = 0; piece < pieces; piece++) {
-        const int64_t first = vectors * piece / pieces, last = vectors * (piece + 1) / pieces;
-        const int n = last == vectors ? int(length % W) : 0;
-        sum_rows_of<T, SUMS<T>>(int(last - first), n, rows, x + first * W, y + first * W);
+        const int64_t first = vectors * piece / pieces, end = vectors * (piece + 1) / pieces;
+        const int64_t begin = first * W, last = smaller(end * W, length) - W - begin;
+        sum_rows_of<T, W, MOST>(end - first, rows, x + begin, y + begin, last);
     }
 }
 
@@ -214,41 +180,49 @@ void fill(const Plan& plan, const T* weight, const int64_t* active, T* compact, 
 
 // -------------------------------------------------------------------------------------------- gradients of active weights
 
-// Adds to `sums` the inner products of `g` with what `N` entries read.
-template <typename T, int N>
+// Adds to `sums` the inner products of `g` with what `N` entries read, of at least `W` elements.
+template <typename T, int W, int N>
 void products(const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length, T* sums) {
-    constexpr int W = WIDTH<T>, U = N >= 4 ? 2 : N >= 2 ? 4 : 8;  // enough sums at a time that none waits for another
-    Vec<T> parts[N][U] = {};
+    constexpr int U = W < WIDTH<T> ? 1 : N >= 4 ? 2 : N >= 2 ? 4 : 8;  // enough sums at a time that none waits for another
+    Vec<T, W> parts[N][U] = {};
     const T* from[N];
     UNROLLED for (int i = 0; i < N; i++) from[i] = x + offsets[i] * lanes;
     int64_t j = 0;
     for (; j + U * W <= length; j += U * W)
         UNROLLED for (int u = 0; u < U; u++) {
-            const Vec<T> shared = load<T>(g + j + u * W);
-            UNROLLED for (int i = 0; i < N; i++) parts[i][u] += shared * load<T>(from[i] + j + u * W);
+            const Vec<T, W> shared = load<T, W>(g + j + u * W);
+            UNROLLED for (int i = 0; i < N; i++) parts[i][u] += shared * load<T, W>(from[i] + j + u * W);
         }
     for (; j + W <= length; j += W) {
-        const Vec<T> shared = load<T>(g + j);
-        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * load<T>(from[i] + j);
+        const Vec<T, W> shared = load<T, W>(g + j);
+        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * load<T, W>(from[i] + j);
     }
-    if (j < length) {
-        const Part<T> part(int(length - j));
-        const Vec<T> shared = part.load(g + j);
-        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * part.load(from[i] + j);
+    if (j < length) {  // the last vector begins with elements that have been added already
+        const int64_t at = length - W;
+        const Vec<T, W> shared = load<T, W>(g + at);
+        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += between<T, W>(j - at, W, shared * load<T, W>(from[i] + at));
     }
     UNROLLED for (int i = 0; i < N; i++) {
         UNROLLED for (int u = 1; u < U; u++) parts[i][0] += parts[i][u];
-        sums[which[i]] += total<T>(parts[i][0]);
+        sums[which[i]] += total<T, W>(parts[i][0]);
     }
 }
 
 template <typename T, int N>
 void products_of(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length,
                  T* sums) {
-    if constexpr (N > 0) {
+    if constexpr (N > 1)
         if (n < N) return products_of<T, N - 1>(n, g, x, offsets, which, lanes, length, sums);
-        products<T, N>(g, x, offsets, which, lanes, length, sums);
-    }
+    products<T, WIDTH<T>, N>(g, x, offsets, which, lanes, length, sums);
+}
+
+// The same, one entry after the other, of less than a vector.
+template <typename T, int W>
+void short_products(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length,
+                    T* sums) {
+    if constexpr (W > 1)
+        if (length < W) return short_products<T, W / 2>(n, g, x, offsets, which, lanes, length, sums);
+    for (int i = 0; i < n; i++) products<T, W, 1>(g, x, offsets + i, which + i, lanes, length, sums);
 }
 
 // `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order.
@@ -269,11 +243,12 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
                 const int64_t* starts = plan.starts + run.kind * (plan.rows + 1);
                 const T* from = x + (block * plan.source_size + run.source) * lanes;
                 const T* with = g + (block * plan.target_size + run.target) * lanes;
+                const int64_t length = run.pixels * lanes;
+                const auto add = length < WIDTH<T> ? short_products<T, WIDTH<T> / 2> : products_of<T, TOGETHER>;
                 for (int64_t k = first; k < last; k++)
                     for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
-                        products_of<T, TOGETHER>(int(smaller(TOGETHER, starts[k + 1] - e)),
-                                                 with + k * plan.target_plane * lanes, from, plan.offsets + e,
-                                                 plan.which + e, lanes, run.pixels * lanes, sums + part * plan.n_active);
+                        add(int(smaller(TOGETHER, starts[k + 1] - e)), with + k * plan.target_plane * lanes, from,
+                            plan.offsets + e, plan.which + e, lanes, length, sums + part * plan.n_active);
             }
         }
 #pragma omp for schedule(static)
@@ -382,15 +357,17 @@ void list_entries(const Entries& of, const int64_t* row_starts, int32_t* offsets
 
 constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
 
-// Calls `f(i, n)` for the vectors of elements begin to end, `n` of them in the last one.
+// Calls `f(i, n)` for the vectors of `size` elements from `begin` on, each of which has `n`. Where the size is no multiple of a
+// vector's, the last one begins earlier, so that `f` sees some elements twice.
 template <typename T, typename F>
-INLINE void each(int64_t begin, int64_t end, F f) {
-    int64_t i = begin;
-    for (; i + WIDTH<T> <= end; i += WIDTH<T>) f(i, WIDTH<T>);
-    if (i < end) f(i, int(end - i));
+INLINE void each(int64_t begin, int64_t size, F f) {
+    constexpr int W = WIDTH<T>;
+    int64_t i = 0;
+    for (; i + W <= size; i += W) f(begin + i, W);
+    if (i < size) f(begin + larger(0, size - W), int(smaller(W, size)));
 }
 
-// Adds to `sums` those of `term(i, n, vectors)` over `size` elements; it puts zeros behind their end.
+// Adds to `sums` those of `term(i, n, vectors)` over `size` elements.
 template <typename T, int N, typename Term>
 INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
     constexpr int W = WIDTH<T>, U = 4;
@@ -403,23 +380,28 @@ INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
                 term(i + u * W, W, terms);
                 UNROLLED for (int s = 0; s < N; s++) parts[u][s] += terms[s];
             }
-        each<T>(i, end, [&](int64_t i, int n) {
-            term(i, n, terms);
-            UNROLLED for (int s = 0; s < N; s++) parts[0][s] += terms[s];
-        });
+        for (; i < end; i += W) {
+            const int64_t at = smaller(i, larger(0, end - W));
+            term(at, int(smaller(W, end)), terms);
+            UNROLLED for (int s = 0; s < N; s++) parts[0][s] += between<T, WIDTH<T>>(i - at, end - at, terms[s]);
+        }
         UNROLLED for (int s = 0; s < N; s++)
-            sums[s] += double(total<T>((parts[0][s] + parts[1][s]) + (parts[2][s] + parts[3][s])));
+            sums[s] += double(total<T, W>((parts[0][s] + parts[1][s]) + (parts[2][s] + parts[3][s])));
     }
 }
 
+// The first `n` elements of a vector; what lies behind them in memory is neither read nor written.
 template <typename T>
 INLINE Vec<T> first(const T* p, int n) {
-    return n == WIDTH<T> ? load<T>(p) : Part<T>(n).load(p);
+    if (n == WIDTH<T>) return load<T>(p);
+    Vec<T> v = {};
+    __builtin_memcpy(&v, p, n * sizeof(T));
+    return v;
 }
 template <typename T>
 INLINE void put(T* p, Vec<T> v, int n) {
     if (n == WIDTH<T>) return store<T>(p, v);
-    Part<T>(n).store(p, v);
+    __builtin_memcpy(p, &v, n * sizeof(T));
 }
 // `v` where `of` is above zero or no number, as PyTorch's ReLU and its gradient have it; zero elsewhere.
 template <typename T>
@@ -456,8 +438,7 @@ void moments(const Norm<T>& norm, const T* x, int64_t c) {
     for (int64_t b = 0; b < norm.blocks; b++) {
         const T* from = x + (b * norm.channels + c) * norm.size;
         add_up<T>(norm.size, squares, [=](int64_t i, int k, Vec<T>* terms) {
-            Vec<T> d = first<T>(from + i, k) - mean;
-            if (k < WIDTH<T>) d = Part<T>(k).load(reinterpret_cast<const T*>(&d));
+            const Vec<T> d = first<T>(from + i, k) - mean;
             terms[0] = d * d;
         });
     }
@@ -474,7 +455,7 @@ void normalise(const Norm<T>& norm, const T* x, const T* residual, T* y, int thr
         const Scale<T> scale(norm, c);
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
-            each<T>(slab, slab + norm.size, [=](int64_t i, int k) {
+            each<T>(slab, norm.size, [=](int64_t i, int k) {
                 Vec<T> v = first<T>(x + i, k) * scale.factor + scale.shift;
                 if (residual) v += first<T>(residual + i, k);
                 put<T>(y + i, norm.relu ? where_positive<T>(v, v) : v, k);
@@ -514,7 +495,7 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
         const T along = norm.given ? T(0) : T(sums[1] / n * deviations * deviations);
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
-            each<T>(slab, slab + norm.size, [=](int64_t i, int k) {
+            each<T>(slab, norm.size, [=](int64_t i, int k) {
                 const Vec<T> at = first<T>(x + i, k), v = before(i, k, at);
                 if (g_residual) put<T>(g_residual + i, v, k);
                 put<T>(gx + i, norm.given ? v * scale.factor : (v - even - (at - mean) * along) * scale.factor, k);
