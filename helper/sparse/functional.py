@@ -15,7 +15,7 @@ from helper.sparse.library import kernels
 from helper.sparse.plan import PARTS, LayerPlan, Plan
 
 PRECISION = {torch.float32: "float", torch.float64: "double"}
-ROWS_APIECE = 64  # at least, where a weight gradient is divided by rows
+ROWS_APIECE = 16  # at least, where a weight gradient is divided by rows
 
 
 def to_lanes(x: Tensor, lanes: int) -> Tensor:
@@ -94,7 +94,7 @@ def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
 def weight_gradient(plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     """The loss's gradient of the active weights; zero at the others. The order of its sums is the plan's."""
     forward, result = plan.forward, torch.zeros_like(weight)
-    parts = max(1, min(PARTS, len(x) * len(forward.runs)))
+    parts = max(1, min(PARTS, len(x) * (len(forward.bands) - 1)))
     by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
     sums = x.new_zeros(parts, forward.n_active)
     precision = PRECISION[x.dtype]

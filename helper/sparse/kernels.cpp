@@ -38,7 +38,8 @@ struct Plan {
     const int32_t* offsets;  // (entries): distance in pixels
     const int32_t* which;    // (entries): number of the active weight
     const Run* runs;
-    int64_t n_runs, rows, n_entries, n_active;
+    const int64_t* bands;    // (bands + 1): where, in `runs`, each band of image rows begins; there, kinds lie side by side
+    int64_t n_runs, n_bands, rows, n_entries, n_active;
     int64_t source_size, target_size;  // pixels of all channels
     int64_t target_plane;              // pixels of a channel
 };
@@ -98,6 +99,40 @@ INLINE Vec<T, W> between(int64_t first, int64_t end, Vec<T, W> v) {
     Vec<T, W> place = {};
     UNROLLED for (int i = 0; i < W; i++) place[i] = T(i);
     return ((place >= T(first)) & (place < T(end))) ? v : Vec<T, W>{};
+}
+
+// Of two vectors that each hold sums in segments of `S` elements: the same sums in segments half as long, u's and then v's.
+template <typename T, int W, int S>
+INLINE Vec<T, W> halved(Vec<T, W> u, Vec<T, W> v) {
+#if defined(__clang__)
+    Vec<T, W> result;
+    UNROLLED for (int i = 0; i < W; i++) {
+        const int half = S / 2, at = i % (W / 2), place = at / half * S + at % half;
+        result[i] = i < W / 2 ? u[place] + u[place + half] : v[place] + v[place + half];
+    }
+    return result;
+#else
+    decltype(u < v) left;  // places in u and, behind them, v
+    UNROLLED for (int i = 0; i < W; i++) {
+        const int half = S / 2, at = i % (W / 2);
+        left[i] = at / half * S + at % half + (i < W / 2 ? 0 : W);
+    }
+    return __builtin_shuffle(u, v, left) + __builtin_shuffle(u, v, left + S / 2);
+#endif
+}
+
+// What the elements of each of `N` vectors add up to; `results` has room for a whole vector.
+template <typename T, int W, int N, int S = W>
+INLINE void totals(const Vec<T, W>* vectors, T* results) {
+    if constexpr (S == 1) {
+        store<T, W>(results, vectors[0]);
+    } else {
+        constexpr int HALF = (N + 1) / 2;
+        Vec<T, W> fewer[HALF];
+        UNROLLED for (int i = 0; i < HALF; i++)
+            fewer[i] = halved<T, W, S>(vectors[2 * i], vectors[2 * i + 1 < N ? 2 * i + 1 : 2 * i]);
+        totals<T, W, HALF, S / 2>(fewer, results);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- weighted sums of sources
@@ -180,49 +215,58 @@ void fill(const Plan& plan, const T* weight, const int64_t* active, T* compact, 
 
 // -------------------------------------------------------------------------------------------- gradients of active weights
 
-// Adds to `sums` the inner products of `g` with what `N` entries read, of at least `W` elements.
+// Adds to `sums` the inner products of `g` with what `N` entries read, over runs of one kind with at least `W` elements each.
 template <typename T, int W, int N>
-void products(const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length, T* sums) {
+void products(const Run* run, const Run* end, const T* g, const T* x, const int32_t* offsets, const int32_t* which,
+              int64_t lanes, T* sums) {
     constexpr int U = W < WIDTH<T> ? 1 : N >= 4 ? 2 : N >= 2 ? 4 : 8;  // enough sums at a time that none waits for another
-    Vec<T, W> parts[N][U] = {};
+    Vec<T, W> parts[N][U] = {}, all[N];
     const T* from[N];
     UNROLLED for (int i = 0; i < N; i++) from[i] = x + offsets[i] * lanes;
-    int64_t j = 0;
-    for (; j + U * W <= length; j += U * W)
-        UNROLLED for (int u = 0; u < U; u++) {
-            const Vec<T, W> shared = load<T, W>(g + j + u * W);
-            UNROLLED for (int i = 0; i < N; i++) parts[i][u] += shared * load<T, W>(from[i] + j + u * W);
+    for (; run < end; run++) {
+        const T* with = g + run->target * lanes;
+        const int64_t source = run->source * lanes, length = run->pixels * lanes;
+        int64_t j = 0;
+        for (; j + U * W <= length; j += U * W)
+            UNROLLED for (int u = 0; u < U; u++) {
+                const Vec<T, W> shared = load<T, W>(with + j + u * W);
+                UNROLLED for (int i = 0; i < N; i++) parts[i][u] += shared * load<T, W>(from[i] + source + j + u * W);
+            }
+        for (; j + W <= length; j += W) {
+            const Vec<T, W> shared = load<T, W>(with + j);
+            UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * load<T, W>(from[i] + source + j);
         }
-    for (; j + W <= length; j += W) {
-        const Vec<T, W> shared = load<T, W>(g + j);
-        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += shared * load<T, W>(from[i] + j);
-    }
-    if (j < length) {  // the last vector begins with elements that have been added already
-        const int64_t at = length - W;
-        const Vec<T, W> shared = load<T, W>(g + at);
-        UNROLLED for (int i = 0; i < N; i++) parts[i][0] += between<T, W>(j - at, W, shared * load<T, W>(from[i] + at));
+        if (j < length) {  // the last vector begins with elements that have been added already
+            const int64_t at = length - W;
+            const Vec<T, W> shared = load<T, W>(with + at);
+            UNROLLED for (int i = 0; i < N; i++)
+                parts[i][0] += between<T, W>(j - at, W, shared * load<T, W>(from[i] + source + at));
+        }
     }
     UNROLLED for (int i = 0; i < N; i++) {
-        UNROLLED for (int u = 1; u < U; u++) parts[i][0] += parts[i][u];
-        sums[which[i]] += total<T, W>(parts[i][0]);
+        all[i] = parts[i][0];
+        UNROLLED for (int u = 1; u < U; u++) all[i] += parts[i][u];
     }
+    T found[W];
+    totals<T, W, N>(all, found);
+    UNROLLED for (int i = 0; i < N; i++) sums[which[i]] += found[i];
 }
 
 template <typename T, int N>
-void products_of(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length,
-                 T* sums) {
+void products_of(int n, const Run* run, const Run* end, const T* g, const T* x, const int32_t* offsets, const int32_t* which,
+                 int64_t lanes, int64_t, T* sums) {
     if constexpr (N > 1)
-        if (n < N) return products_of<T, N - 1>(n, g, x, offsets, which, lanes, length, sums);
-    products<T, WIDTH<T>, N>(g, x, offsets, which, lanes, length, sums);
+        if (n < N) return products_of<T, N - 1>(n, run, end, g, x, offsets, which, lanes, 0, sums);
+    products<T, WIDTH<T>, N>(run, end, g, x, offsets, which, lanes, sums);
 }
 
-// The same, one entry after the other, of less than a vector.
+// The same, one entry after the other, where the shortest run has less than a vector.
 template <typename T, int W>
-void short_products(int n, const T* g, const T* x, const int32_t* offsets, const int32_t* which, int64_t lanes, int64_t length,
-                    T* sums) {
+void short_products(int n, const Run* run, const Run* end, const T* g, const T* x, const int32_t* offsets,
+                    const int32_t* which, int64_t lanes, int64_t shortest, T* sums) {
     if constexpr (W > 1)
-        if (length < W) return short_products<T, W / 2>(n, g, x, offsets, which, lanes, length, sums);
-    for (int i = 0; i < n; i++) products<T, W, 1>(g, x, offsets + i, which + i, lanes, length, sums);
+        if (shortest < W) return short_products<T, W / 2>(n, run, end, g, x, offsets, which, lanes, shortest, sums);
+    for (int i = 0; i < n; i++) products<T, W, 1>(run, end, g, x, offsets + i, which + i, lanes, sums);
 }
 
 // `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order.
@@ -230,7 +274,7 @@ template <typename T>
 void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient, int64_t blocks,
                      int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
     constexpr int TOGETHER = SUMS<T> / 2;
-    const int64_t pieces = blocks * plan.n_runs;
+    const int64_t pieces = blocks * plan.n_bands;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic)
@@ -238,17 +282,21 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
             const int64_t part = task / row_parts, row_part = task % row_parts;
             const int64_t first = plan.rows * row_part / row_parts, last = plan.rows * (row_part + 1) / row_parts;
             for (int64_t piece = pieces * part / parts; piece < pieces * (part + 1) / parts; piece++) {
-                const Run& run = plan.runs[piece % plan.n_runs];
-                const int64_t block = piece / plan.n_runs;
-                const int64_t* starts = plan.starts + run.kind * (plan.rows + 1);
-                const T* from = x + (block * plan.source_size + run.source) * lanes;
-                const T* with = g + (block * plan.target_size + run.target) * lanes;
-                const int64_t length = run.pixels * lanes;
-                const auto add = length < WIDTH<T> ? short_products<T, WIDTH<T> / 2> : products_of<T, TOGETHER>;
-                for (int64_t k = first; k < last; k++)
-                    for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
-                        add(int(smaller(TOGETHER, starts[k + 1] - e)), with + k * plan.target_plane * lanes, from,
-                            plan.offsets + e, plan.which + e, lanes, length, sums + part * plan.n_active);
+                const int64_t block = piece / plan.n_bands, band = piece % plan.n_bands;
+                const T *from = x + block * plan.source_size * lanes, *with = g + block * plan.target_size * lanes;
+                const Run *run = plan.runs + plan.bands[band], *end = plan.runs + plan.bands[band + 1];
+                while (run < end) {
+                    const Run* same = run;
+                    int64_t shortest = run->pixels * lanes;
+                    for (; same < end && same->kind == run->kind; same++) shortest = smaller(shortest, same->pixels * lanes);
+                    const int64_t* starts = plan.starts + run->kind * (plan.rows + 1);
+                    const auto add = shortest < WIDTH<T> ? short_products<T, WIDTH<T> / 2> : products_of<T, TOGETHER>;
+                    for (int64_t k = first; k < last; k++)
+                        for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
+                            add(int(smaller(TOGETHER, starts[k + 1] - e)), run, same, with + k * plan.target_plane * lanes,
+                                from, plan.offsets + e, plan.which + e, lanes, shortest, sums + part * plan.n_active);
+                    run = same;
+                }
             }
         }
 #pragma omp for schedule(static)

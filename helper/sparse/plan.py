@@ -13,15 +13,16 @@ from helper.sparse.library import kernels
 
 RUN = np.dtype([("target", "i8"), ("source", "i8"), ("pixels", "i4"), ("kind", "i4")])
 ABSENT = np.iinfo(np.int64).min
+BAND = 32  # pixels of a band of image rows, whose data is to stay in the cache
 PARTS = 16  # into which the work of a weight gradient is divided, whatever the number of threads
 
 
 class PlanStruct(ctypes.Structure):
     """`Plan` of kernels.cpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("starts", "offsets", "which", "runs")] + [
+    _fields_ = [(name, ctypes.c_void_p) for name in ("starts", "offsets", "which", "runs", "bands")] + [
         (name, ctypes.c_int64)
-        for name in ("n_runs", "rows", "n_entries", "n_active", "source_size", "target_size", "target_plane")
+        for name in ("n_runs", "n_bands", "rows", "n_entries", "n_active", "source_size", "target_size", "target_plane")
     ]
 
 
@@ -33,6 +34,7 @@ class Plan:
     offsets: np.ndarray
     which: np.ndarray
     runs: np.ndarray
+    bands: np.ndarray
     n_active: int
     channels: int
     image: tuple[int, int]
@@ -162,14 +164,10 @@ def plan(geometry: Geometry, of: Connections) -> Plan:
     starts = entry_starts(of, distances != ABSENT)
     offsets, which = entries(of, distances, starts, height * width)
     kinds = row_kinds[:, None] * len(column_shapes) + column_kinds
-    runs = runs_of(kinds, row_bases[:, None] * width + column_bases)
-    arrays, source_size, plane, n_active = (
-        (starts, offsets, which, runs),
-        of.n_channels * height * width,
-        kinds.size,
-        len(of.channels),
-    )
-    sizes = (len(runs), of.n_rows, len(offsets), n_active, source_size, of.n_rows * plane, plane)
+    runs, bands = runs_of(kinds, row_bases[:, None] * width + column_bases)
+    arrays, plane, n_active = (starts, offsets, which, runs, bands), kinds.size, len(of.channels)
+    source_size = of.n_channels * height * width
+    sizes = (len(runs), len(bands) - 1, of.n_rows, len(offsets), n_active, source_size, of.n_rows * plane, plane)
     struct = PlanStruct(*(array.ctypes.data for array in arrays), *sizes)
     return Plan(*arrays, n_active, of.n_rows, geometry.target, source_size, struct)
 
@@ -207,8 +205,10 @@ def entries(of: Connections, distances: np.ndarray, starts: np.ndarray, plane: i
     return offsets, which
 
 
-def runs_of(kinds: np.ndarray, bases: np.ndarray) -> np.ndarray:
-    """Pieces of the target's rows within which kind and distance to the source stay the same.
+def runs_of(kinds: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(pieces of the target's rows within which kind and distance to the source stay the same, where each band of rows begins).
+
+    Those of a band lie side by side, and among them those of a kind.
 
     Args:
         kinds, bases: (height, width), kind and first source pixel of each target pixel.
@@ -219,4 +219,5 @@ def runs_of(kinds: np.ndarray, bases: np.ndarray) -> np.ndarray:
     runs = np.zeros(len(first), RUN)
     runs["target"], runs["source"], runs["kind"] = first, bases.flat[first], kinds.flat[first]
     runs["pixels"] = np.diff(first, append=kinds.size)
-    return runs
+    band = first // (kinds.shape[1] * max(1, BAND // kinds.shape[1]))
+    return runs[np.lexsort((first, runs["kind"], band))], np.searchsorted(band, np.arange(band.max(initial=-1) + 2))
