@@ -59,6 +59,25 @@ def data_root() -> Path:
     return root
 
 
+SLOPPY_COMPILER = '#!/bin/sh\necho "$@" >> "{log}"\nexec g++ "$@" -O0\n'  # last words count
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The folder of an empty cache of sparse kernels, with a compiler that writes down its calls and does not optimise."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(SLOPPY_COMPILER.format(log=tmp_path / "calls"))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/price-of-sparsity"
+
+
+def compilations(cache: Path) -> int:
+    log = cache.parent.parent / "calls"
+    return sum(" -c " in line for line in log.read_text().splitlines()) if log.exists() else 0
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return stream(0, "test")

@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,25 +11,9 @@ from helper.sparse import library
 from helper.sparse.compiler import SOURCE, NoCompiler, find_compiler
 from helper.sparse.library import trusted
 from helper.system.versions import ROOT
+from tests.conftest import compilations
 
 pytestmark = pytest.mark.compiler
-FAST = '#!/bin/sh\necho "$@" >> "{log}"\nexec g++ "$@" -O0\n'  # last words count
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """The folder of an empty cache, with a compiler that writes down its calls and does not optimise."""
-    compiler = tmp_path / "compiler"
-    compiler.write_text(FAST.format(log=tmp_path / "calls"))
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/price-of-sparsity"
-
-
-def compilations(cache: Path) -> int:
-    log = cache.parent.parent / "calls"
-    return sum(" -c " in line for line in log.read_text().splitlines()) if log.exists() else 0
 
 
 def load() -> library.Library:
@@ -79,8 +62,8 @@ def test_a_library_that_is_not_what_was_made_is_made_anew(cache, damage, tmp_pat
 def test_another_users_file_is_not_trusted(cache, monkeypatch):
     found = load()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    assert not library.owned(found.path)
-    assert not library.owned(cache)
+    assert not library.private(found.path)
+    assert not library.private(cache)
 
 
 @pytest.mark.parametrize("fault", ["writable by all", "a file", "below a file"])
@@ -171,15 +154,6 @@ def test_the_builder_without_a_compiler_says_so_in_one_line(cache):
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "install g++" in done.stderr
-
-
-def test_processes_that_begin_together_compile_once(cache):
-    code = "from helper.sparse.library import kernels; print(kernels().path)"
-    started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    paths = {process.communicate(timeout=300)[0] for process in started}
-    assert [process.returncode for process in started] == [0, 0, 0]
-    assert len(paths) == 1
-    assert compilations(cache) == 1
 
 
 def test_users_do_not_compile_what_only_checks_need(cache):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from helper.sparse.compiler import NoCompiler, openmp_runtime
+from helper.sparse.compiler import SOURCE, Compiler, NoCompiler, find_compiler, openmp_runtime
 from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
-from helper.sparse.library import Library, kernels
+from helper.sparse.library import Library, cache_folder, kernels
 from helper.sparse.plan import layer_plan
 
 LAYERS = {
@@ -50,23 +50,31 @@ def errors(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[float,
     return tuple(max(float((a - b).norm() / b.norm()) for a, b in zip(values, exact, strict=True)) for values in found)
 
 
-def report(library: Library) -> Iterator[str]:
+def plans(compiler: Compiler) -> Iterator[str]:
+    """What is to be compiled, with what."""
+    yield f"source    {SOURCE}"
+    yield f"compiler  {' '.join(compiler.command)}: {compiler.version}"
+    yield f"options   {' '.join(compiler.options('float'))}"
+    runtime = openmp_runtime() or "none that torch has loaded"
+    yield f"OpenMP    {runtime}{'' if compiler.openmp() else ': one thread'}"
+    yield f"cache     {cache_folder()}"
+
+
+def result(library: Library) -> str:
+    made = f"compiled in {library.seconds:.1f} s ({library.cpu_seconds:.1f} s of processors)"
     bits = 8 * library.functions.vector_bytes()
-    made = f"compiled in {library.seconds:.1f} s" if library.seconds else "found in the cache"
-    yield f"compiler  {' '.join(library.compiler.command)}: {library.compiler.version}"
-    yield f"options   {' '.join(library.compiler.options('float'))}; vectors of {bits} bits"
-    yield f"OpenMP    {openmp_runtime() or 'none that torch has loaded: one thread'}"
-    yield f"library   {library.path}, {made}"
+    return f"library   {library.path}, {made if library.seconds else 'found there'}; vectors of {bits} bits"
 
 
 def main() -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
+        print(*plans(find_compiler()), sep="\n", flush=True)
         library = kernels()
     except NoCompiler as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(*report(library), sep="\n")
+    print(result(library))
     print("relative error against dense float64, of outputs and gradients: sparse, dense")
     wrong = False
     for name, (layer, shape) in LAYERS.items():

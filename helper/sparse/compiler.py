@@ -1,5 +1,6 @@
 """The system's C++ compiler: which one, with which options, and what it makes of the kernels."""
 
+import errno
 import os
 import platform
 import shlex
@@ -15,8 +16,10 @@ from helper.untrusted.texts import one_line
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 USUAL = ("g++", "clang++", "c++")
-CURE = "install g++ 9 or newer (Debian: apt install g++), or set CXX to a compiler"
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fno-math-errno")
+CURE = "install g++ 11 or newer (Debian: apt install g++), or set CXX to a compiler"
+NO_PLACE = "set XDG_CACHE_HOME or TMPDIR to a folder with room from which programs may run"
+OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno")
+ARM = ("aarch64", "arm64")
 SECONDS = 300  # that a compiler may take
 
 
@@ -36,8 +39,17 @@ class Compiler:
     version: str
 
     def options(self, precision: str) -> tuple[str, ...]:
-        options = (*OPTIONS, f"-DREAL={precision}")
-        return (*options, "-fopenmp") if openmp_runtime() else options
+        processor = "-mcpu=native" if platform.machine() in ARM else "-march=native"
+        return (*OPTIONS, processor, f"-DREAL={precision}", *self.openmp())
+
+    def openmp(self) -> tuple[str, ...]:
+        """With which it uses several threads; none where the runtime of torch does not know its calls, or there is none."""
+        runtime = openmp_runtime()
+        if runtime is None:
+            return ()
+        if "clang" not in self.version:
+            return ("-fopenmp",)
+        return () if Path(runtime).name.startswith("libgomp") else ("-Xclang", "-fopenmp")
 
     def key(self, source: bytes, precision: str) -> str:
         """Hash of all that decides what it makes of a source, and on which processors that runs."""
@@ -61,7 +73,8 @@ class Compiler:
             said = next(
                 (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip() or "no reason given"
             )
-            raise NoCompiler(f"{self.command[0]} cannot compile the sparse kernels ({one_line(said, 200)}): {CURE}")
+            cure = NO_PLACE if os.strerror(errno.ENOSPC) in done.stderr else CURE
+            raise NoCompiler(f"{self.command[0]} cannot compile the sparse kernels ({one_line(said, 200)}): {cure}")
 
 
 def run(*words: str) -> subprocess.CompletedProcess:

@@ -6,6 +6,7 @@ last bytes say that it is whole and was made of this source, by this compiler, f
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import logging
@@ -17,11 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from helper.sparse.compiler import SOURCE, Compiler, NoCompiler, find_compiler, openmp_runtime
+from helper.sparse.compiler import CURE, NO_PLACE, SOURCE, Compiler, NoCompiler, find_compiler, openmp_runtime
 from helper.system.files import file_hash, write_atomic
 
 log = logging.getLogger(__name__)
-NO_PLACE = "set XDG_CACHE_HOME or TMPDIR to a folder with room from which programs may run"
 MARK = b"\nsparse kernels "
 P, I64, INT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 SIGNATURES = {
@@ -40,15 +40,26 @@ OF_PLANS = {  # these know no precision
 
 
 @dataclass(frozen=True)
-class Library:
+class Stored:
+    """A library's file.
+
+    Attributes:
+        seconds, cpu_seconds: that compiling it took, on the clock and of processors; 0: it was in the cache.
+    """
+
+    path: Path
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Library(Stored):
     """Attributes:
-    functions: those of kernels.cpp. path: of the file. seconds: that compiling took; 0: it was in the cache.
+    functions: those of kernels.cpp.
     """
 
     functions: ctypes.CDLL
     compiler: Compiler
-    path: Path
-    seconds: float
 
 
 def kernels(precision: str = "float") -> Library:
@@ -63,48 +74,62 @@ def kernels(precision: str = "float") -> Library:
 @functools.cache
 def load(precision: str) -> Library:
     compiler = find_compiler()
+    if openmp_runtime() and not compiler.openmp():
+        log.warning("sparse kernels made by clang run in one thread, as torch has GNU's OpenMP runtime: install g++")
     key = compiler.key(SOURCE.read_bytes(), precision)
     try:
-        with locked(cache_folder()) as folder:
-            path = folder / f"{key[:32]}.so"
-            return loaded(compiler, path, key, precision)
+        return opened(compiler, kept(compiler, cache_folder() / f"{key[:32]}.so", key, precision), precision)
     except OSError as error:
         reason = error.strerror or error
         log.warning("sparse kernels are compiled anew by every process: %s cannot be used (%s)", cache_folder(), reason)
     try:
         with tempfile.TemporaryDirectory(prefix="sparse-kernels-") as folder:
-            return loaded(compiler, Path(folder) / f"{key[:32]}.so", key, precision)
+            return opened(compiler, make(compiler, Path(folder) / f"{key[:32]}.so", key, precision), precision)
     except OSError as error:
-        raise NoCompiler(f"the sparse kernels cannot be stored or loaded ({error}): {NO_PLACE}") from None
+        cure = CURE if "undefined symbol" in str(error) else NO_PLACE
+        raise NoCompiler(f"the sparse kernels cannot be stored or loaded ({error}): {cure}") from None
 
 
-def loaded(compiler: Compiler, path: Path, key: str, precision: str) -> Library:
-    """The library at a path, made there first unless it is there and to be trusted."""
-    started = time.perf_counter()
-    fresh = not trusted(path, key)
-    if fresh:
-        make(compiler, path, key, precision)
-    seconds = time.perf_counter() - started if fresh else 0.0
+def kept(compiler: Compiler, path: Path, key: str, precision: str) -> Stored:
+    """The library in the cache, made first unless it is there and to be trusted; a cache that holds it is only read.
+
+    Raises:
+        OSError: it is not there, and the cache cannot be made or written, or is not this user's alone.
+    """
+    if path.parent.exists() and private(path.parent) and trusted(path, key):
+        return Stored(path, 0.0, 0.0)
+    with locked(path.parent):
+        if trusted(path, key):
+            return Stored(path, 0.0, 0.0)  # another process was first
+        return make(compiler, path, key, precision)
+
+
+def opened(compiler: Compiler, stored: Stored, precision: str) -> Library:
+    """A library loaded into this process."""
     runtime = openmp_runtime()
     if runtime:
         ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)  # already there; now its names are found
-    functions = ctypes.CDLL(str(path))
-    for name, kinds in ({f"{name}_{precision}": kinds for name, kinds in SIGNATURES.items()} | OF_PLANS).items():
+    functions = ctypes.CDLL(str(stored.path))
+    in_precision = {f"{name}_{precision}": kinds for name, kinds in SIGNATURES.items()}
+    for name, kinds in (in_precision | OF_PLANS).items():
         function = getattr(functions, name)
         function.argtypes, function.restype = kinds, None
-    if fresh:
-        log.info("sparse kernels compiled in %.1f s by %s", seconds, compiler.version)
-    return Library(functions, compiler, path, seconds)
+    return Library(**vars(stored), functions=functions, compiler=compiler)
 
 
-def make(compiler: Compiler, path: Path, key: str, precision: str) -> None:
+def make(compiler: Compiler, path: Path, key: str, precision: str) -> Stored:
     """Compile, and put the result in place when it is whole."""
+    started, before = time.perf_counter(), os.times()
     with tempfile.TemporaryDirectory(prefix="sparse-kernels-") as folder:
         raw = Path(folder) / "kernels.so"
         compiler.compile(SOURCE, raw, precision)
         code = raw.read_bytes()
     write_atomic(path, code + seal(code, key))
     path.chmod(0o600)
+    seconds, after = time.perf_counter() - started, os.times()
+    log.info("sparse kernels compiled in %.1f s by %s", seconds, compiler.version)
+    children = (after.children_user - before.children_user) + (after.children_system - before.children_system)
+    return Stored(path, seconds, children)
 
 
 def seal(code: bytes, key: str) -> bytes:
@@ -114,38 +139,38 @@ def seal(code: bytes, key: str) -> bytes:
 
 def trusted(path: Path, key: str) -> bool:
     """Whether a file is this user's alone, whole, and what the key stands for."""
-    try:
-        mine = owned(path)
-    except FileNotFoundError:
-        return False
-    if not mine or path.is_symlink():
-        path.unlink()
+    if path.is_symlink() or not path.is_file() or not private(path):
         return False
     code, _, _ = (content := path.read_bytes()).rpartition(MARK)
     return content == code + seal(code, key)
 
 
-def owned(path: Path) -> bool:
+def private(path: Path) -> bool:
     """Whether this user owns a file or folder, and nobody else may write it."""
-    found = path.lstat()
+    found = path.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def cache_folder() -> Path:
+    """Where libraries are kept, links followed. A user without a home has one among the temporary files."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "price-of-sparsity"
+    try:
+        folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "price-of-sparsity"
+    except RuntimeError:  # neither HOME nor the list of users knows one
+        folder = Path(tempfile.gettempdir()) / f"price-of-sparsity-{os.geteuid()}"
+    return folder.resolve()
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the cache folder, made if it is missing, while others wait: one compiles for all.
 
     Raises:
         OSError: it cannot be made or written, or is not this user's alone.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not owned(folder):
-        raise PermissionError(0, "others may write it, or own it", str(folder))
+    if not private(folder):
+        raise PermissionError(errno.EPERM, "others own it or may write it; chmod go-w, or set XDG_CACHE_HOME", str(folder))
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield folder
+        yield
