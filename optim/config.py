@@ -87,7 +87,8 @@ class TrainConfig(Config):
     )  # fmt: skip
     compile: bool = flag(False, "torch.compile the training step's network", identity=False)
     sparse_step: str = flag(
-        "0", "training steps on a CPU compute active weights alone; auto: where that is faster by a rule of density and shape",
+        "auto", "training steps on a CPU, and the passes after an epoch, compute active weights alone; auto: where a rule of "
+        "density and shape finds that faster",
         choices=("0", "auto", "1"), when=MASKED, identity=False,
     )  # fmt: skip
     train_eval: str = flag(

@@ -44,7 +44,7 @@ def missing_kernels() -> str:
         missing = ""
     except NoCompiler as error:
         missing = str(error)
-    return (missing or "another process of the run has no sparse kernels") if any_process(bool(missing)) else ""
+    return (missing or "another process of the run cannot have the sparse kernels") if any_process(bool(missing)) else ""
 
 
 class SparseStep:

@@ -105,7 +105,14 @@ def changes(root: str, n_changes: int) -> None:
 def step_times(root: str, network: dict, flags: dict, n_changes: int) -> tuple[float, list[float]]:
     """(median seconds of a step without a change, ratios of a step with one to the mean of its neighbours)."""
     data = {"loader_name": "cifar100", "root": root, "verify_data": False, "limit_train": 5120, "limit_test": 100}
-    settings = {"n_epochs": EPOCHS, "lr": 0.01, "lr_milestones": EPOCHS, "prune_ratio": 0.9, "download": False}
+    settings = {
+        "n_epochs": EPOCHS,
+        "lr": 0.01,
+        "lr_milestones": EPOCHS,
+        "prune_ratio": 0.9,
+        "download": False,
+        "sparse_step": "0",
+    }
     masks = {"mask_every": 4} if flags["mode"] != "at-init" else {}
     config = unflatten(RunConfig, {**data, **network, **settings, **masks, **flags})
     dataset = load_dataset(config.data)

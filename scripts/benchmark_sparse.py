@@ -51,7 +51,8 @@ NETWORKS = {
     "ResNet-32x4": {"net_name": "resnet", "depth": 32, "widen_factor": 4},
     "MLP 3072-4096-4096-100": {"net_name": "mlp", "hidden_dims": "4096-4096"},
 }
-WAYS = {"float32": {}, "bf16": {"precision": "bf16"}, "sparse": {"sparse_step": "1"}}
+DENSE = {"sparse_step": "0"}
+WAYS = {"float32": DENSE, "bf16": DENSE | {"precision": "bf16"}, "sparse": {"sparse_step": "1"}}
 
 
 def in_turn(ways: dict[str, Callable[[], object]], n_rounds: int) -> dict[str, list[float]]:

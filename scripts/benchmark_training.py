@@ -68,7 +68,7 @@ def our_way(dataset, *, masked: bool = True, **flags) -> Callable[[], Times]:
     network = fresh_network(dataset)
     mask = prune(network, stream(0, "prune"), prune_ratio=RATIO) if masked else Mask()
     network.to(memory_format=torch.channels_last)
-    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, **flags), seed=0, mask=mask)
+    trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, sparse_step="0", **flags), seed=0, mask=mask)
 
     def epoch() -> Times:
         keep_freed_memory()

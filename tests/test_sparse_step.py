@@ -1,6 +1,7 @@
 """Runs whose training steps compute active weights alone are the dense runs to rounding, and resume to the same bits."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tests.test_updating import config_of, finished, run, trained
 
 pytestmark = pytest.mark.compiler
 RESNET = {"net_name": "resnet", "depth": 8, "widen_factor": 1, "prune_ratio": 0.9, "lr": 0.01}
+WIDE = ("--hidden_dims", "1024-1024", "--n_epochs", 1, "--lr_milestones", 1, "--save_epochs", "none", "--batch_size", 160)
 NUMBERS = ("weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches")
 MODES = {
     "at-init": {"mode": "at-init"},
@@ -69,7 +71,7 @@ def weights(network: nn.Module) -> Tensor:
 def test_a_run_with_sparse_steps_is_the_dense_run_to_rounding(mode, monkeypatch):
     flags = RESNET | MODES[mode] | {"limit_train": 160, "n_epochs": 3, "lr_milestones": "2"}
     steps = Steps(monkeypatch)
-    dense_masks, dense = trained(config_of(**flags))
+    dense_masks, dense = trained(config_of(**flags, sparse_step="0"))
     assert not any(steps.sparse)
     steps.sparse.clear()
     sparse_masks, sparse = trained(config_of(**flags, sparse_step="1"))
@@ -255,8 +257,8 @@ def test_measurements_after_training_are_of_the_dense_network(tmp_path, monkeypa
 
 def test_the_flag_makes_no_other_run(tmp_path):
     line = words({"mode": "at-init", "n_epochs": 2})
-    dense = finished(tmp_path, *line)
-    assert finished(tmp_path, *line, "--sparse_step", 1).path == dense.path
+    dense = finished(tmp_path, *line, "--sparse_step", 0)
+    assert finished(tmp_path, *line).path == finished(tmp_path, *line, "--sparse_step", 1).path == dense.path
     assert "sparse_step" not in dense.read_summary()
 
 
@@ -302,6 +304,37 @@ def test_without_a_compiler_a_run_is_refused_or_goes_on_densely(tmp_path, monkey
     assert log.count("steps are dense: no C++ compiler is found: install g++") == 1
     assert auto.model.read_bytes() == dense.model.read_bytes()
     assert auto.read_summary()["sparse_step"] == {"asked": "auto", "layers": []}
+
+
+def test_a_run_without_the_flag_takes_sparse_steps_where_they_pay_and_says_so_once(tmp_path):
+    folder = finished(tmp_path, "--mode", "at-init", "--prune_ratio", 0.95, *WIDE)
+    lines = [line for line in folder.log.read_text().splitlines() if "sparse steps" in line]
+    assert len(lines) == 1
+    assert re.search(r"sparse steps: 2 of 3 layers, kernels (cached|compiled in \d+\.\d s)$", lines[0])
+    assert folder.read_summary()["sparse_step"] == {"asked": "auto", "layers": ["layers.0", "layers.2"]}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (*WIDE, "--prune_ratio", 0.3),
+        (*WIDE, "--prune_ratio", 0.95, "--reg_type", "jacobian", "--n_epochs", 2),
+        (*WIDE, "--prune_ratio", 0.95, "--precision", "bf16"),
+        ("--prune_ratio", 0.99),
+        ("--net_name", "mnist_lenet", "--lr", 0.01),
+        ("--net_name", "resnet", "--depth", 8, "--widen_factor", 1, "--lr", 0.01),
+        (*WIDE, "--prune_ratio", 0.0),
+    ],
+    ids=["too dense", "jacobian", "bf16", "small", "lenet", "resnet", "not pruned"],
+)
+def test_where_auto_is_dense_nothing_is_compiled_or_traced_and_the_bits_are_those_of_dense_steps(flags, tmp_path, monkeypatch):
+    dense = finished(tmp_path / "dense", "--mode", "at-init", *flags, "--sparse_step", 0)
+    monkeypatch.setattr(sparse_step, "kernels", None)
+    monkeypatch.setattr(sparse_step, "View", None)
+    folder = finished(tmp_path / "auto", "--mode", "at-init", *flags)
+    assert "sparse steps" not in folder.log.read_text()
+    assert "steps are dense" not in folder.log.read_text()
+    assert folder.model.read_bytes() == dense.model.read_bytes()
 
 
 def test_bf16_steps_are_left_alone_by_auto():

@@ -127,7 +127,6 @@ def make(compiler: Compiler, path: Path, key: str, precision: str) -> Stored:
     write_atomic(path, code + seal(code, key))
     path.chmod(0o600)
     seconds, after = time.perf_counter() - started, os.times()
-    log.info("sparse kernels compiled in %.1f s by %s", seconds, compiler.version)
     children = (after.children_user - before.children_user) + (after.children_system - before.children_system)
     return Stored(path, seconds, children)
 
