@@ -24,13 +24,13 @@ from helper.metrics.hessian import HESSIAN_METHODS, hessian_trace
 from helper.metrics.importance import importance_mean, planned_draws
 from helper.metrics.jacobian import jacobian_norm
 from helper.metrics.sampling import Budget, SimpleSample, sample_groups, sample_mean
-from helper.metrics.scores import LayerInputs, outlying
+from helper.metrics.scores import LayerInputs, gradient_guesses, outlying
 from helper.metrics.softmax import total_variance
 from helper.metrics.spectrum import spectrum
-from helper.metrics.subject import Subject, signs
+from helper.metrics.subject import CACHED, SCORED_AT_ONCE, Subject, signs
 from helper.system.seeds import stream
 from tests.conftest import tiny_conv
-from tests.exact import batch, tiny
+from tests.exact import batch, random_mask, tiny
 
 
 def test_two_stage_error_is_only_probe_noise_when_everything_is_measured():
@@ -419,6 +419,70 @@ def test_scores_are_the_traces_of_a_linear_layer():
         pair = inputs[[row, row]]
         exact = fisher_trace(network, pair, mask, method="exact", rtol=0, generator=stream(0, "f")).value
         assert scores[row, 1].item() == pytest.approx(2 * exact)  # the mask's columns count both outputs
+
+
+def guesses_by_hand(network, inputs, mask) -> torch.Tensor:
+    """(n, layers) Tr S times the squares of what a layer takes in, those of a channel as often as it meets active weights."""
+    taken = {}
+    for name, module in network.named_children():
+        module.register_forward_hook(lambda _, args, __, name=name: taken.update({name: args[0]}))
+    variance = total_variance(network(inputs))
+    columns = []
+    for name, weight in network.named_parameters():
+        if weight.ndim > 1:
+            active = mask.get(name, torch.ones_like(weight)).transpose(0, 1).flatten(1).sum(1).double()
+            squares = taken[name.removesuffix(".weight")].square().flatten(2 if weight.ndim > 2 else 1)
+            columns.append(variance * ((squares.sum(2) if weight.ndim > 2 else squares) @ active))
+    return torch.stack(columns, 1)
+
+
+def relative(guesses: torch.Tensor) -> torch.Tensor:
+    return guesses.double() / guesses.double().mean(0)
+
+
+@pytest.mark.parametrize("density", [1, 0.4])
+@pytest.mark.parametrize("largest", [1.0, 1e22, 1e30])
+def test_guesses_are_right_for_inputs_whose_squares_float32_cannot_hold(density, largest):
+    """One of twenty examples is so large; the others' guesses must not vanish beside it, nor its own be infinite."""
+    network = tiny_conv().eval()
+    mask = dict(random_mask(network, density))
+    inputs = batch(n=20)[0]
+    network.fc.weight.data /= largest  # so that the logits stay what they are
+    inputs[7] *= largest
+    with torch.no_grad():
+        expected = guesses_by_hand(copy.deepcopy(network), inputs, mask)
+        subject = Subject(network.float(), inputs.float(), mask)
+        with subject.measuring():
+            found = gradient_guesses(subject, 8, torch.arange(20))
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(relative(found[:, 1:]), relative(expected), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("largest", "sums"), [(1.0, ["float32"]), (1e12, ["float32"]), (1e25, ["float32", "float64"])])
+def test_guesses_are_summed_in_float64_only_where_they_must_be(monkeypatch, largest, sums):
+    taken = []
+    norm = torch.linalg.vector_norm
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda x, **how: taken.append(how.get("dtype", x.dtype)) or norm(x, **how))
+    network = torch.nn.Sequential(torch.nn.Linear(8, 3))
+    network[0].weight.data /= largest
+    subject = Subject(network, largest * torch.randn(50, 8, generator=stream(0, "inputs")))
+    with subject.measuring():
+        gradient_guesses(subject, 64, torch.arange(50))
+    assert [str(dtype).removeprefix("torch.") for dtype in taken] == sums
+
+
+@pytest.mark.parametrize(("side", "chunks"), [(4, 1), (64, 1), (512, SCORED_AT_ONCE)])
+def test_a_pass_without_gradients_takes_larger_chunks_only_where_they_stay_in_the_cache(side, chunks):
+    """All activations of one example are at least 48 times its pixels here: 3 kB, 0.8 MB and 50 MB."""
+    n, size = 4 * SCORED_AT_ONCE, 4
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 24, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    subject = Subject(network, torch.randn(n, 1, side, side, generator=stream(0, "x")))
+    assert (size * subject.seen.bytes_per_example > CACHED) == (chunks > 1)
+    calls = []
+    with subject.measuring():
+        network.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+        found = subject.map_logits(torch.arange(n), lambda logits: logits[:, 0], size)
+    assert (len(calls), len(found)) == (chunks, n)
 
 
 def every_measurement(network, inputs, labels):

@@ -24,8 +24,8 @@ from helper.metrics.options import ParameterOptions
 from helper.metrics.parameters import one_of
 from helper.metrics.per_example import Engine, LoopNorms, choose_engine, vmap_engine
 from helper.metrics.sampling import Budget, Draw, finite, sample_mean
-from helper.metrics.scores import LayerInputs, outlying
-from helper.metrics.softmax import residuals, total_variance
+from helper.metrics.scores import gradient_guesses, outlying
+from helper.metrics.softmax import residuals
 from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 from helper.processes.sharing import gather_from_processes
 from helper.system.seeds import global_seed
@@ -164,10 +164,7 @@ def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) 
 
         return draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
 
-    def score(rows: Tensor) -> Tensor:
-        with LayerInputs(subject) as inputs:
-            return subject.map_logits(rows, lambda logits: inputs.scores(total_variance(logits)), size)
-
+    score = partial(gradient_guesses, subject, size)
     return importance_mean(draw, score, len(subject.inputs), budget, generator, partial(outlying, subject))
 
 

@@ -20,6 +20,7 @@ AT_ONCE = 8192  # examples whose random numbers are drawn together: the same one
 LARGEST_CHUNK = 64  # more examples at once are no faster: activations fall out of the cache
 LIBRARY_COPIES = 6  # of an example's activations and parameters that the libraries take, about
 SCORED_AT_ONCE = 4  # chunks of a pass without gradients, which keeps no activations
+CACHED = 1 << 26  # bytes of all activations of a chunk, above which more chunks at once fall out of a processor's cache
 
 
 class Examples(Protocol):
@@ -217,7 +218,8 @@ class Subject:
     @torch.no_grad()
     def map_logits(self, rows: Tensor, function: Callable[[Tensor], Tensor], size: int) -> Tensor:
         """A function of the logits, (n, C) -> (n, ...), of many examples, without gradients."""
-        chunks = self.chunks(rows, size * SCORED_AT_ONCE, 1, "scoring")
+        crowded = self.device.type == "cpu" and size * self.seen.bytes_per_example > CACHED
+        chunks = self.chunks(rows, size if crowded else size * SCORED_AT_ONCE, 1, "scoring")
         return gather_from_processes([function(self.network(inputs)).cpu() for _, inputs in chunks])
 
 
