@@ -1,5 +1,6 @@
 """The one object that holds the mask of a network in training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from helper.mask import Mask, count
 from helper.metrics.macs import sizes_of_weights, uses_of_weights
 from helper.processes.first import copy_from_first
 from helper.processes.group import world_size
+from helper.sparse.view import LanesLayer
+from optim.active_weights import ActiveWeights
 from optim.checkpoint import content_hash
 from optim.meter import Meter
 
@@ -37,8 +40,10 @@ class MaskOwner:
         self.began_with, self.version = content_hash(mask), 0
         self.weights = mask.parameters_of(network)
         self.mask = mask.to(next(network.parameters()).device)
-        # the mask in dtype and memory layout of the gradients, so that one fused product does; changed in place
-        self.factors = [torch.empty_like(w).copy_(m) for w, m in zip(self.weights, self.mask.values(), strict=True)]
+        self.factors: dict[str, Tensor] = {}  # see `factor`
+        for name in self.mask if next(network.parameters()).device.type == "xla" else ():
+            self.factor(name)  # before the first step, whose graph is then that of all
+        self.active = ActiveWeights(optimizer)
         self.mask.apply_(network)
         self.meter = Meter(uses_of_weights(network, input_shape), sizes_of_weights(network))
         self.meter.follow(mask)
@@ -46,8 +51,42 @@ class MaskOwner:
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Called between backward pass and optimiser step: weights of which gradient and state are zero stay at zero."""
-        if self.weights:
-            torch._foreach_mul_([weight.grad for weight in self.weights], self.factors)
+        gradients = {name: gradient for name, gradient in self.gradients().items() if gradient is not None}
+        if gradients:
+            torch._foreach_mul_(list(gradients.values()), [self.factor(name) for name in gradients])
+
+    def factor(self, name: str) -> Tensor:
+        """The mask in dtype and memory layout of the gradients, so that one fused product does; changed in place."""
+        if name not in self.factors:
+            weight = dict(zip(self.mask, self.weights, strict=True))[name]
+            self.factors[name] = torch.empty_like(weight).copy_(self.mask[name])
+        return self.factors[name]
+
+    # ------------------------------------------------------------------------------------- active weights held apart
+
+    def hold(self, layers: Mapping[str, LanesLayer]) -> None:
+        """From now on keep weights, gradients and the optimiser's state of just these layers of a view of the active ones
+        alone; of all others, and of all before a change of the mask, they are dense tensors. See `ActiveWeights`.
+        """
+        self.active.hold(layers)
+        self.fill_states()
+
+    def updated(self) -> None:
+        """To be called after each of the optimiser's steps."""
+        self.active.updated()
+
+    def write_back(self) -> None:
+        """Bring the network's weights up to date, before anyone reads them or writes them."""
+        self.active.write_back()
+
+    @torch.no_grad()
+    def fill_states(self) -> None:
+        """Make vectors of active weights in the optimiser's state, as checkpoints have them, dense where they are not held."""
+        for mask, weight in zip(self.mask.values(), self.weights, strict=True):
+            state = self.optimizer.state.get(weight, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.dim() == 1 and weight.dim() > 1:
+                    state[key] = torch.zeros_like(weight).masked_scatter_(mask, value)
 
     @torch.no_grad()
     def change(self, mask: Mask, anew: Mask | None = None) -> None:
@@ -65,15 +104,16 @@ class MaskOwner:
         if mask.keys() != self.mask.keys():
             raise ValueError(f"a mask of {', '.join(mask) or 'nothing'} cannot take the place of one of {', '.join(self.mask)}")
         mask.parameters_of(self.network)
+        self.hold({})
         stays = mask if anew is None else Mask({name: mask[name] & ~anew[name] for name in mask})
         mask, stays = as_first_has(mask), as_first_has(stays)
         before, device = self.mask, self.weights[0].device
         after, stays = mask.to(device), stays.to(device)
         self.meter.add_replaced(sum(count(after[name] & ~before[name]) for name in before))
         for name, weight in zip(self.mask, self.weights, strict=True):
-            keep = (before[name] & stays[name]).to(weight.dtype)
+            gone = ~(before[name] & stays[name])
             for value in (weight, *self.states_of(weight)):
-                value.mul_(keep).add_(0.0)  # a product with 0 may be -0, and a sum with 0 is 0
+                value.masked_fill_(gone, 0.0)
         self.put(after, mask)
         self.version += 1
 
@@ -88,8 +128,8 @@ class MaskOwner:
 
     def put(self, mask: Mask, on_cpu: Mask) -> None:
         """Make a mask on the device the present one, in the tensors that the training step's graph has."""
-        for factor, keep in zip(self.factors, mask.values(), strict=True):
-            factor.copy_(keep)
+        for name, factor in self.factors.items():
+            factor.copy_(mask[name])
         self.mask = mask
         self.meter.follow(on_cpu)
 

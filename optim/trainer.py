@@ -196,6 +196,8 @@ class Trainer:
         """By the active weights alone, in float32, unless the step is to be a dense one."""
         dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
         view = None if dense else self.sparse_step.view_for(self.mask_owner)
+        alone = view is not None and world_size() == 1 and not self.touched("on_gradients")
+        self.mask_owner.hold(view.linear_layers() if alone else {})
         if view is not None:
             return view(inputs) if world_size() == 1 else self.shared(inputs, view)
         with self.autocast():
@@ -211,6 +213,7 @@ class Trainer:
     def update_weights(self) -> None:
         self.mask_owner.mask_gradients()
         self.optimizer.step()
+        self.mask_owner.updated()
 
     def add_up(self, batch: Batch, logits: Tensor, losses: Tensor, loss: Tensor) -> None:
         examples, noisy = batch.examples, self.dataset.noisy
@@ -240,11 +243,18 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def emit(self, event: str) -> None:
+        if event not in ("before_step", "on_gradients", "on_step") or self.touched(event):
+            self.mask_owner.write_back()
         for callback in self.callbacks:
             getattr(callback, event)(self)
 
+    def touched(self, event: str) -> bool:
+        """Whether a callback needs the network as it is, in an event of the step under way."""
+        return any(callback.touches_network(self, event) for callback in self.callbacks)
+
     def state(self) -> dict[str, Any]:
         """Everything that decides how training goes on, as tensors and plain values."""
+        self.mask_owner.write_back()
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -263,6 +273,7 @@ class Trainer:
             sums = state["sums"] if rank() == 0 else torch.zeros_like(state["sums"])
             self.sums = unpacked_sums(sums).to(self.device)
         self.resumed = True
+        self.mask_owner.hold({})
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         n = len(self.dataset.train)

@@ -37,7 +37,7 @@ def sparse_layer(x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan
 
     Args:
         x: (blocks, channels, height, width, lanes), or (blocks, features, lanes) for a linear layer.
-        weight: of the memory layout for which the plan was made.
+        weight: of the memory layout for which the plan was made; or its active values alone, (n_active,), in the plan's order.
     Raises:
         ValueError: type, shape or memory layout is not what the plan is for.
     """
@@ -47,6 +47,8 @@ def sparse_layer(x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan
         raise ValueError(f"the plan is for inputs (blocks, {channels}, {plan.backward.image}, lanes), not {tuple(x.shape)}")
     if x.dtype != weight.dtype or x.dtype not in PRECISION:
         raise ValueError(f"inputs are {x.dtype} and weights {weight.dtype}: sparse layers are in float32, or both in float64")
+    if weight.shape == plan.active.shape:
+        return SparseLayer.apply(x, weight, bias, plan)
     if weight.stride() != plan.strides:
         raise ValueError(f"the plan is for weights of strides {plan.strides}, not {weight.stride()}")
     return SparseLayer.apply(x, weight, bias, plan)
@@ -79,11 +81,8 @@ def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
     library = kernels(precision).functions
     image = plan.image if x.dim() == 5 else ()
     y = x.new_empty((len(x), plan.channels, *image, x.shape[-1]))
-    compact, values = weight.new_empty(plan.n_active), weight.new_empty(plan.n_entries)
+    values = weight if weight.dim() == 1 and plan.in_order else entry_values(plan, active, weight)
     bias = None if bias is None else bias.contiguous()
-    getattr(library, f"fill_{precision}")(
-        plan.address, weight.data_ptr(), active.data_ptr(), compact.data_ptr(), values.data_ptr(), threads
-    )
     getattr(library, f"gather_{precision}")(
         plan.address, x.data_ptr(), y.data_ptr(), values.data_ptr(), None if bias is None else bias.data_ptr(),
         len(x), x.shape[-1], threads,
@@ -91,15 +90,28 @@ def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
     return y
 
 
+def entry_values(plan: Plan, active: Tensor, weight: Tensor) -> Tensor:
+    """The weight of every entry."""
+    precision, whole = PRECISION[weight.dtype], weight.dim() > 1
+    compact, values = weight.new_empty(plan.n_active if whole else 0), weight.new_empty(plan.n_entries)
+    arrays = (weight.data_ptr(), active.data_ptr() if whole else None, compact.data_ptr(), values.data_ptr())
+    getattr(kernels(precision).functions, f"fill_{precision}")(plan.address, *arrays, torch.get_num_threads())
+    return values
+
+
 def weight_gradient(plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     """The loss's gradient of the active weights; zero at the others. The order of its sums is the plan's."""
-    forward, result = plan.forward, torch.zeros_like(weight)
+    forward = plan.forward
     parts = max(1, min(PARTS, len(x) * (len(forward.bands) - 1)))
     by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
     sums = x.new_zeros(parts, forward.n_active)
+    if weight.dim() > 1:
+        result, active = torch.zeros_like(weight), plan.active.data_ptr()
+    else:
+        result, active = sums[0] if parts == 1 else torch.empty_like(weight), None
     precision = PRECISION[x.dtype]
     getattr(kernels(precision).functions, f"weight_gradient_{precision}")(
-        forward.address, x.data_ptr(), gradient.data_ptr(), plan.active.data_ptr(), sums.data_ptr(), result.data_ptr(),
+        forward.address, x.data_ptr(), gradient.data_ptr(), active, sums.data_ptr(), result.data_ptr(),
         len(x), x.shape[-1], parts, by_rows, torch.get_num_threads(),
     )  # fmt: skip
     return result

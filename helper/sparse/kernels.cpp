@@ -202,14 +202,18 @@ void gather(const Plan& plan, const T* x, T* y, const T* values, const T* bias, 
     }
 }
 
+// Without `active`, the weight is that of the active ones alone, and there is nothing to compact.
 template <typename T>
 void fill(const Plan& plan, const T* weight, const int64_t* active, T* compact, T* values, int threads) {
+    const T* from = active ? compact : weight;
 #pragma omp parallel num_threads(threads)
     {
+        if (active) {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < plan.n_active; i++) compact[i] = weight[active[i]];
+            for (int64_t i = 0; i < plan.n_active; i++) compact[i] = weight[active[i]];
+        }
 #pragma omp for schedule(static)
-        for (int64_t e = 0; e < plan.n_entries; e++) values[e] = compact[plan.which[e]];
+        for (int64_t e = 0; e < plan.n_entries; e++) values[e] = from[plan.which[e]];
     }
 }
 
@@ -269,7 +273,8 @@ void short_products(int n, const Run* run, const Run* end, const T* g, const T* 
     for (int i = 0; i < n; i++) products<T, W, 1>(run, end, g, x, offsets + i, which + i, lanes, sums);
 }
 
-// `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order.
+// `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order. The
+// gradient is laid out like the weight, as in `fill`.
 template <typename T>
 void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient, int64_t blocks,
                      int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
@@ -303,7 +308,7 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
         for (int64_t i = 0; i < plan.n_active; i++) {
             T sum = 0;
             for (int64_t part = 0; part < parts; part++) sum += sums[part * plan.n_active + i];
-            gradient[active[i]] = sum;
+            gradient[active ? active[i] : i] = sum;
         }
     }
 }

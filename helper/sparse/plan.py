@@ -28,7 +28,11 @@ class PlanStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Plan:
-    """One direction of a layer: sums over sources for each target. The arrays are those of kernels.cpp."""
+    """One direction of a layer: sums over sources for each target. The arrays are those of kernels.cpp.
+
+    Attributes:
+        in_order: whether there is one entry for each active weight, in their order.
+    """
 
     starts: np.ndarray
     offsets: np.ndarray
@@ -40,6 +44,7 @@ class Plan:
     image: tuple[int, int]
     source_size: int
     struct: PlanStruct
+    in_order: bool
 
     @property
     def n_entries(self) -> int:
@@ -169,7 +174,8 @@ def plan(geometry: Geometry, of: Connections) -> Plan:
     source_size = of.n_channels * height * width
     sizes = (len(runs), len(bands) - 1, of.n_rows, len(offsets), n_active, source_size, of.n_rows * plane, plane)
     struct = PlanStruct(*(array.ctypes.data for array in arrays), *sizes)
-    return Plan(*arrays, n_active, of.n_rows, geometry.target, source_size, struct)
+    in_order = of.numbers is None and len(shapes) == 1 and len(offsets) == n_active
+    return Plan(*arrays, n_active, of.n_rows, geometry.target, source_size, struct, in_order)
 
 
 def tap_distances(rows: dict[int, int], columns: dict[int, int], kernel: tuple[int, int], width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ with what follows it in one pass; all others stay as they are, with activations 
 """
 
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,17 +37,25 @@ def enter(x: Tensor) -> Tensor:
 
 
 class LanesLayer(nn.Module):
-    """A linear or convolutional layer of which only the weights of a mask count; its plans are made for what it is given."""
+    """A linear or convolutional layer of which only the weights of a mask count; its plans are made for what it is given.
+
+    Attributes:
+        values: (n_active,), what counts in place of the layer's weight; None: the weight itself does.
+    """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, mask: Tensor) -> None:
         super().__init__()
         self.layer, self.mask, self.plans = layer, mask, dict[tuple[int, ...], LayerPlan]()
+        self.values: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        image = tuple(x.shape[2:-1]) or (1, 1)
+    def plan(self, image: tuple[int, ...] = (1, 1)) -> LayerPlan:
         if image not in self.plans:
             self.plans[image] = layer_plan(self.layer, self.mask, image)
-        return sparse_layer(x, self.layer.weight, self.layer.bias, self.plans[image])
+        return self.plans[image]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.layer.weight if self.values is None else self.values
+        return sparse_layer(x, weight, self.layer.bias, self.plan(tuple(x.shape[2:-1]) or (1, 1)))
 
 
 class LanesLinear(nn.Module):
@@ -117,6 +126,7 @@ class View:
             masks: {name of a layer: bool tensor of its weight's shape}.
         """
         layers = {name: LanesLayer(self.network.get_submodule(name), mask) for name, mask in masks.items()}
+        self.sparse = layers
         self.in_training = Lowering(self.network, layers, self.graphs[True])
         same = self.graphs[False] is self.graphs[True]
         self.in_evaluation = self.in_training if same else Lowering(self.network, layers, self.graphs[False])
@@ -124,6 +134,13 @@ class View:
     @property
     def layers(self) -> list[str]:
         return self.in_training.layers
+
+    def linear_layers(self) -> dict[str, LanesLayer]:
+        """{name: layer} of the linear ones whose active weights are all that a training step reads of a parameter."""
+        uses = Counter(id(layer.layer.weight) for layer in self.sparse.values())
+        uses.update(self.in_training.read_whole)
+        linear = {name: self.sparse[name] for name in self.layers if isinstance(self.sparse[name].layer, nn.Linear)}
+        return {name: layer for name, layer in linear.items() if uses[id(layer.layer.weight)] == 1}
 
     def __call__(self, x: Tensor) -> Tensor:
         if not len(x):  # a process's share of a small batch
@@ -138,6 +155,7 @@ class Lowering:
         sparse: {name: layer} of those whose active weights alone are computed; one of each, in whatever graphs.
     Attributes:
         module: the result. layers: names of the sparse layers in it.
+        read_whole: ids of the parameters that other calls than those of the sparse layers read.
     """
 
     def __init__(self, network: nn.Module, sparse: Mapping[str, LanesLayer], graph: fx.Graph) -> None:
@@ -150,6 +168,8 @@ class Lowering:
             else:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
         self.module = fx.GraphModule(self.parts, self.graph)
+        whole = [part for part in self.parts.values() if not isinstance(part, LanesLayer)]
+        self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
 
     def lowered(self, node: fx.Node) -> Value | Waiting | None:
         """A call of the network in the view; None: it is not known how to do that batch-innermost."""

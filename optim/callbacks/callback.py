@@ -22,6 +22,16 @@ class Callback:
         """Whether `on_gradients` of the step under way will read the gradients of pruned weights."""
         return False
 
+    def touches_network(self, trainer: Any, event: str) -> bool:
+        """Whether an event of the step under way reads or changes weights, gradients or optimiser.
+
+        Where none does, they need not be there but for the active weights.
+
+        Args:
+            event: before_step, on_gradients or on_step.
+        """
+        return getattr(type(self), event) is not getattr(Callback, event)
+
     def on_step(self, trainer: Any) -> None:
         """After the optimiser step. The mask may be changed."""
 

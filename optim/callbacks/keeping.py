@@ -119,6 +119,9 @@ class WriteCheckpoint(Callback):
         if any_process(bool(self.signals.received)):
             self.stop(trainer)
 
+    def touches_network(self, trainer: Trainer, event: str) -> bool:
+        return False  # but where it stops the run, see `on_interruption`
+
     def on_step(self, trainer: Trainer) -> None:
         if self.agreement.any_process(bool(self.signals.received)):
             self.on_interruption(trainer)
@@ -128,6 +131,7 @@ class WriteCheckpoint(Callback):
         self.save(trainer)
 
     def on_interruption(self, trainer: Trainer) -> None:
+        trainer.mask_owner.write_back()
         check_finite(trainer)
         self.save(trainer)
 

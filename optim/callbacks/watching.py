@@ -65,6 +65,9 @@ class Progress(Callback):
         done = (trainer.epoch - trainer.first_epoch) * trainer.steps_per_epoch + trainer.step
         self.task = self.shown.enter_context(Task("training", total, "steps", done=done))
 
+    def touches_network(self, trainer: Trainer, event: str) -> bool:
+        return False
+
     def on_step(self, trainer: Trainer) -> None:
         self.task.advance()
 
