@@ -84,9 +84,8 @@ class MaskOwner:
         """Make vectors of active weights in the optimiser's state, as checkpoints have them, dense where they are not held."""
         for mask, weight in zip(self.mask.values(), self.weights, strict=True):
             state = self.optimizer.state.get(weight, {})
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.dim() == 1 and weight.dim() > 1:
-                    state[key] = torch.zeros_like(weight).masked_scatter_(mask, value)
+            for key, value in vectors(state, weight).items():
+                state[key] = torch.zeros_like(weight).masked_scatter_(mask, value)
 
     @torch.no_grad()
     def change(self, mask: Mask, anew: Mask | None = None) -> None:
@@ -149,6 +148,13 @@ class MaskOwner:
         unchanged = known["version"] > 0 or present == known["began_with"]
         return unchanged and known["began_with"] == self.began_with
 
+    def check_states(self, mask: Mask) -> None:
+        """Raise ValueError where the optimiser's state holds a vector that is not of a mask's active weights."""
+        for (name, active), weight in zip(mask.items(), self.weights, strict=True):
+            for value in vectors(self.optimizer.state.get(weight, {}), weight).values():
+                if len(value) != count(active):
+                    raise ValueError(f"the optimiser's state has {len(value)} numbers for {count(active)} weights of {name}")
+
     @torch.no_grad()
     def load_state(self, state: dict[str, Any], *, steps: int, examples: int) -> None:
         """Go on from what `state` gave, after network and optimiser have their states.
@@ -160,6 +166,7 @@ class MaskOwner:
         """
         mask = Mask(state["mask"])
         mask.parameters_of(self.network)
+        self.check_states(mask)
         self.put(mask.to(next(self.network.parameters()).device), mask)
         self.mask.apply_(self.network)
         if "mask_owner" in state:
@@ -167,6 +174,11 @@ class MaskOwner:
             self.meter.load_state(state["mask_owner"]["meter"])
         else:
             self.meter.add_steps(steps, examples)
+
+
+def vectors(state: Mapping[str, Any], weight: Tensor) -> dict[str, Tensor]:
+    """Those in the optimiser's state of a weight that is none."""
+    return {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() == 1 < weight.dim()}
 
 
 def as_first_has(mask: Mask) -> Mask:

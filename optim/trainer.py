@@ -32,6 +32,8 @@ from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
 from optim.sparse_step import SparseStep
 
+STEP_EVENTS = ("before_step", "on_gradients", "on_step")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -196,7 +198,7 @@ class Trainer:
         """By the active weights alone, in float32, unless the step is to be a dense one."""
         dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
         view = None if dense else self.sparse_step.view_for(self.mask_owner)
-        alone = view is not None and world_size() == 1 and not self.touched("on_gradients")
+        alone = view is not None and world_size() == 1 and not any(map(self.touched, STEP_EVENTS[1:]))
         self.mask_owner.hold(view.linear_layers() if alone else {})
         if view is not None:
             return view(inputs) if world_size() == 1 else self.shared(inputs, view)
@@ -243,13 +245,15 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def emit(self, event: str) -> None:
-        if event not in ("before_step", "on_gradients", "on_step") or self.touched(event):
+        if event not in STEP_EVENTS:
             self.mask_owner.write_back()
+        elif self.touched(event):
+            self.mask_owner.hold({})
         for callback in self.callbacks:
             getattr(callback, event)(self)
 
     def touched(self, event: str) -> bool:
-        """Whether a callback needs the network as it is, in an event of the step under way."""
+        """Whether a callback needs network and optimiser as they are, in an event of the step under way."""
         return any(callback.touches_network(self, event) for callback in self.callbacks)
 
     def state(self) -> dict[str, Any]:

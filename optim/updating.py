@@ -124,7 +124,9 @@ class UpdateMask(Callback):
         return self.growth.dense_gradient and any(self.places(trainer).values())
 
     def touches_network(self, trainer: Any, event: str) -> bool:
-        return any(self.places(trainer).values()) if event == "on_gradients" else self.span.has(self.completed(trainer))
+        if event == "on_gradients":
+            return any(self.places(trainer).values())
+        return event == "before_step" and self.span.has(self.completed(trainer))
 
     def places(self, trainer: Any) -> dict[str, int]:
         """How many weights of each layer change places in the step under way; empty in most steps, which count nothing."""

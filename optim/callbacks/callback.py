@@ -23,9 +23,9 @@ class Callback:
         return False
 
     def touches_network(self, trainer: Any, event: str) -> bool:
-        """Whether an event of the step under way reads or changes weights, gradients or optimiser.
+        """Whether an event of the step under way reads or changes weights, gradients or the optimiser's state.
 
-        Where none does, they need not be there but for the active weights.
+        Where no callback does, a step may keep them of the active weights alone, see `optim.active_weights`.
 
         Args:
             event: before_step, on_gradients or on_step.
