@@ -14,6 +14,7 @@ import run as command_line
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from loader.main import DATASETS
+from tests.kernels.counts import compiler_version, recorded_version
 from tests.slurm.cluster import missing_programs
 
 REAL_DATA = os.environ.get("DATA_ROOT")
@@ -28,6 +29,14 @@ if not (BROWSER and DRIVER) and not os.environ.get("REQUIRE_BROWSER"):
     LEFT_OUT["browser"] = "chromium or chromedriver is missing (scripts/chromium.sh): the tests in a browser were left out"
 if shutil.which("g++") is None:
     LEFT_OUT["compiler"] = "g++ is missing: the tests of the sparse kernels were left out"
+CHECKERS = ("valgrind", "clang++", "aarch64-linux-gnu-g++", "qemu-aarch64")
+if not (all(map(shutil.which, CHECKERS)) or os.environ.get("REQUIRE_CHECKERS")):
+    LEFT_OUT["checkers"] = (
+        f"{', '.join(CHECKERS)} are not all there (scripts/checkers.sh): "
+        "the tests of the sparse kernels on other processors, by clang and under valgrind were left out"
+    )
+if LEFT_OUT.keys().isdisjoint(("compiler", "checkers")) and compiler_version() != recorded_version():
+    LEFT_OUT["counts"] = f"instructions were counted with g++ {recorded_version()}: their test was left out"
 TPU_PYTHON = ROOT / ".venv-tpu/bin/python"
 if not (TPU_PYTHON.exists() or os.environ.get("REQUIRE_TPU")):
     LEFT_OUT["tpu"] = "there is no .venv-tpu (scripts/test_tpu.sh): the tests of --device tpu were left out"

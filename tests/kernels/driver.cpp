@@ -1,0 +1,138 @@
+// Runs the sparse kernels over a file of cases (cases.py) and compares with what they are to give: driver FILE.
+// It needs neither Python nor PyTorch, so that it can be run on another processor or under a checker of memory.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "../../helper/sparse/kernels.cpp"
+
+// called through these, so that each is a function of its own, whose instructions can be counted
+static auto* volatile gather_of = &gather_float;
+static auto* volatile weight_gradient_of = &weight_gradient_float;
+static auto* volatile normalise_of = &normalise_float;
+static auto* volatile normalise_backward_of = &normalise_backward_float;
+
+enum Operation { GATHER, WEIGHT_GRADIENT, NORMALISE, NORMALISE_BACKWARD };
+enum Role { GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT };  // of an array; what is added to is zero before
+
+constexpr double ALLOWED = 1e-5;  // relative error
+static FILE* file;
+
+static double larger_error(double a, double b) { return b <= a ? a : b; }  // NaN is the largest
+
+static void read(void* to, size_t bytes) {
+    if (bytes && std::fread(to, bytes, 1, file) != 1) {
+        std::fprintf(stderr, "the file of cases ends too early\n");
+        std::exit(2);
+    }
+}
+
+static int64_t number() {
+    int64_t value;
+    read(&value, sizeof value);
+    return value;
+}
+
+static size_t count() { return size_t(number()); }
+
+struct Array {  // of exactly the size that it is to have, so that whoever watches memory sees one step too far
+    Role role = ABSENT;
+    size_t bytes = 0;
+    void* data = nullptr;
+    std::vector<char> expected;
+
+    void load() {
+        role = Role(number());
+        bytes = count();
+        if (role == ABSENT) return;
+        data = role == ADDED_TO ? std::calloc(bytes, 1) : std::malloc(bytes);
+        expected.resize(role == RESULT || role == ADDED_TO ? bytes : 0);
+        read(role == GIVEN ? data : expected.data(), role == SCRATCH ? 0 : bytes);
+    }
+    double error() const {  // of a result, relative
+        double wrong = 0, all = 0;
+        for (size_t i = 0; i < expected.size() / sizeof(float); i++) {
+            float e;
+            std::memcpy(&e, expected.data() + i * sizeof e, sizeof e);
+            const double difference = double(static_cast<float*>(data)[i]) - e;
+            wrong += difference * difference;
+            all += double(e) * e;
+        }
+        return all > 0 ? std::sqrt(wrong / all) : wrong;
+    }
+};
+
+struct Case {
+    Operation operation;
+    std::vector<int64_t> sizes;
+    Plan plan;
+    std::vector<Array> plan_arrays, arrays;
+
+    float* floats(size_t i) const { return static_cast<float*>(arrays[i].data); }
+    int64_t* integers(size_t i) const { return static_cast<int64_t*>(arrays[i].data); }
+
+    void load() {
+        operation = Operation(number());
+        sizes.resize(count());
+        for (int64_t& size : sizes) size = number();
+        const bool has_plan = number();
+        if (has_plan) read(&plan, sizeof plan);
+        plan_arrays.resize(count());
+        arrays.resize(count());
+        for (Array& array : plan_arrays) array.load();
+        for (Array& array : arrays) array.load();
+        for (size_t i = 0; i < plan_arrays.size(); i++)  // its addresses come first
+            std::memcpy(reinterpret_cast<char*>(&plan) + i * sizeof(void*), &plan_arrays[i].data, sizeof(void*));
+    }
+
+    void run() const {
+        const double eps = 1e-5;
+        const int threads = 1;
+        if (operation == GATHER) {
+            fill_float(&plan, floats(0), integers(1), floats(2), floats(3), threads);
+            gather_of(&plan, floats(4), floats(6), floats(3), floats(5), sizes[0], sizes[1], threads);
+        } else if (operation == WEIGHT_GRADIENT) {
+            std::memset(arrays[3].data, 0, arrays[3].bytes);
+            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), sizes[0], sizes[1], sizes[2],
+                               sizes[3], threads);
+        } else if (operation == NORMALISE) {
+            normalise_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), sizes[0], sizes[1],
+                         sizes[2], eps, int(sizes[3]), int(sizes[4]), threads);
+        } else {
+            normalise_backward_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), floats(7),
+                                  floats(8), floats(9), floats(10), sizes[0], sizes[1], sizes[2], eps, int(sizes[3]),
+                                  int(sizes[4]), threads);
+        }
+    }
+
+    double error() const {
+        double worst = 0;
+        for (const Array& array : arrays) worst = larger_error(worst, array.error());
+        return worst;
+    }
+    void free() {
+        for (Array& array : plan_arrays) std::free(array.data);
+        for (Array& array : arrays) std::free(array.data);
+    }
+};
+
+int main(int argc, char** argv) {
+    file = argc > 1 ? std::fopen(argv[1], "rb") : nullptr;
+    if (!file) return 2;
+    const int64_t n = number();
+    double worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        Case one;
+        one.load();
+        one.run();
+        if (!(one.error() <= ALLOWED)) std::printf("case %lld: error %g\n", (long long)i, one.error());
+        worst = larger_error(worst, one.error());
+        one.free();
+    }
+    std::fclose(file);
+    std::printf("%lld cases, vectors of %d bytes, error %g\n", (long long)n, vector_bytes(), worst);
+    return worst <= ALLOWED ? 0 : 1;
+}
