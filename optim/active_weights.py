@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from helper.sparse.view import LanesLayer
+from helper.sparse.layers import LanesLayer
 
 
 @dataclass

@@ -10,7 +10,7 @@ from helper.mask import Mask, count
 from helper.metrics.macs import sizes_of_weights, uses_of_weights
 from helper.processes.first import copy_from_first
 from helper.processes.group import world_size
-from helper.sparse.view import LanesLayer
+from helper.sparse.layers import LanesLayer
 from optim.active_weights import ActiveWeights
 from optim.checkpoint import content_hash
 from optim.meter import Meter

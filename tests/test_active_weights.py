@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from helper.mask import Mask
 from helper.sparse.functional import sparse_layer, to_lanes
+from helper.sparse.layers import LanesLayer
 from helper.sparse.plan import layer_plan
-from helper.sparse.view import LanesLayer, View
+from helper.sparse.view import View
 from loader.main import load_dataset
 from optim.callbacks.callback import Callback
 from optim.checkpoint import load_state, save_state

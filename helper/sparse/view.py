@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
+from helper.sparse.functional import from_lanes, to_lanes
+from helper.sparse.layers import LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
-from helper.sparse.plan import LayerPlan, layer_plan
 
 MOST_LANES = 256
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity)
@@ -34,40 +34,6 @@ def lanes_of(n: int) -> int:
 
 def enter(x: Tensor) -> Tensor:
     return to_lanes(x, lanes_of(len(x)))
-
-
-class LanesLayer(nn.Module):
-    """A linear or convolutional layer of which only the weights of a mask count; its plans are made for what it is given.
-
-    Attributes:
-        values: (n_active,), what counts in place of the layer's weight; None: the weight itself does.
-    """
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d, mask: Tensor) -> None:
-        super().__init__()
-        self.layer, self.mask, self.plans = layer, mask, dict[tuple[int, ...], LayerPlan]()
-        self.values: Tensor | None = None
-
-    def plan(self, image: tuple[int, ...] = (1, 1)) -> LayerPlan:
-        if image not in self.plans:
-            self.plans[image] = layer_plan(self.layer, self.mask, image)
-        return self.plans[image]
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.layer.weight if self.values is None else self.values
-        return sparse_layer(x, weight, self.layer.bias, self.plan(tuple(x.shape[2:-1]) or (1, 1)))
-
-
-class LanesLinear(nn.Module):
-    """A linear layer, of all of its weights."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.matmul(self.layer.weight, x)
-        return y if self.layer.bias is None else y + self.layer.bias[:, None]
 
 
 def mean_of_image(x: Tensor) -> Tensor:
