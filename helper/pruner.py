@@ -66,7 +66,8 @@ def prune(
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     final, before = mask.n_weights - round(prune_ratio * mask.n_weights), mask.n_active
     rounds = score_rounds or SCORES[prune_method].rounds
-    with kept_weights(weights):
+    untouched = rounds == 1 and within is None and not SCORES[prune_method].passes  # and need not be copied
+    with contextlib.nullcontext() if untouched else kept_weights(weights):
         for k in range(1, rounds + 1):
             mask.apply_(network)
             watch(mask)

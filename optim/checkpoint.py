@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from helper.system.files import file_hash, write_atomic
+from helper.system.files import written_atomic
 from helper.untrusted.reasons import Unfit, reason_of
 
 FROM_THE_START = "remove checkpoint.pt and checkpoint.previous.pt to train from the start"
@@ -43,16 +43,14 @@ def save_state(path: Path, state: dict[str, Any], *, keep_previous: bool = False
     Raises:
         OSError: it could not be written; the old file is as it was.
     """
-    buffer = io.BytesIO()
-    torch.save(tree_map(lambda value: value.detach().cpu() if isinstance(value, Tensor) else value, state), buffer)
-    if keep_previous and path.exists():
-        new = path.with_name(f".{path.name}.new")
-        write_atomic(new, buffer.getvalue())
+    on_cpu = tree_map(lambda value: value.detach().cpu() if isinstance(value, Tensor) else value, state)
+    new = path.with_name(f".{path.name}.new") if keep_previous and path.exists() else path
+    with written_atomic(new) as file:
+        torch.save(on_cpu, file)
+    if new != path:
         os.replace(path, previous(path))
         os.replace(new, path)  # killed between these two, only the previous one is there: a state like any other
-    else:
-        write_atomic(path, buffer.getvalue())
-    return file_hash(buffer.getbuffer())
+    return file.sha.hexdigest()
 
 
 def load_state(path: Path) -> Any:

@@ -1,9 +1,11 @@
+import io
 import os
+import tracemalloc
 
 import pytest
 import torch
 
-from helper.system.files import write_atomic
+from helper.system.files import HashedFile, file_hash, hash_of_file, write_atomic
 from helper.system.locks import exclusive
 from optim.checkpoint import DamagedFile, content_hash, load_latest, load_state, previous, save_state
 
@@ -16,6 +18,23 @@ def test_states_come_back_as_they_were(tmp_path):
     assert loaded["epoch"] == 3
     assert torch.equal(loaded["network"]["w"], STATE["network"]["w"])
     assert torch.load(tmp_path / "c.pt", weights_only=True)["epoch"] == 3  # an ordinary PyTorch file
+
+
+@pytest.mark.parametrize("keep_previous", [True, False])
+def test_a_state_is_written_without_a_copy_of_it_and_hashed_on_the_way(keep_previous, tmp_path):
+    path, state, whole = tmp_path / "state.pt", {"weight": torch.randn(2**20), "epoch": 3}, io.BytesIO()
+    path.write_bytes(b"former")
+    torch.save(state, whole)
+    tracemalloc.start()
+    try:
+        found = save_state(path, state, keep_previous=keep_previous)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.read_bytes() == whole.getvalue()
+    assert found == file_hash(whole.getvalue()) == hash_of_file(path)
+    assert most < len(whole.getvalue()) / 8
+    assert previous(path).exists() == keep_previous
 
 
 def test_every_flipped_bit_of_the_weights_and_every_truncation_is_noticed(tmp_path):
@@ -71,6 +90,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_state(path, STATE | {"epoch": 4}, keep_previous=True)
     assert load_latest(path)["epoch"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 1500])
+def test_a_disk_that_is_full_in_the_middle_of_a_state_is_told_of_as_such(room, tmp_path, monkeypatch):
+    """What torch.save says of it is another thing."""
+    path = tmp_path / "c.pt"
+    save_state(path, STATE)
+    monkeypatch.setattr(HashedFile, "write", limited(HashedFile.write, room))
+    with pytest.raises(OSError, match="No space"):
+        save_state(path, STATE | {"epoch": 4}, keep_previous=True)
+    assert load_latest(path)["epoch"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def limited(write, room: int):
+    """`write` to a disk with room for so many bytes."""
+    left = [room]
+
+    class Full:
+        def write(self, content: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    def call(self: HashedFile, content: bytes) -> int:
+        left[0] -= len(content)
+        if left[0] < 0:
+            self.file = Full()
+        return write(self, content)
+
+    return call
 
 
 def test_atomic_writes_replace_the_whole_content(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from helper.processes.first import broadcast_from_first
 from helper.processes.sharing import Agreement, any_process
-from helper.system.files import file_hash, write_atomic
+from helper.system.files import hash_of_file, write_atomic
 from helper.system.signals import Signals
 from optim.callbacks.callback import Callback
 from optim.callbacks.watching import check_finite
@@ -51,7 +51,7 @@ class SelectBest(Callback):
 
     def as_written(self, path: Path) -> bool:
         """Whether a file is what was last written to model.pt, by this process or before it."""
-        return path.is_file() and file_hash(path.read_bytes()) == self.written["model.pt"]
+        return path.is_file() and hash_of_file(path) == self.written["model.pt"]
 
     def on_epoch(self, trainer: Trainer) -> None:
         if trainer.config.select == "last" or not self.may_be_best(trainer, trainer.epoch):
