@@ -37,6 +37,12 @@ def check_sparse_step(config: RunConfig) -> None:
         raise RuntimeError(f"--sparse_step 1: {missing}, or use --sparse_step 0")
 
 
+def may_be_sparse(config: TrainConfig, device: str) -> bool:
+    """Whether a run's flags and the kind of its device allow sparse steps."""
+    dense_by_flags = config.compile or config.reg_type == "jacobian" or config.precision != "fp32"
+    return device == "cpu" and (config.sparse_step == "1" or (config.sparse_step == "auto" and not dense_by_flags))
+
+
 def missing_kernels() -> str:
     """Why some process cannot have the kernels; empty: all have them. All processes have to call this."""
     try:
@@ -65,8 +71,7 @@ class SparseStep:
     def __init__(self, network: nn.Module, config: TrainConfig, input_shape: tuple[int, ...]) -> None:
         self.network, self.config, self.input_shape = network, config, input_shape
         self.asked, self.compiled, self.layers = config.sparse_step, False, list[str]()
-        dense_by_flags = config.compile or config.reg_type == "jacobian" or config.precision != "fp32"
-        self.possible = self.on_cpu() and (self.asked == "1" or (self.asked == "auto" and not dense_by_flags))
+        self.possible = may_be_sparse(config, next(network.parameters()).device.type)
         self.view: View | None = None
         self.mask: Mask | None = None  # for which the layers are chosen
         self.shown: Mask | None = None  # for which the view is

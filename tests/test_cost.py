@@ -214,7 +214,7 @@ def test_another_network_is_as_much_faster_as_it_multiplies_less_but_no_step_is_
 
 
 def test_several_files_share_their_runs_and_no_data_is_needed(price):
-    flags = "flags: {loader_name: cifar100, root: nowhere, net_name: resnet, depth: 8, widen_factor: 1}\n"
+    flags = "flags: {loader_name: cifar100, root: nowhere, net_name: resnet, depth: 8, widen_factor: 1, sparse_step: 0}\n"
     printed = price(
         flags + "grid: {mode: sparse-finetune, random_state: [1, 2]}", flags + "grid: {mode: lottery, random_state: [2, 3]}"
     )
@@ -238,7 +238,10 @@ STATES = {"hidden_dims": "600-600", "n_epochs": 2, "limit_train": 256, "save_fis
     ("flags", "within"),
     [
         (FIGURES, 0.15), (ROWS, 0.15), (STATES, 0.02), (STATES | {"momentum": 0}, 0.02),
-        (STATES | {"optimizer_name": "adam", "lr": 0.001}, 0.02), (STATES | {"mode": "sparse-scratch"}, 0.02),
+        (STATES | {"optimizer_name": "adam", "lr": 0.001}, 0.02), (STATES | {"mode": "sparse-scratch", "sparse_step": 0}, 0.02),
+        pytest.param(STATES | {"mode": "sparse-scratch"}, 0.02, marks=pytest.mark.compiler),
+        pytest.param(STATES | {"mode": "gradual", "mask_begin": 0, "mask_end": 0.25}, 0.02, marks=pytest.mark.compiler),
+        (STATES | {"mode": "sparse-scratch", "snr_mode": "online"}, 0.02),
     ],
 )  # fmt: skip
 def test_a_finished_run_has_the_files_and_nearly_the_bytes_that_were_said(train, flags, within):

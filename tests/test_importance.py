@@ -99,13 +99,23 @@ def with_long_inputs(n, n_long, value, seed):
 
 
 @pytest.mark.parametrize("budget", [{"rtol": 0.05}, {"rtol": 0, "max_samples": 200}])
-@pytest.mark.parametrize(("n", "n_long", "value"), [(5000, 5, -99.0), (5000, 1, -99.0), (3000, 40, 30.0)])
-def test_a_few_long_inputs_that_hold_much_of_the_trace_are_covered(n, n_long, value, budget):
+@pytest.mark.parametrize(
+    ("n", "n_long", "value", "dtype"),
+    [
+        (5000, 5, -99.0, torch.float64),
+        (5000, 5, -99.0, torch.float32),
+        (5000, 1, -99.0, torch.float64),
+        (3000, 40, 30.0, torch.float64),
+    ],
+)
+def test_a_few_long_inputs_that_hold_much_of_the_trace_are_covered(n, n_long, value, dtype, budget):
+    """In float32, guesses are summed in it."""
     with torch.random.fork_rng():
         torch.manual_seed(n_long)
         network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).double()
     inputs = with_long_inputs(n, n_long, value, n_long)
     exact = fisher_trace(network, inputs, method="exact", rtol=0).value
+    network, inputs = network.to(dtype), inputs.to(dtype)
     found = [fisher_trace(network, inputs, generator=stream(seed, "long"), **budget) for seed in range(80)]
     assert sum(abs(e.value - exact) <= e.half for e in found) >= 72
     assert sum(e.reliable for e in found) >= 72

@@ -19,37 +19,49 @@ WORTH = 0.8  # share of the dense step's cost below which a sparse one is taken
 def chosen_layers(network: nn.Module, masks: Mapping[str, Tensor], uses: Mapping[str, int]) -> dict[str, Tensor]:
     """{layer name: mask} of those whose active weights alone are computed, in a network that has masks.
 
-    Unmasked convolutions are among them where converting the layout for them and back would take longer.
-
     Args:
         masks: weight name -> bool tensor.
         uses: {weight name: how often each of its elements is multiplied in one example's forward pass}.
     """
+    layers, chosen = known_layers(network), chosen_counts(network, {name: count(mask) for name, mask in masks.items()}, uses)
+    found = {name: masks.get(f"{name}.weight") for name in chosen}
+    return {name: torch.ones(layers[name].weight.shape, dtype=torch.bool) if m is None else m for name, m in found.items()}
+
+
+def chosen_counts(network: nn.Module, counts: Mapping[str, int], uses: Mapping[str, int]) -> dict[str, int]:
+    """{layer name: active weights} of the layers that are chosen, where so many elements of the masked weights are active.
+
+    Unmasked convolutions are among them where converting the layout for them and back would take longer.
+    """
     chosen = {}
     for name, layer in known_layers(network).items():
-        weight = f"{name}.weight"
+        weight, n = f"{name}.weight", layer.weight.numel()
         if weight not in uses:
             continue
-        mask = masks.get(weight)
-        mask = torch.ones(layer.weight.shape, dtype=torch.bool) if mask is None else mask
+        active = counts.get(weight, n)
         conversions = CONVERSION * values(layer, uses[weight]) if isinstance(layer, nn.Conv2d) else 0
-        if count(mask) * uses[weight] < BREAK_EVEN * mask.numel() * uses[weight] + conversions:
-            chosen[name] = mask
+        if active * uses[weight] < BREAK_EVEN * n * uses[weight] + conversions:
+            chosen[name] = active
     return chosen
 
 
 def is_worth_it(network: nn.Module, chosen: Mapping[str, Tensor], uses: Mapping[str, int], batch_size: int) -> bool:
     """Whether a step with the chosen layers computed sparsely is faster than a dense one."""
+    return relative_cost(network, {name: count(mask) for name, mask in chosen.items()}, uses, batch_size) < WORTH
+
+
+def relative_cost(network: nn.Module, chosen: Mapping[str, int], uses: Mapping[str, int], batch_size: int) -> float:
+    """Of a step with the chosen layers computed sparsely, {layer name: active weights}, in that of a dense step."""
     dense = sparse = 0.0
     for name, layer in known_layers(network).items():
         n_uses = uses.get(f"{name}.weight", 0)
         one = BREAK_EVEN * layer.weight.numel() * n_uses
         dense += batch_size * one
         if name in chosen:
-            sparse += batch_size * count(chosen[name]) * n_uses + CALL
+            sparse += batch_size * chosen[name] * n_uses + CALL
         else:
             sparse += batch_size * (one + (CONVERSION * values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0))
-    return sparse < WORTH * dense
+    return sparse / dense if dense else 1.0
 
 
 def known_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from helper.metrics.evaluation import evaluate
 from helper.metrics.snr import GradientMoments
-from helper.schema.config import FlagError
+from helper.schema.config import FlagError, replace
 from helper.schema.values import near_match
 from helper.system.devices import choose_device
 from helper.system.seeds import stream
@@ -23,6 +23,7 @@ from loader.dataset import Dataset
 from loader.main import Sizes, load_dataset, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
+from optim.sparse_step import missing_kernels
 from optim.trainer import Trainer
 from study.sweeping.plan import PlannedRun
 from study.sweeping.work import Work, shape_for, work_of
@@ -41,15 +42,21 @@ class Cost:
 
 
 def cost_of(run: PlannedRun) -> Cost:
-    """Of a run that is not finished, by steps measured on its device.
+    """Of a run that is not finished, by dense steps measured on its device; sparse ones take their share of that.
 
     Raises:
         DataError, RuntimeError: the data or the device are not there.
     """
-    work = work_of(run, Sizes.of(data_of(run.config.data)))
+    work = work_here(run, Sizes.of(data_of(run.config.data)))
     speeds = measured_speeds(run.config)
     trained = work.training * speeds.train + work.forward * speeds.forward
     return Cost(work, trained + (work.gradient + work.measuring) * speeds.gradient)
+
+
+def work_here(run: PlannedRun, sizes: Sizes) -> Work:
+    """What is left of a run on this machine: with dense steps where it lacks the kernels for sparse ones."""
+    work, dense = work_of(run, sizes), work_of(dataclasses.replace(run, config=replace(run.config, sparse_step="0")), sizes)
+    return dense if work != dense and missing_kernels() else work
 
 
 # ---------------------------------------------------------------------------------------- the speed of another device
@@ -60,7 +67,8 @@ class Reference:
     """Training images a second of one network on one data set, `data/network` as in the names of runs.
 
     A network of other multiply-accumulates is taken to be faster or slower in their ratio, but no step to be faster than
-    `STEP`; pruned weights are multiplied like all others.
+    `STEP`. The speed is that of dense steps, in which pruned weights are multiplied like all others; of sparse ones, which
+    runs on a CPU take, `Work` has the share.
     """
 
     name: str

@@ -97,7 +97,7 @@ def prices(runs: Sequence[PlannedRun], costs: Sequence[Cost]) -> str:
         if cost.seconds:
             groups.setdefault(run.group, []).append(cost)
     everything = [cost for group in groups.values() for cost in group]
-    lines = [("images by a training step's cost", "runs", "training", "evaluation", "measuring", "device h", "MB", "files")]
+    lines = [("images by a dense step's cost", "runs", "training", "evaluation", "measuring", "device h", "MB", "files")]
     for name, part in [*groups.items(), ("total", everything)]:
         work = sum((cost.work for cost in part), Work())
         images = (f"{n / 1e6:,.1f} M" for n in (work.training, work.evaluation, work.measuring))

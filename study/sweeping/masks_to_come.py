@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from helper.masks.allocation import ALLOCATIONS, Shapes, filled, sizes_of
 from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
@@ -21,8 +22,7 @@ from optim.updating import MaskSchedule
 def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
     """With the epochs that its budget will allow; exactly how many, the run says once it has its mask.
 
-    Where no allocation says how many weights each layer keeps, all are taken to keep the same share. Neither scores nor the
-    gradients of pruned weights are counted.
+    Neither scores nor the gradients of pruned weights are counted.
     """
     budget = config.train.train_budget
     if budget is None:
@@ -43,13 +43,8 @@ def mean_cost(config: RunConfig, sizes: Sizes) -> float:
 
 def cost_at(config: RunConfig, sizes: Sizes, share: float) -> float:
     """Multiply-accumulates of one example, relative to a dense network's, where a share of the weights is pruned."""
-    layers = layers_of(config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
-    n = sum(sizes_of(layers.prunable).values())
-    spread, total = ALLOCATIONS[config.allocation], n - round(share * n)
-    if spread is None:
-        counts = filled(sizes_of(layers.prunable), total, sizes_of(layers.prunable))
-    else:
-        counts = spread(layers.prunable, total, head=layers.head)
+    layers = layers_for(config, sizes)
+    counts = layers.counts(config.allocation, share)
     return macs_of(layers.uses, layers.sizes | counts) / macs_of(layers.uses, layers.sizes)
 
 
@@ -69,12 +64,27 @@ def scoring_images(config: RunConfig, sizes: Sizes) -> float:
 
 @dataclass(frozen=True)
 class Layers:
-    """Of a network: uses and sizes of its weights, shapes of those that may be pruned, and the classifier's name."""
+    """A network with uses and sizes of its weights, shapes of those that may be pruned, and the name of the classifier's."""
 
+    network: nn.Module
     uses: dict[str, int]
     sizes: dict[str, int]
     prunable: Shapes
     head: str
+
+    def counts(self, allocation: str, share: float) -> dict[str, int]:
+        """{weight name: active elements} where a share of the weights that may be pruned is.
+
+        Where no allocation says how many weights each layer keeps, all are taken to keep the same share.
+        """
+        sizes = sizes_of(self.prunable)
+        n = sum(sizes.values())
+        spread, total = ALLOCATIONS[allocation], n - round(share * n)
+        return filled(sizes, total, sizes) if spread is None else spread(self.prunable, total, head=self.head)
+
+
+def layers_for(config: RunConfig, sizes: Sizes) -> Layers:
+    return layers_of(config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
 
 
 @functools.cache
@@ -82,4 +92,4 @@ def layers_of(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: in
     network = build_network(config, input_shape, n_classes, torch.Generator())
     head = config.spec.head_name(network)
     shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(network, prune_last, head).items()}
-    return Layers(uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, f"{head}.weight")
+    return Layers(network, uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, f"{head}.weight")

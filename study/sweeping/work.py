@@ -19,6 +19,7 @@ from optim.config import RunConfig
 from optim.optimizers import OPTIMIZERS, tensors_kept
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
+from study.sweeping.sparse_shares import sparse_shares, weights_without_state
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 105, "metrics": 225, "log": 130}  # bytes of a row
@@ -28,7 +29,10 @@ SMALL = 5_000  # bytes of config.yaml, summary.json and the headings of tables
 
 @dataclass(frozen=True)
 class Work:
-    """Images through passes over the network, and what they leave on disk; runs add up."""
+    """Images through passes over the network, and what they leave on disk; runs add up.
+
+    An image of a pass that computes active weights alone counts as the share of a dense one's time that it takes.
+    """
 
     training: float = 0  # steps: forward, backward, update
     forward: float = 0  # forward alone
@@ -62,11 +66,12 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     evaluated = config.train.n_epochs - last  # the first epoch as well
     passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
     snr = metrics.save_snr and metrics.snr_mode == "fixed"
+    shares = sparse_shares(config, sizes, last)
     bytes_, files = disk_of(config, sizes)
     return Work(
-        training=epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
-        forward=evaluated * (sizes.val + sizes.test) + (0 if snr else passes * sizes.train),
-        gradient=passes * sizes.train if snr else 0,
+        training=shares.training * epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
+        forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (0 if snr else passes * sizes.train)),
+        gradient=shares.passes * passes * sizes.train if snr else 0,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
         bytes=bytes_,
         files=files,
@@ -131,7 +136,8 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     tensors = shape.tensors + (shape.layers if sparse else 0)
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
     kept = tensors_kept(with_options(OPTIMIZERS[train.optimizer_name], train))
-    checkpoint = state + kept * (FLOAT * shape.parameters + TENSOR * shape.tensors)
+    moved = shape.parameters - weights_without_state(config, sizes)
+    checkpoint = state + kept * (FLOAT * moved + TENSOR * shape.tensors)
     saved = config.saved_epochs()
     states = len(saved) + 1  # and model.pt
     checkpoints = 2 if saved else 0  # a round of which only the solution is kept has none in the end
