@@ -19,7 +19,7 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0"
 MEMCHECK = ("valgrind", "-q", "--error-exitcode=9")
 ARM = "aarch64-linux-gnu-g++"
 SANITIZED = ("asan", "ubsan")
-OVER_ALL_SHAPES = ("tests/test_sparse.py", "-k", "dense_one_to_rounding")
+OVER_ALL_SHAPES = ("tests/test_sparse.py", "tests/test_sparse_plan.py", "-k", "dense_one_to_rounding or definition")
 checked = pytest.mark.checkers
 WAYS = {  # to build and to run them: (compiler and options, what runs it, bytes of a vector)
     "plain vectors": (("g++", *STANDARD, "-march=x86-64", "-fopenmp"), (), 16),

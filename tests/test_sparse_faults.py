@@ -119,6 +119,13 @@ def test_a_link_to_a_folder_is_as_good_as_the_folder(cache, mode, kept, tmp_path
     assert ("chmod go-w" in caplog.text) != kept
 
 
+def test_a_link_to_itself_is_done_without(cache, caplog):
+    cache.parent.mkdir()
+    cache.symlink_to(cache)
+    assert fresh().functions.vector_bytes()
+    assert f"{cache} cannot be used (" in caplog.text
+
+
 def test_a_folder_of_another_user_is_done_without(cache, monkeypatch, caplog):
     assert fresh().path.parent == cache
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

@@ -157,7 +157,7 @@ def cache_folder() -> Path:
         folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "price-of-sparsity"
     except RuntimeError:  # neither HOME nor the list of users knows one
         folder = Path(tempfile.gettempdir()) / f"price-of-sparsity-{os.geteuid()}"
-    return folder.resolve()
+    return Path(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
