@@ -106,7 +106,9 @@ class View:
         uses = Counter(id(layer.layer.weight) for layer in self.sparse.values())
         uses.update(self.in_training.read_whole)
         linear = {name: self.sparse[name] for name in self.layers if isinstance(self.sparse[name].layer, nn.Linear)}
-        return {name: layer for name, layer in linear.items() if uses[id(layer.layer.weight)] == 1}
+        weights = {name: layer.layer.weight for name, layer in linear.items()}
+        fit = [name for name, w in weights.items() if uses[id(w)] == 1 and w.requires_grad and w.is_contiguous()]
+        return {name: linear[name] for name in fit}
 
     def __call__(self, x: Tensor) -> Tensor:
         if not len(x):  # a process's share of a small batch
