@@ -41,51 +41,70 @@ def sparse_layer(x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan
     Raises:
         ValueError: type, shape or memory layout is not what the plan is for.
     """
+    return sparse_layer_and_inputs(x, weight, bias, plan)[0]
+
+
+def sparse_layer_and_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> tuple[Tensor, Tensor]:
+    """(what `sparse_layer` gives, the same inputs for whoever else reads them).
+
+    The gradient that comes back for those is added to the layer's own in one pass over memory.
+    """
     channels = plan.backward.channels
     shape = (channels, *plan.backward.image) if x.dim() == 5 else (channels,)
     if x.shape[1:-1] != shape or (x.dim() == 3 and plan.backward.image != (1, 1)):
         raise ValueError(f"the plan is for inputs (blocks, {channels}, {plan.backward.image}, lanes), not {tuple(x.shape)}")
     if x.dtype != weight.dtype or x.dtype not in PRECISION:
         raise ValueError(f"inputs are {x.dtype} and weights {weight.dtype}: sparse layers are in float32, or both in float64")
-    if weight.shape == plan.active.shape:
-        return SparseLayer.apply(x, weight, bias, plan)
-    if weight.stride() != plan.strides:
+    if weight.shape != plan.active.shape and weight.stride() != plan.strides:
         raise ValueError(f"the plan is for weights of strides {plan.strides}, not {weight.stride()}")
     return SparseLayer.apply(x, weight, bias, plan)
 
 
 class SparseLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         ctx.plan, ctx.has_bias = plan, bias is not None
-        return gather(plan.forward, plan.active, x, weight, bias)
+        return gather(plan.forward, plan.active, x, weight, bias), x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), plan, gradient = ctx.saved_tensors, ctx.plan, gradient.contiguous()
+    def backward(ctx: Any, gradient: Tensor | None, more: Tensor | None) -> tuple[Tensor | None, ...]:
+        (x, weight), plan = ctx.saved_tensors, ctx.plan
+        if gradient is None:
+            return more, None, None, None
+        gradient, more = gradient.contiguous(), None if more is None else more.contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        return (
-            gather(plan.backward, plan.active, gradient, weight) if needs_x else None,
-            weight_gradient(plan, x, gradient, weight) if needs_weight else None,
-            gradient.sum([0, *range(2, gradient.dim())]) if ctx.has_bias and needs_bias else None,
-            None,
-        )
+        of_x = of_weight = None
+        if needs_weight:
+            of_x, of_weight = gradients(plan, x, gradient, weight, more, needs_x=needs_x)
+        elif needs_x:
+            of_x = gather(plan.backward, plan.active, gradient, weight, more=more)
+        of_bias = gradient.sum([0, *range(2, gradient.dim())]) if ctx.has_bias and needs_bias else None
+        return of_x, of_weight, of_bias, None
 
 
-def gather(plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Every target's sum over the sources that its active weights connect it with."""
-    threads, precision = torch.get_num_threads(), PRECISION[x.dtype]
-    library = kernels(precision).functions
-    image = plan.image if x.dim() == 5 else ()
-    y = x.new_empty((len(x), plan.channels, *image, x.shape[-1]))
+def address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def targets(plan: Plan, x: Tensor) -> Tensor:
+    """Room for what a plan makes of its sources."""
+    return x.new_empty((len(x), plan.channels, *(plan.image if x.dim() == 5 else ()), x.shape[-1]))
+
+
+def gather(
+    plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, more: Tensor | None = None
+) -> Tensor:
+    """Every target's sum over the sources that its active weights connect it with, plus the row's bias and `more`."""
+    y, precision = targets(plan, x), PRECISION[x.dtype]
     values = weight if weight.dim() == 1 and plan.in_order else entry_values(plan, active, weight)
     bias = None if bias is None else bias.contiguous()
-    getattr(library, f"gather_{precision}")(
-        plan.address, x.data_ptr(), y.data_ptr(), values.data_ptr(), None if bias is None else bias.data_ptr(),
-        len(x), x.shape[-1], threads,
+    getattr(kernels(precision).functions, f"gather_{precision}")(
+        plan.address, x.data_ptr(), y.data_ptr(), values.data_ptr(), address(bias), address(more), len(x), x.shape[-1],
+        torch.get_num_threads(),
     )  # fmt: skip
     return y
 
@@ -99,19 +118,26 @@ def entry_values(plan: Plan, active: Tensor, weight: Tensor) -> Tensor:
     return values
 
 
-def weight_gradient(plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    """The loss's gradient of the active weights; zero at the others. The order of its sums is the plan's."""
-    forward = plan.forward
+def gradients(
+    plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor, more: Tensor | None, *, needs_x: bool
+) -> tuple[Tensor | None, Tensor]:
+    """(the loss's gradient of the inputs plus `more`, that of the active weights; zero at the others).
+
+    The order of the weights' sums is the plan's.
+    """
+    forward, back, precision = plan.forward, plan.backward, PRECISION[x.dtype]
     parts = max(1, min(PARTS, len(x) * (len(forward.bands) - 1)))
     by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
     sums = x.new_zeros(parts, forward.n_active)
     if weight.dim() > 1:
-        result, active = torch.zeros_like(weight), plan.active.data_ptr()
+        result, active = torch.zeros_like(weight), plan.active
     else:
         result, active = sums[0] if parts == 1 else torch.empty_like(weight), None
-    precision = PRECISION[x.dtype]
+    values = entry_values(back, plan.active, weight) if needs_x else None
+    of_x = targets(back, gradient) if needs_x else None
     getattr(kernels(precision).functions, f"weight_gradient_{precision}")(
-        forward.address, x.data_ptr(), gradient.data_ptr(), active, sums.data_ptr(), result.data_ptr(),
+        forward.address, x.data_ptr(), gradient.data_ptr(), address(active), sums.data_ptr(), result.data_ptr(),
+        back.address if needs_x else None, address(values), address(more), address(of_x),
         len(x), x.shape[-1], parts, by_rows, torch.get_num_threads(),
     )  # fmt: skip
-    return result
+    return of_x, result

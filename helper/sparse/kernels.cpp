@@ -148,11 +148,17 @@ struct Rows {  // of one run: what is read, where the sums go
 
 // `B` vectors of every row, side by side but for the last, which begins at `last`. They stay in registers over all of a row.
 template <typename T, int W, int B>
-void sum_rows(const Rows<T>& rows, const T* x, T* y, int64_t last) {
+void sum_rows(const Rows<T>& rows, const T* x, const T* more, T* y, int64_t last) {
     for (int64_t k = rows.first; k < rows.last; k++) {
         Vec<T, W> sums[B];
         const Vec<T, W> begin = Vec<T, W>{} + (rows.bias ? rows.bias[k] : T(0));
-        UNROLLED for (int i = 0; i < B; i++) sums[i] = begin;
+        if (more) {
+            const T* from = more + k * rows.target_plane * rows.lanes;
+            UNROLLED for (int i = 0; i < B - 1; i++) sums[i] = load<T, W>(from + i * W) + begin;
+            sums[B - 1] = load<T, W>(from + last) + begin;
+        } else {
+            UNROLLED for (int i = 0; i < B; i++) sums[i] = begin;
+        }
         for (int64_t e = rows.starts[k]; e < rows.starts[k + 1]; e++) {
             const T* from = x + rows.offsets[e] * rows.lanes;
             const T value = rows.values[e];
@@ -166,39 +172,51 @@ void sum_rows(const Rows<T>& rows, const T* x, T* y, int64_t last) {
 }
 
 template <typename T, int W, int B>
-void sum_rows_of(int64_t vectors, const Rows<T>& rows, const T* x, T* y, int64_t last) {
+void sum_rows_of(int64_t vectors, const Rows<T>& rows, const T* x, const T* more, T* y, int64_t last) {
     if constexpr (B > 1)
-        if (vectors < B) return sum_rows_of<T, W, B - 1>(vectors, rows, x, y, last);
-    sum_rows<T, W, B>(rows, x, y, last);
+        if (vectors < B) return sum_rows_of<T, W, B - 1>(vectors, rows, x, more, y, last);
+    sum_rows<T, W, B>(rows, x, more, y, last);
 }
 
 // In pieces of about the same size, because one or two vectors alone would wait for each other's sums. Where the length is no
 // multiple of a vector's, the last one begins earlier and gives the same sums once more; a short run has shorter vectors.
 template <typename T, int W = WIDTH<T>>
-void sum_run(const Rows<T>& rows, const T* x, T* y, int64_t length) {
+void sum_run(const Rows<T>& rows, const T* x, const T* more, T* y, int64_t length) {
     if constexpr (W > 1)
-        if (length < W) return sum_run<T, W / 2>(rows, x, y, length);
+        if (length < W) return sum_run<T, W / 2>(rows, x, more, y, length);
     constexpr int MOST = W == WIDTH<T> ? SUMS<T> : 2;
     const int64_t vectors = (length + W - 1) / W, pieces = (vectors + MOST - 1) / MOST;
     for (int64_t piece = 0; piece < pieces; piece++) {
         const int64_t first = vectors * piece / pieces, end = vectors * (piece + 1) / pieces;
         const int64_t begin = first * W, last = smaller(end * W, length) - W - begin;
-        sum_rows_of<T, W, MOST>(end - first, rows, x + begin, y + begin, last);
+        sum_rows_of<T, W, MOST>(end - first, rows, x + begin, more ? more + begin : nullptr, y + begin, last);
     }
 }
 
 template <typename T>
-void gather(const Plan& plan, const T* x, T* y, const T* values, const T* bias, int64_t blocks, int64_t lanes, int threads) {
-    const int64_t pieces = blocks * plan.n_runs, wanted = 4 * int64_t(threads);
-    const int64_t parts = pieces ? larger(1, smaller(plan.rows, (wanted + pieces - 1) / pieces)) : 1;
+struct Gather {  // of one plan: y = the sums over what it reads of x, plus `bias` of the row and `more` of the same place
+    const Plan& plan;
+    const T *x, *values, *bias, *more;  // the last two may be null
+    T* y;
+    int64_t lanes;
+
+    void rows(int64_t block, const Run& run, int64_t first, int64_t last) const {
+        const Rows<T> rows = {plan.starts + run.kind * (plan.rows + 1), plan.offsets, values, bias, first, last, lanes,
+                              plan.target_plane};
+        const int64_t to = (block * plan.target_size + run.target) * lanes;
+        sum_run<T>(rows, x + (block * plan.source_size + run.source) * lanes, more ? more + to : nullptr, y + to,
+                   run.pixels * lanes);
+    }
+};
+
+template <typename T>
+void gather(const Gather<T>& g, int64_t blocks, int threads) {
+    const int64_t n_runs = g.plan.n_runs, pieces = blocks * n_runs, wanted = 4 * int64_t(threads), n_rows = g.plan.rows;
+    const int64_t parts = pieces ? larger(1, smaller(n_rows, (wanted + pieces - 1) / pieces)) : 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < pieces * parts; task++) {
-        const int64_t part = task % parts, piece = task / parts, block = piece / plan.n_runs;
-        const Run& run = plan.runs[piece % plan.n_runs];
-        const Rows<T> rows = {plan.starts + run.kind * (plan.rows + 1), plan.offsets, values, bias,
-                              plan.rows * part / parts, plan.rows * (part + 1) / parts, lanes, plan.target_plane};
-        const T* from = x + (block * plan.source_size + run.source) * lanes;
-        sum_run<T>(rows, from, y + (block * plan.target_size + run.target) * lanes, run.pixels * lanes);
+        const int64_t part = task % parts, piece = task / parts;
+        g.rows(piece / n_runs, g.plan.runs[piece % n_runs], n_rows * part / parts, n_rows * (part + 1) / parts);
     }
 }
 
@@ -274,10 +292,11 @@ void short_products(int n, const Run* run, const Run* end, const T* g, const T* 
 }
 
 // `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order. The
-// gradient is laid out like the weight, as in `fill`.
+// gradient is laid out like the weight, as in `fill`. Where `inputs` are given, their gradients are computed on the way, of
+// each band while its part of `g` is in the cache.
 template <typename T>
-void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient, int64_t blocks,
-                     int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
+void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient,
+                     const Gather<T>* inputs, int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
     constexpr int TOGETHER = SUMS<T> / 2;
     const int64_t pieces = blocks * plan.n_bands;
 #pragma omp parallel num_threads(threads)
@@ -301,6 +320,14 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
                             add(int(smaller(TOGETHER, starts[k + 1] - e)), run, same, with + k * plan.target_plane * lanes,
                                 from, plan.offsets + e, plan.which + e, lanes, shortest, sums + part * plan.n_active);
                     run = same;
+                }
+                if (inputs) {
+                    const Plan& back = inputs->plan;
+                    const int64_t begin = back.bands[back.n_bands * band / plan.n_bands];
+                    const int64_t behind = back.bands[back.n_bands * (band + 1) / plan.n_bands];
+                    for (int64_t i = begin; i < behind; i++)
+                        inputs->rows(block, back.runs[i], back.rows * row_part / row_parts,
+                                     back.rows * (row_part + 1) / row_parts);
                 }
             }
         }
@@ -564,14 +591,17 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
                                 int threads) {                                                                            \
         fill<T>(*plan, weight, active, compact, values, threads);                                                         \
     }                                                                                                                     \
-    extern "C" void gather_##NAME(const Plan* plan, const T* x, T* y, const T* values, const T* bias, int64_t blocks,     \
-                                  int64_t lanes, int threads) {                                                           \
-        gather<T>(*plan, x, y, values, bias, blocks, lanes, threads);                                                     \
+    extern "C" void gather_##NAME(const Plan* plan, const T* x, T* y, const T* values, const T* bias, const T* more,      \
+                                  int64_t blocks, int64_t lanes, int threads) {                                           \
+        gather<T>({*plan, x, values, bias, more, y, lanes}, blocks, threads);                                             \
     }                                                                                                                     \
     extern "C" void weight_gradient_##NAME(const Plan* plan, const T* x, const T* g, const int64_t* active, T* sums,      \
-                                           T* gradient, int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts,  \
+                                           T* gradient, const Plan* back, const T* values, const T* more, T* of_inputs,   \
+                                           int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts,               \
                                            int threads) {                                                                 \
-        weight_gradient<T>(*plan, x, g, active, sums, gradient, blocks, lanes, parts, row_parts, threads);                \
+        const Gather<T> inputs = {back ? *back : *plan, g, values, nullptr, more, of_inputs, lanes};                      \
+        weight_gradient<T>(*plan, x, g, active, sums, gradient, back ? &inputs : nullptr, blocks, lanes, parts,           \
+                           row_parts, threads);                                                                           \
     }                                                                                                                     \
     extern "C" void normalise_##NAME(const T* x, const T* residual, T* y, const T* weight, const T* bias, T* mean,        \
                                      T* variance, int64_t blocks, int64_t channels, int64_t size, double eps, int given,  \

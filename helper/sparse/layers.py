@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from helper.sparse.functional import sparse_layer
+from helper.sparse.functional import sparse_layer_and_inputs
 from helper.sparse.plan import LayerPlan, layer_plan
 
 
@@ -24,9 +24,10 @@ class LanesLayer(nn.Module):
             self.plans[image] = layer_plan(self.layer, self.mask, image)
         return self.plans[image]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(what the layer gives, its inputs for whoever else reads them); see `sparse_layer_and_inputs`."""
         weight = self.layer.weight if self.values is None else self.values
-        return sparse_layer(x, weight, self.layer.bias, self.plan(tuple(x.shape[2:-1]) or (1, 1)))
+        return sparse_layer_and_inputs(x, weight, self.layer.bias, self.plan(tuple(x.shape[2:-1]) or (1, 1)))
 
 
 class LanesLinear(nn.Module):

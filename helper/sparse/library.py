@@ -26,8 +26,8 @@ MARK = b"\nsparse kernels "
 P, I64, INT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 SIGNATURES = {
     "fill": [P, P, P, P, P, INT],
-    "gather": [P, P, P, P, P, I64, I64, INT],
-    "weight_gradient": [P, P, P, P, P, P, I64, I64, I64, I64, INT],
+    "gather": [P, P, P, P, P, P, I64, I64, INT],
+    "weight_gradient": [P, P, P, P, P, P, P, P, P, P, I64, I64, I64, I64, INT],
     "normalise": [P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
     "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
 }

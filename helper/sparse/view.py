@@ -135,6 +135,7 @@ class Lowering:
                 self.graph.output(fx.map_arg(node.args[0], self.plain))
             else:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
+        self.pass_inputs_on()
         self.module = fx.GraphModule(self.parts, self.graph)
         whole = [part for part in self.parts.values() if not isinstance(part, LanesLayer)]
         self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
@@ -164,7 +165,7 @@ class Lowering:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and dims == (2 if isinstance(module, nn.Linear) else 4):
             if node.target in self.sparse:
                 self.layers += [] if node.target in self.layers else [node.target]
-                return self.call(self.sparse[node.target], self.lanes(source))
+                return self.sparse_call(self.sparse[node.target], self.lanes(source))
             if isinstance(module, nn.Linear) and self.in_lanes(source):
                 return self.call(LanesLinear(module), self.lanes(source))
         if not self.in_lanes(source):
@@ -192,6 +193,22 @@ class Lowering:
         name = f"lanes_{len(self.parts)}"
         self.parts[name] = what
         return Value(self.graph.call_module(name, args), lanes=True)
+
+    def sparse_call(self, layer: LanesLayer, source: fx.Node) -> Value:
+        return self.call(operator.getitem, self.call(layer, source).node, 0)
+
+    def pass_inputs_on(self) -> None:
+        """Let whoever reads a sparse layer's inputs after it have them from the layer, which then adds up their gradients."""
+        place = {node: i for i, node in enumerate(self.graph.nodes)}
+        for node in list(self.graph.nodes):
+            if node.op != "call_module" or not isinstance(self.parts.get(node.target), LanesLayer):
+                continue
+            later = [user for user in node.args[0].users if place.get(user, 0) > place[node]]
+            if later:
+                with self.graph.inserting_after(node):
+                    inputs = self.graph.call_function(operator.getitem, (node, 1))
+                for user in later:
+                    user.replace_input_with(node.args[0], inputs)
 
     def relu(self, source: fx.Node) -> Value | None:
         waiting = self.values[source]
