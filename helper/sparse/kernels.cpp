@@ -494,7 +494,8 @@ struct Norm {
     int64_t blocks, channels, size;  // elements of a channel in a block
     const T *weight, *bias;          // (channels)
     T *mean, *variance;              // (channels), of this batch or given
-    double eps;
+    T *running_mean, *running_variance;  // (channels), of which `share` becomes this batch's; null: they stay
+    double eps, share;
     int given, relu;
 };
 
@@ -506,24 +507,34 @@ struct Scale {  // of one channel: y = x * factor + shift
           shift(norm.bias[c] - norm.mean[c] * factor) {}
 };
 
+// In one pass over memory: pieces that stay in the first cache have moments of their own, put together as Chan et al. (1979) do.
 template <typename T>
 void moments(const Norm<T>& norm, const T* x, int64_t c) {
-    const double n = double(norm.blocks * norm.size);
-    double sum[1] = {}, squares[1] = {};
-    for (int64_t b = 0; b < norm.blocks; b++) {
-        const T* from = x + (b * norm.channels + c) * norm.size;
-        add_up<T>(norm.size, sum, [=](int64_t i, int k, Vec<T>* terms) { terms[0] = first<T>(from + i, k); });
+    double mean = 0, squares = 0, n = 0;  // of what has been seen; the second is of distances from the mean
+    for (int64_t b = 0; b < norm.blocks; b++)
+        for (int64_t begin = 0; begin < norm.size; begin += SHORT) {
+            const T* from = x + (b * norm.channels + c) * norm.size + begin;
+            const int64_t size = smaller(SHORT, norm.size - begin);
+            double sum[1] = {}, around[1] = {};
+            add_up<T>(size, sum, [=](int64_t i, int k, Vec<T>* terms) { terms[0] = first<T>(from + i, k); });
+            const double own = sum[0] / double(size);
+            const T centre = T(own);
+            add_up<T>(size, around, [=](int64_t i, int k, Vec<T>* terms) {
+                const Vec<T> d = first<T>(from + i, k) - centre;
+                terms[0] = d * d;
+            });
+            const double distance = own - mean, off = own - double(centre);
+            squares += around[0] - off * off * double(size) + distance * distance * n * double(size) / (n + double(size));
+            n += double(size);
+            mean += distance * double(size) / n;
+        }
+    norm.mean[c] = T(mean);
+    norm.variance[c] = T(squares / n);
+    if (norm.running_mean) {
+        const T share = T(norm.share);
+        norm.running_mean[c] += share * (T(mean) - norm.running_mean[c]);
+        norm.running_variance[c] += share * (T(squares / (n - 1)) - norm.running_variance[c]);
     }
-    const T mean = T(sum[0] / n);
-    for (int64_t b = 0; b < norm.blocks; b++) {
-        const T* from = x + (b * norm.channels + c) * norm.size;
-        add_up<T>(norm.size, squares, [=](int64_t i, int k, Vec<T>* terms) {
-            const Vec<T> d = first<T>(from + i, k) - mean;
-            terms[0] = d * d;
-        });
-    }
-    norm.mean[c] = mean;
-    norm.variance[c] = T(squares[0] / n);
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias, plus `residual` if there is one, and its positive part if asked for.
@@ -567,6 +578,7 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
                 const Vec<T> at = first<T>(x + slab + i, k);
                 terms[0] = before(slab + i, k, at);
                 terms[1] = terms[0] * (at - mean);
+                if (g_residual) put<T>(g_residual + slab + i, terms[0], k);
             });
         }
         g_bias[c] = T(sums[0]);
@@ -576,8 +588,7 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
         for (int64_t b = 0; b < norm.blocks; b++) {
             const int64_t slab = (b * norm.channels + c) * norm.size;
             each<T>(slab, norm.size, [=](int64_t i, int k) {
-                const Vec<T> at = first<T>(x + i, k), v = before(i, k, at);
-                if (g_residual) put<T>(g_residual + i, v, k);
+                const Vec<T> at = first<T>(x + i, k), v = g_residual ? first<T>(g_residual + i, k) : before(i, k, at);
                 put<T>(gx + i, norm.given ? v * scale.factor : (v - even - (at - mean) * along) * scale.factor, k);
             });
         }
@@ -604,16 +615,20 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
                            row_parts, threads);                                                                           \
     }                                                                                                                     \
     extern "C" void normalise_##NAME(const T* x, const T* residual, T* y, const T* weight, const T* bias, T* mean,        \
-                                     T* variance, int64_t blocks, int64_t channels, int64_t size, double eps, int given,  \
-                                     int relu, int threads) {                                                             \
-        normalise<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, residual, y, threads);  \
+                                     T* variance, T* running_mean, T* running_variance, int64_t blocks,                   \
+                                     int64_t channels, int64_t size, double share, double eps, int given, int relu,       \
+                                     int threads) {                                                                       \
+        const Norm<T> norm = {blocks, channels, size, weight, bias, mean, variance, running_mean, running_variance,       \
+                              eps, share, given, relu};                                                                   \
+        normalise<T>(norm, x, residual, y, threads);                                                                      \
     }                                                                                                                     \
     extern "C" void normalise_backward_##NAME(const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight,      \
                                               T* g_bias, const T* weight, const T* bias, T* mean, T* variance,            \
                                               int64_t blocks, int64_t channels, int64_t size, double eps, int given,      \
                                               int relu, int threads) {                                                    \
-        normalise_backward<T>({blocks, channels, size, weight, bias, mean, variance, eps, given, relu}, x, y, g, gx,      \
-                              g_residual, g_weight, g_bias, threads);                                                     \
+        const Norm<T> norm = {blocks, channels, size, weight, bias, mean, variance, nullptr, nullptr,                     \
+                              eps, 0, given, relu};                                                                       \
+        normalise_backward<T>(norm, x, y, g, gx, g_residual, g_weight, g_bias, threads);                                  \
     }
 #define LAYER_OF(T) LAYER(T, T)
 LAYER_OF(REAL)  // float, or double in a library of its own for checks

@@ -28,7 +28,7 @@ SIGNATURES = {
     "fill": [P, P, P, P, P, INT],
     "gather": [P, P, P, P, P, P, I64, I64, INT],
     "weight_gradient": [P, P, P, P, P, P, P, P, P, P, I64, I64, I64, I64, INT],
-    "normalise": [P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
+    "normalise": [P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, DOUBLE, INT, INT, INT],
     "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
 }
 OF_PLANS = {  # these know no precision

@@ -25,36 +25,30 @@ class LanesNorm(nn.Module):
         """(blocks, channels, ..., lanes) -> the same shape. ValueError: training on one value per channel."""
         norm = self.norm
         if not norm.training:
-            statistics = norm.running_mean, norm.running_var
-            return Normalise.apply(x, residual, norm.weight, norm.bias, *statistics, norm.eps, True, self.relu)
+            return Normalise.apply(x, residual, norm, 0.0, self.relu, norm.weight, norm.bias)
         n = x.numel() // x.shape[1]
         if n == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-        mean, variance = x.new_empty(2, x.shape[1])
-        y = Normalise.apply(x, residual, norm.weight, norm.bias, mean, variance, norm.eps, False, self.relu)
-        with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(variance * (n / (n - 1)), share)
-        return y
+        norm.num_batches_tracked.add_(1)
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        return Normalise.apply(x, residual, norm, share, self.relu, norm.weight, norm.bias)
 
 
 class Normalise(torch.autograd.Function):
-    """`mean` and `variance` are written where they are not given."""
-
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor,
-        eps: float, given: bool, relu: bool,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, x: Tensor, residual: Tensor | None, norm: nn.Module, share: float, relu: bool, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Share: that this batch has in the running statistics, in training."""
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-        if given:
-            mean, variance = mean.clone(), variance.clone()  # the running ones may move on before the backward pass
-        y = torch.empty_like(x)
-        call("normalise", x, residual, y, weight, bias, mean, variance, eps=eps, given=given, relu=relu)
+        given, running = not norm.training, (norm.running_mean, norm.running_var)
+        if given:  # the running ones may move on before the backward pass
+            mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+        else:
+            mean, variance = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
+        y, ctx.options = torch.empty_like(x), (norm.eps, given, relu)
+        call("normalise", x, residual, y, weight, bias, mean, variance, *running, options=(share, *ctx.options))
         ctx.save_for_backward(x, y if relu and residual is not None else None, weight, bias, mean, variance)
-        ctx.options = {"eps": eps, "given": given, "relu": relu}
         ctx.has_residual = residual is not None
         return y
 
@@ -66,17 +60,17 @@ class Normalise(torch.autograd.Function):
         of_residual = None if y is None else torch.empty_like(x)
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
         written = of_x, of_residual, of_weight, of_bias
-        call("normalise_backward", x, y, gradient, *written, weight, bias, mean, variance, **ctx.options)
+        call("normalise_backward", x, y, gradient, *written, weight, bias, mean, variance, options=ctx.options)
         if ctx.has_residual and of_residual is None:
             of_residual = gradient
-        return of_x, of_residual, of_weight, of_bias, *(None,) * 5
+        return of_x, of_residual, None, None, None, of_weight, of_bias
 
 
-def call(name: str, x: Tensor, *tensors: Tensor | None, eps: float, given: bool, relu: bool) -> None:
+def call(name: str, x: Tensor, *tensors: Tensor | None, options: tuple[float, ...]) -> None:
     """A kernel for activations of the shape of `x`."""
     precision = PRECISION[x.dtype]
     function = getattr(kernels(precision).functions, f"{name}_{precision}")
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in (x, *tensors)]
     blocks, channels = x.shape[:2]
     size = x[0, 0].numel() if x.numel() else 0
-    function(*addresses, blocks, channels, size, eps, given, relu, torch.get_num_threads())
+    function(*addresses, blocks, channels, size, *options, torch.get_num_threads())
