@@ -57,7 +57,7 @@ def test_kernels_give_what_dense_layers_give_in_float64(way, cases, tmp_path):
 )
 def test_a_step_too_far_would_be_seen(way, said, tmp_path):
     x, one = torch.ones(20), torch.ones(1)
-    arrays = [(GIVEN, x), (GIVEN, None), (RESULT, x[:19]), *[(GIVEN, one)] * 4]
+    arrays = [(GIVEN, x), (GIVEN, None), (RESULT, x[:19]), *[(GIVEN, one)] * 4, *[(GIVEN, None)] * 2]
     path = write(tmp_path / "short", [case(NORMALISE, [1, 1, 20, 1, 0], arrays)])
     command, runner, _ = WAYS[way]
     done = subprocess.run([*runner, str(built(command, tmp_path)), str(path)], capture_output=True, text=True, timeout=300)

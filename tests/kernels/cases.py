@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from helper.sparse.functional import PARTS, to_lanes
 from helper.sparse.plan import LayerPlan, Plan, PlanStruct, layer_plan
 
-GATHER, WEIGHT_GRADIENT, NORMALISE, NORMALISE_BACKWARD = range(4)
+GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD = range(5)
 GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT = range(5)
 Array = tuple[int, Tensor | None]
 
@@ -28,19 +28,21 @@ def array(role: int, values: Tensor | None) -> bytes:
     return number(role) + number(len(content)) + (b"" if role == SCRATCH else content)
 
 
-def case(operation: int, sizes: list[int], arrays: list[Array], plan: Plan | None = None) -> bytes:
-    kinds = [] if plan is None else [name for name, kind in PlanStruct._fields_ if kind is ctypes.c_void_p]
-    content = [number(operation), number(len(sizes)), *map(number, sizes)]
-    content += [number(0)] if plan is None else [number(1), bytes(plan.struct)]
-    content += [number(len(kinds)), number(len(arrays))]
-    for name in kinds:
-        bytes_of = getattr(plan, name).tobytes()
-        content += [number(GIVEN), number(len(bytes_of)), bytes_of]
-    return b"".join([*content, *(array(*one) for one in arrays)])
+def plan_content(plan: Plan | None) -> bytes:
+    if plan is None:
+        return number(0)
+    arrays = [getattr(plan, name).tobytes() for name, kind in PlanStruct._fields_ if kind is ctypes.c_void_p]
+    content = [number(GIVEN) + number(len(one)) + one for one in arrays]
+    return b"".join([number(len(arrays)), bytes(plan.struct), *content])
+
+
+def case(operation: int, sizes: list[int], arrays: list[Array], plan: Plan | None = None, back: Plan | None = None) -> bytes:
+    content = [number(operation), number(len(sizes)), *map(number, sizes), plan_content(plan), plan_content(back)]
+    return b"".join([*content, number(len(arrays)), *(array(*one) for one in arrays)])
 
 
 def layer_cases(layer: nn.Linear | nn.Conv2d, image: tuple[int, ...], n: int, lanes: int, density: float) -> list[bytes]:
-    """Of outputs, of the inputs' gradient and of the weights', for a random mask and random activations.
+    """Of outputs, of the inputs' gradient, of the weights' and of both at once, for a random mask and random activations.
 
     Args:
         image: (height, width) of inputs; () for a linear layer. n: examples.
@@ -63,21 +65,38 @@ def layer_cases(layer: nn.Linear | nn.Conv2d, image: tuple[int, ...], n: int, la
         gathered(plan.forward, plan, weight, bias, x, y),
         gathered(plan.backward, plan, weight, None, g, dx),
         weighed(plan, x, g, (dw * mask).float()),
+        both(plan, weight, x, g, (dw * mask).float(), dx),
     ]
 
 
 def gathered(plan: Plan, layer: LayerPlan, weight: Tensor, bias: Tensor | None, x: Tensor, y: Tensor) -> bytes:
     scratch = torch.empty(plan.n_active), torch.empty(plan.n_entries)
     arrays = [(GIVEN, weight), (GIVEN, layer.active), *((SCRATCH, one) for one in scratch), (GIVEN, x), (GIVEN, bias)]
-    return case(GATHER, [len(x), x.shape[-1]], [*arrays, (RESULT, y)], plan)
+    return case(GATHER, [len(x), x.shape[-1]], [*arrays, (GIVEN, None), (RESULT, y)], plan)
+
+
+def division(plan: LayerPlan, x: Tensor) -> tuple[int, int]:
+    """(parts, parts of the rows) of a weight gradient's work."""
+    parts = max(1, min(PARTS, len(x) * (len(plan.forward.bands) - 1)))
+    return parts, 1 if parts == PARTS else max(1, min(3, plan.forward.channels))
 
 
 def weighed(plan: LayerPlan, x: Tensor, g: Tensor, dw: Tensor) -> bytes:
-    parts = max(1, min(PARTS, len(x) * (len(plan.forward.bands) - 1)))
+    parts, row_parts = division(plan, x)
     arrays = [(GIVEN, x), (GIVEN, g), (GIVEN, plan.active), (SCRATCH, torch.empty(parts, plan.forward.n_active))]
-    row_parts = 1 if parts == PARTS else max(1, min(3, plan.forward.channels))
     sizes = [len(x), x.shape[-1], parts, row_parts]
     return case(WEIGHT_GRADIENT, sizes, [*arrays, (ADDED_TO, dw)], plan.forward)
+
+
+def both(plan: LayerPlan, weight: Tensor, x: Tensor, g: Tensor, dw: Tensor, dx: Tensor) -> bytes:
+    """The inputs' gradient with a further one added to it."""
+    (parts, row_parts), back, more = division(plan, x), plan.backward, torch.randn(dx.shape)
+    scratch = torch.empty(parts, plan.forward.n_active), torch.empty(back.n_active), torch.empty(back.n_entries)
+    arrays = [
+        *((GIVEN, x), (GIVEN, g), (GIVEN, plan.active), (SCRATCH, scratch[0]), (ADDED_TO, dw)),
+        *((GIVEN, weight), (SCRATCH, scratch[1]), (SCRATCH, scratch[2]), (GIVEN, more), (RESULT, dx + more)),
+    ]
+    return case(BOTH_GRADIENTS, [len(x), x.shape[-1], parts, row_parts], arrays, plan.forward, back)
 
 
 def norm_cases(blocks: int, channels: int, size: int, *, given: bool, relu: bool, residual: bool) -> list[bytes]:
@@ -97,6 +116,7 @@ def norm_cases(blocks: int, channels: int, size: int, *, given: bool, relu: bool
     sizes, role = [blocks, channels, size, int(given), int(relu)], GIVEN if given else RESULT
     through = relu and residual
     forward = [(GIVEN, x), (GIVEN, more), (RESULT, y), (GIVEN, weight), (GIVEN, bias), (role, mean), (role, variance)]
+    forward += [(GIVEN, None), (GIVEN, None)] if given else [(ADDED_TO, 0.1 * v) for v in (mean, x.var((0, 2)))]
     backward = [
         *((GIVEN, v) for v in (x, y if through else None, g)),
         *((RESULT, v) for v in (dx, dmore if through else None, dweight, dbias)),
@@ -128,7 +148,7 @@ def counted_cases() -> dict[str, tuple[bytes, int]]:
     """{function: (its case, products with nonzero weights or elements that are normalised)}, from a seed."""
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 32, 3, padding=1)
-    forward, backward, weights = layer_cases(layer, (8, 8), 64, 64, 0.1)
+    forward, backward, weights, gradients = layer_cases(layer, (8, 8), 64, 64, 0.1)
     hits = F.conv2d(torch.ones(1, 16, 8, 8), (layer.weight != 0).float(), padding=1)
     norm, norm_backward = norm_cases(1, 32, 64 * 64, given=False, relu=True, residual=True)
     products, elements = 64 * int(hits.sum()), 32 * 64 * 64
@@ -136,6 +156,7 @@ def counted_cases() -> dict[str, tuple[bytes, int]]:
         "gather forward": (forward, products),
         "gather backward": (backward, products),
         "weight_gradient": (weights, products),
+        "weight_gradient and inputs": (gradients, 2 * products),
         "normalise": (norm, elements),
         "normalise_backward": (norm_backward, elements),
     }

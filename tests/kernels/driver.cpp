@@ -15,7 +15,7 @@ static auto* volatile weight_gradient_of = &weight_gradient_float;
 static auto* volatile normalise_of = &normalise_float;
 static auto* volatile normalise_backward_of = &normalise_backward_float;
 
-enum Operation { GATHER, WEIGHT_GRADIENT, NORMALISE, NORMALISE_BACKWARD };
+enum Operation { GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD };
 enum Role { GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT };  // of an array; what is added to is zero before
 
 constexpr double ALLOWED = 1e-5;  // relative error
@@ -68,24 +68,28 @@ struct Array {  // of exactly the size that it is to have, so that whoever watch
 struct Case {
     Operation operation;
     std::vector<int64_t> sizes;
-    Plan plan;
-    std::vector<Array> plan_arrays, arrays;
+    Plan plan, back;  // the second one for gradients of inputs
+    std::vector<Array> plan_arrays, back_arrays, arrays;
 
     float* floats(size_t i) const { return static_cast<float*>(arrays[i].data); }
     int64_t* integers(size_t i) const { return static_cast<int64_t*>(arrays[i].data); }
 
+    static void load_plan(Plan& plan, std::vector<Array>& arrays) {
+        arrays.resize(count());
+        if (!arrays.empty()) read(&plan, sizeof plan);
+        for (size_t i = 0; i < arrays.size(); i++) {  // its addresses come first
+            arrays[i].load();
+            std::memcpy(reinterpret_cast<char*>(&plan) + i * sizeof(void*), &arrays[i].data, sizeof(void*));
+        }
+    }
     void load() {
         operation = Operation(number());
         sizes.resize(count());
         for (int64_t& size : sizes) size = number();
-        const bool has_plan = number();
-        if (has_plan) read(&plan, sizeof plan);
-        plan_arrays.resize(count());
+        load_plan(plan, plan_arrays);
+        load_plan(back, back_arrays);
         arrays.resize(count());
-        for (Array& array : plan_arrays) array.load();
         for (Array& array : arrays) array.load();
-        for (size_t i = 0; i < plan_arrays.size(); i++)  // its addresses come first
-            std::memcpy(reinterpret_cast<char*>(&plan) + i * sizeof(void*), &plan_arrays[i].data, sizeof(void*));
     }
 
     void run() const {
@@ -93,14 +97,19 @@ struct Case {
         const int threads = 1;
         if (operation == GATHER) {
             fill_float(&plan, floats(0), integers(1), floats(2), floats(3), threads);
-            gather_of(&plan, floats(4), floats(6), floats(3), floats(5), sizes[0], sizes[1], threads);
+            gather_of(&plan, floats(4), floats(7), floats(3), floats(5), floats(6), sizes[0], sizes[1], threads);
         } else if (operation == WEIGHT_GRADIENT) {
             std::memset(arrays[3].data, 0, arrays[3].bytes);
-            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), sizes[0], sizes[1], sizes[2],
-                               sizes[3], threads);
+            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), nullptr, nullptr, nullptr,
+                               nullptr, sizes[0], sizes[1], sizes[2], sizes[3], threads);
+        } else if (operation == BOTH_GRADIENTS) {
+            std::memset(arrays[3].data, 0, arrays[3].bytes);
+            fill_float(&back, floats(5), integers(2), floats(6), floats(7), threads);
+            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), &back, floats(7), floats(8),
+                               floats(9), sizes[0], sizes[1], sizes[2], sizes[3], threads);
         } else if (operation == NORMALISE) {
-            normalise_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), sizes[0], sizes[1],
-                         sizes[2], eps, int(sizes[3]), int(sizes[4]), threads);
+            normalise_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), floats(7),
+                         floats(8), sizes[0], sizes[1], sizes[2], 0.1, eps, int(sizes[3]), int(sizes[4]), threads);
         } else {
             normalise_backward_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), floats(7),
                                   floats(8), floats(9), floats(10), sizes[0], sizes[1], sizes[2], eps, int(sizes[3]),
@@ -115,6 +124,7 @@ struct Case {
     }
     void free() {
         for (Array& array : plan_arrays) std::free(array.data);
+        for (Array& array : back_arrays) std::free(array.data);
         for (Array& array : arrays) std::free(array.data);
     }
 };
