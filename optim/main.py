@@ -69,11 +69,11 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
     check_masks(config, dataset)
-    check_sparse_step(config)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
+    check_sparse_step(config)
     before = train_before(config, dataset, signals)
     beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
     schedule = broadcast_from_first(within_budget, config, beginning, dataset)

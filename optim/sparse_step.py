@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helper.mask import Mask
+from helper.metrics.parameters import evaluation_mode
 from helper.processes.group import world_size
 from helper.processes.sharing import any_process
 from helper.schema.config import FlagError
@@ -22,6 +23,7 @@ from optim.config import RunConfig, TrainConfig
 from optim.mask_owner import MaskOwner
 
 log = logging.getLogger(__name__)
+AGREEMENT = 1e-3  # of logits with the dense ones, of the largest; rounding is some 1e-6
 SYNCHRONISED = "BatchNorm is synchronised between processes; --sync_batch_norm 0 would not do that"
 
 
@@ -76,6 +78,7 @@ class SparseStep:
         self.mask: Mask | None = None  # for which the layers are chosen
         self.shown: Mask | None = None  # for which the view is
         self.told: list[str] = []  # layers of which the log tells
+        self.resumed = False
 
     def view_for(self, owner: MaskOwner) -> View | None:
         """The view with which steps and passes are taken; None: they are to be dense. All processes have to call this.
@@ -139,7 +142,7 @@ class SparseStep:
         if world_size() > 1 and self.config.sync_batch_norm and batch_norm:
             return SYNCHRONISED
         missing = missing_kernels()
-        if missing and self.compiled:
+        if missing and self.resumed and (self.compiled or self.asked == "1"):
             raise RuntimeError(
                 f"the run began with sparse steps, and can go on with these alone: {missing}; or {FROM_THE_START}"
             )
@@ -147,7 +150,7 @@ class SparseStep:
         return missing
 
     def give_up(self, obstacle: str) -> None:
-        if self.asked == "1":
+        if self.asked == self.config.sparse_step == "1":
             raise RuntimeError(f"--sparse_step 1: {obstacle}, or use --sparse_step 0")
         log.warning("steps are dense: %s", obstacle)
         self.layers, self.possible = [], False
@@ -171,17 +174,27 @@ class SparseStep:
         if unknown:
             raise ValueError(f"sparse steps of layers that the network does not have: {', '.join(sorted(unknown))}")
         self.asked, self.possible, self.compiled = str(state["asked"]), bool(state["possible"]), bool(state["compiled"])
-        self.layers, self.mask, self.shown = list(state["layers"]), owner.mask, None
+        self.layers, self.mask, self.shown, self.resumed = list(state["layers"]), owner.mask, None, True
         if self.asked != self.config.sparse_step and owner.mask:
             log.info("the run began with --sparse_step %s and goes on with it", self.asked)
 
 
 def view_of(former: View | None, network: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> View:
-    """The view of a network under masks: the former one where there is one, which need not trace the network again."""
-    if former is None:
-        return View(network, masks, input_shape)
-    former.follow(masks)
-    return former
+    """The view of a network under masks: the former one where there is one, which need not trace the network again.
+
+    Raises:
+        ValueError: there is none, or it gives other logits than the network, which may do more than calls that are traced.
+    """
+    if former is not None:
+        former.follow(masks)
+        return former
+    view = View(network, masks, input_shape)
+    inputs = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).dtype)
+    with evaluation_mode(network), torch.no_grad():
+        found, expected = view(inputs), network(inputs)
+    if not torch.allclose(found, expected, rtol=0.0, atol=AGREEMENT * float(expected.abs().max()), equal_nan=True):
+        raise ValueError(f"{type(network).__name__} does more than its traced calls say, such as by a hook")
+    return view
 
 
 def made(library: Library) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from helper.metrics.evaluation import evaluate
 from helper.metrics.macs import uses_of_weights
+from helper.pruner import prune
 from helper.sparse.choice import chosen_layers, is_worth_it
 from helper.sparse.compiler import NoCompiler
 from helper.sparse.view import View
+from loader.main import DataConfig, load_dataset
 from network.mlp import MLP
 from network.resnet import ResNet
 from optim import sparse_step
@@ -230,8 +233,8 @@ def test_passes_after_an_epoch_are_sparse_under_the_mask_of_then_and_give_what_d
     line = words(RESNET | MODES[mode] | {"sparse_step": 1, "save_snr": 1})
     with signal_at(ResNet) as counted:
         finished(tmp_path, *line)
-    n = 320 + 50
-    assert compared == ([n, 0, 0, 0] if mode == "gradual" else [0, 0, 0, 0])  # before the first change nothing is pruned
+    before = 320 + 50 if mode == "gradual" else 2  # nothing is pruned before the first change; two show that the view is right
+    assert compared == [before, 0, 0, 0]
 
 
 def test_recalibration_takes_the_view_and_finds_the_same_statistics(tmp_path):
@@ -335,6 +338,60 @@ def test_where_auto_is_dense_nothing_is_compiled_or_traced_and_the_bits_are_thos
     assert "sparse steps" not in folder.log.read_text()
     assert "steps are dense" not in folder.log.read_text()
     assert folder.model.read_bytes() == dense.model.read_bytes()
+
+
+def test_a_network_that_does_more_than_its_calls_say_stays_dense(caplog):
+    """A layer's hook is not traced."""
+    network = ResNet(1, 10, 8)
+    network.blocks[1].conv1.register_forward_hook(lambda module, args, output: 2 * output)
+    trainer = trainer_of(network, sparse_step="auto")
+    assert trainer.sparse_step.view_for(trainer.mask_owner) is None
+    assert not trainer.sparse_step.possible
+    assert "steps are dense: ResNet does more than its traced calls say" in caplog.text
+    forced = trainer_of(network, sparse_step="1")
+    with pytest.raises(RuntimeError, match="--sparse_step 1: ResNet does more than its traced calls say"):
+        forced.sparse_step.view_for(forced.mask_owner)
+
+
+def trainer_of(network: nn.Module, **options: Any) -> Trainer:
+    """One whose layers are chosen as if that was worth it."""
+    mask = prune(network, torch.Generator().manual_seed(0), prune_ratio=0.9)
+    dataset = load_dataset(DataConfig(loader_name="digits", limit_train=100))
+    with mock.patch.object(sparse_step, "is_worth_it", return_value=True):
+        trainer = Trainer(network, dataset, TrainConfig(**options), seed=0, mask=mask)
+        trainer.sparse_step.mask = trainer.mask_owner.mask
+        trainer.sparse_step.layers = trainer.sparse_step.chosen(trainer.mask_owner)
+    return trainer
+
+
+def test_a_run_of_one_process_goes_on_densely_where_batch_norm_is_synchronised(caplog):
+    """In several processes nothing promises the same bits, and a line says so; asked for, it is an error."""
+    began = trainer_of(ResNet(1, 10, 8), sparse_step="1")
+    state = began.sparse_step.state(began.mask_owner)
+    assert state["layers"]
+    for way in ("auto", "0"):
+        trainer = trainer_of(ResNet(1, 10, 8), sparse_step=way)
+        trainer.sparse_step.load_state(state, trainer.mask_owner)
+        with mock.patch.object(sparse_step, "world_size", return_value=2):
+            assert trainer.sparse_step.view_for(trainer.mask_owner) is None
+        assert caplog.records[-1].getMessage().startswith("steps are dense: BatchNorm is synchronised between processes")
+
+
+def test_a_finished_run_is_found_where_there_is_no_compiler(tmp_path, monkeypatch):
+    line = words(RESNET | MODES["at-init"] | {"sparse_step": 1})
+    folder = finished(tmp_path, *line)
+    monkeypatch.setattr(sparse_step, "kernels", fail)
+    assert finished(tmp_path, *line).path == folder.path
+
+
+def test_a_run_that_was_to_be_sparse_is_not_resumed_densely_before_its_first_mask(tmp_path, monkeypatch):
+    line = words(RESNET | MODES["gradual"])
+    with sigterm_after(0, 1):
+        assert run(tmp_path, *line, "--sparse_step", 1).code == 75
+    monkeypatch.setattr(sparse_step, "kernels", fail)
+    found = run(tmp_path, *line, "--sparse_step", 0)
+    assert found.code == 1
+    assert "the run began with sparse steps, and can go on with these alone" in found.line
 
 
 def test_bf16_steps_are_left_alone_by_auto():

@@ -1,6 +1,7 @@
 """The sparse view of a network computes what the network does, to rounding, with the same parameters and statistics."""
 
 import copy
+import random
 import weakref
 
 import pytest
@@ -256,6 +257,39 @@ class Undecided(nn.Module):
 def test_a_network_whose_calls_depend_on_its_inputs_has_no_view():
     with pytest.raises(ValueError, match="the calls of Undecided depend on its inputs"):
         View(Undecided(), {}, (3,))
+
+
+class Unsure(nn.Module):
+    """Its forward passes do what only tensors can, or what chance says."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.fc = way, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "asserts":
+            assert isinstance(x, Tensor)
+        elif self.way == "looks up":
+            return self.fc(x * {1: 2.0, 2: 2.0}[len(x.shape)])
+        elif self.way == "counts":
+            x = x[: len(x)]
+        elif (self.way == "torch's chance" and torch.rand(1) < 0.5) or (
+            self.way == "python's chance" and random.random() < 0.5
+        ):
+            return self.fc(-x)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("way", ["asserts", "looks up", "counts", "torch's chance", "python's chance"])
+def test_what_a_trace_cannot_know_has_no_view(way):
+    network = Unsure(way)
+    torch.manual_seed(0)
+    random.seed(0)
+    before = torch.get_rng_state(), random.getstate()
+    with pytest.raises(ValueError, match="Unsure"):
+        View(network, {}, (3,))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
 
 
 def test_large_batches_are_divided_evenly():

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from helper.sparse.functional import from_lanes, to_lanes
 from helper.sparse.layers import LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
+from helper.sparse.tracing import python_of, shape, traced
 
 MOST_LANES = 256
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity)
@@ -75,7 +75,7 @@ class View:
     Attributes:
         layers: names of those whose active weights alone are computed.
     Raises:
-        ValueError: the network's calls depend on its inputs, so that there is no graph of them.
+        ValueError: the network's calls depend on its inputs or on chance, so that there is no graph of them.
     """
 
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor], input_shape: tuple[int, ...]) -> None:
@@ -269,31 +269,3 @@ def reduction(target: Any, rest: tuple, before: tuple[int, ...]) -> tuple[Any, t
     if target in (torch.mean, "mean") and rest in [((2, 3),), ((-2, -1),), ([2, 3],), ([-2, -1],)]:
         return torch.mean, ((2, 3),)
     return None, ()
-
-
-def traced(network: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> fx.Graph:
-    """The graph of a network's calls in one mode, in which every node knows the shape of what it gives for two examples."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        network.train(training)
-        traced_module = fx.symbolic_trace(network)
-        network.eval()
-        traced_module.eval()
-        with torch.no_grad():
-            ShapeProp(traced_module).propagate(next(network.parameters()).new_zeros(2, *input_shape))
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise ValueError(f"the calls of {type(network).__name__} depend on its inputs: {error}") from None
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return traced_module.graph
-
-
-def python_of(graph: fx.Graph) -> str:
-    """What a graph computes, with all constants."""
-    return graph.python_code("self").src
-
-
-def shape(node: fx.Node) -> tuple[int, ...]:
-    """Of the tensor that a call gives; () where it gives something else."""
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
