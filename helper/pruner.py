@@ -13,6 +13,7 @@ from helper.masks.allocation import ALLOCATIONS, Shapes
 from helper.masks.choosing import all_finite, keep
 from helper.masks.context import Context
 from helper.masks.derivatives import gradient, grasp, snip
+from helper.masks.numbers import Sizes
 from helper.masks.scores import Score, magnitude, random
 from helper.masks.synflow import synflow
 
@@ -101,7 +102,7 @@ def kept_weights(weights: Mapping[str, Tensor]) -> Iterator[None]:
             weight.copy_(before[name])
 
 
-def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
+def scores_of(context: Context, prune_method: str) -> Mapping[str, Tensor]:
     """The scores of a context's weights. Raises ValueError: as `prune`."""
     way, weights = SCORES[prune_method], context.weights
     if way.data and context.batches is None:
@@ -110,9 +111,10 @@ def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
         if not all_finite(weight):
             raise ValueError(f"{name} has values that are NaN or infinite: no weights to choose from; has training diverged?")
     scores = way.compute(context)
-    if {name: score.shape for name, score in scores.items()} != {name: weight.shape for name, weight in weights.items()}:
+    signed = scores.of if isinstance(scores, Sizes) else scores
+    if {name: score.shape for name, score in signed.items()} != {name: weight.shape for name, weight in weights.items()}:
         raise ValueError(f"--prune_method {prune_method} does not give a score for each of the weights, and for nothing else")
-    for name, score in scores.items():
+    for name, score in signed.items():
         if not all_finite(score):
             raise ValueError(f"--prune_method {prune_method} gives scores of {name} that are NaN or infinite")
     if way.passes:
@@ -120,7 +122,7 @@ def scores_of(context: Context, prune_method: str) -> dict[str, Tensor]:
     return scores
 
 
-def refuse_equal(scores: dict[str, Tensor], mask: Mask, prune_method: str) -> None:
+def refuse_equal(scores: Mapping[str, Tensor], mask: Mask, prune_method: str) -> None:
     """Raise ValueError where what the network computes tells none of its active weights from another.
 
     When only a few weights are left, each may be on the only path: then they are alike, but not 0.

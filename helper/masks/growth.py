@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from helper.look import Look
+from helper.masks.numbers import Sizes
 
 Gradients = Mapping[str, Tensor]  # of all weights, pruned ones as well; of the step's batch, over all processes
 
@@ -22,7 +23,7 @@ class Growth:
             registry, and a look that follows from its place there.
     """
 
-    scores: Callable[[Gradients, torch.Generator], dict[str, Tensor]]
+    scores: Callable[[Gradients, torch.Generator], Mapping[str, Tensor]]
     dense_gradient: bool
     label: str = ""
     look: Look | None = None
@@ -33,9 +34,9 @@ def at_random(gradients: Gradients, generator: torch.Generator) -> dict[str, Ten
     return {name: torch.rand(g.shape, generator=generator).to(g.device) for name, g in gradients.items()}
 
 
-def by_gradient(gradients: Gradients, generator: torch.Generator) -> dict[str, Tensor]:
+def by_gradient(gradients: Gradients, generator: torch.Generator) -> Sizes:
     """Where the loss falls fastest (RigL, Evci et al. 2020)."""
-    return {name: gradient.abs() for name, gradient in gradients.items()}
+    return Sizes(gradients)
 
 
 GROWTHS = {

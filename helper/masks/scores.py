@@ -1,6 +1,6 @@
 """Scores say how much a weight matters: the highest stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helper.look import Look
 from helper.masks.context import Context
+from helper.masks.numbers import Sizes
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Score:
             registry, and a look that follows from its place there.
     """
 
-    compute: Callable[[Context], dict[str, Tensor]]
+    compute: Callable[[Context], Mapping[str, Tensor]]
     data: bool = False
     rounds: int = 1
     passes: float = 0
@@ -31,9 +32,9 @@ class Score:
     look: Look | None = None
 
 
-def magnitude(context: Context) -> dict[str, Tensor]:
+def magnitude(context: Context) -> Sizes:
     """|w|: small weights matter least (Han et al. 2015)."""
-    return {name: weight.abs() for name, weight in context.weights.items()}
+    return Sizes(context.weights)
 
 
 def random(context: Context) -> dict[str, Tensor]:

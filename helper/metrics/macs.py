@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from helper.mask import count as n_active
 from helper.metrics.parameters import evaluation_mode
 
 
@@ -19,7 +20,7 @@ def count_macs(network: nn.Module, input_shape: tuple[int, ...], mask: Mapping[s
         input_shape: of one example.
     """
     uses, sizes = uses_of_weights(network, input_shape), sizes_of_weights(network)
-    return macs_of(uses, sizes), macs_of(uses, sizes | {name: int(keep.sum()) for name, keep in (mask or {}).items()})
+    return macs_of(uses, sizes), macs_of(uses, sizes | {name: n_active(keep) for name, keep in (mask or {}).items()})
 
 
 def macs_of(uses: Mapping[str, int], counts: Mapping[str, int]) -> int:
