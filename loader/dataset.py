@@ -68,7 +68,10 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
-        return Split(self.inputs[rows], self.labels[rows], self.true_labels[rows], self.indices[rows])
+        tensors = self.inputs, self.labels, self.true_labels, self.indices
+        if isinstance(rows, slice) or rows.dtype == torch.bool:
+            return Split(*(tensor[rows] for tensor in tensors))
+        return Split(*(tensor.index_select(0, rows.to(tensor.device)) for tensor in tensors))  # several times as fast
 
     def to(self, device: torch.device) -> "Split":
         return Split(*(t.to(device) for t in (self.inputs, self.labels, self.true_labels, self.indices)))
@@ -191,6 +194,8 @@ def crop_and_flip(images: Tensor, draws: Tensor, padding: int = PADDING) -> Tens
     columns = torch.arange(width, device=images.device)
     columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - columns, columns)
     # pixels gathered with their channels together: the result is channels-last, as convolutions like it
-    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
-    image = torch.arange(n, device=images.device)
-    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1).contiguous()
+    first = torch.arange(n, device=images.device)[:, None] * padded.shape[1]
+    pixels = ((first + rows) * padded.shape[2])[:, :, None] + columns[:, None, :]
+    chosen = padded.flatten(0, 2).index_select(0, pixels.flatten())
+    return chosen.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)

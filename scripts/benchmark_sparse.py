@@ -3,14 +3,17 @@
 
     python scripts/benchmark_sparse.py layers                       # about 5 minutes on 2 cores
     python scripts/benchmark_sparse.py steps --root ../shared/data  # about 10 minutes
+    python scripts/benchmark_sparse.py epochs --root ../shared/data # about 5 minutes
 
 Batches of 128. All ways in turn within every round, in one process; medians of seconds over the rounds, and medians of ratios
 taken within rounds with their smallest and largest. Layers: forward and both backward passes, with random masks, against the
-better of contiguous and channels-last float32, and for linear layers torch.sparse. Steps: `Trainer.train_step` with masks of
-untrained ResNets and a multilayer perceptron, against channels-last float32 and bf16.
+better of contiguous and channels-last float32, and for linear layers torch.sparse. Steps: `Trainer.train_step` of ResNets and a
+multilayer perceptron, against channels-last float32 and bf16; masks of an untrained network (global, erk, uniform), or of the
+largest weights after --trained_steps steps (trained). Epochs: 40 steps, then training and test accuracy and SNR.
 """
 
 import argparse
+import copy
 import itertools
 import statistics
 import sys
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.mask import Mask
+from helper.metrics.evaluation import evaluate
 from helper.pruner import prune
 from helper.sparse.functional import sparse_layer, to_lanes
 from helper.sparse.library import kernels
@@ -34,6 +37,7 @@ from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.config import TrainConfig
+from optim.measuring import evaluate_training
 from optim.trainer import Trainer
 
 BATCH = 128
@@ -114,44 +118,83 @@ def layers(args: argparse.Namespace) -> None:
             print(f"| {name} | {density:g} | {1000 * statistics.median(ours):.2f} | {' | '.join(gains)} |", flush=True)
 
 
-def trainer_of(dataset, network: dict[str, object], density: float, allocation: str, flags: dict[str, object]) -> Trainer:
-    config = NetworkConfig(**network)
-    net = build_network(config, dataset.input_shape, dataset.n_classes, stream(0, "init"))
-    mask: Mask = prune(net, stream(0, "prune"), prune_ratio=1 - density, allocation=allocation)
-    net.to(memory_format=torch.channels_last).train()
-    return Trainer(net, dataset, TrainConfig(batch_size=BATCH, lr=0.01, **flags), seed=0, mask=mask)
+def network_of(dataset, options: dict[str, object], trained_steps: int) -> nn.Module:
+    """An untrained network, or one after so many dense steps."""
+    network = build_network(NetworkConfig(**options), dataset.input_shape, dataset.n_classes, stream(0, "init"))
+    network.to(memory_format=torch.channels_last).train()
+    if trained_steps:
+        trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, lr=0.1, precision="bf16"), seed=0)
+        for step in range(trained_steps):
+            trainer.train_step(step, torch.randperm(len(dataset.train))[:BATCH])
+    return network
 
 
-def one_step(trainer: Trainer, rows: Tensor) -> Callable[[], object]:
+def trainers_of(dataset, name: str, allocation: str, density: float, trained_steps: int) -> dict[str, Trainer]:
+    """One for each way, of copies of the same network under the same mask."""
+    network = network_of(dataset, NETWORKS[name], trained_steps if allocation == "trained" else 0)
+    kind = "global" if allocation == "trained" else allocation
+    mask = prune(network, stream(0, "prune"), prune_ratio=1 - density, allocation=kind)
+    return {
+        way: Trainer(copy.deepcopy(network), dataset, TrainConfig(batch_size=BATCH, lr=0.01, **flags), seed=0, mask=mask)
+        for way, flags in WAYS.items()
+    }
+
+
+def one_step(trainer: Trainer) -> Callable[[], object]:
+    rows = torch.arange(BATCH)
     return lambda: trainer.train_step(0, rows)
 
 
-def steps(args: argparse.Namespace) -> None:
-    images = {"limit_train": 5 * BATCH, "limit_test": 100, "verify_data": False}
-    dataset, rows = load_dataset(DataConfig(loader_name="cifar100", root=args.root, **images)), torch.arange(BATCH)
-    print("| network | mask | density | sparse step, ms | x float32 | x bf16 |\n|---|---|---|---|---|---|")
+def one_epoch(trainer: Trainer) -> Callable[[], object]:
+    """Steps, and the passes that a run makes after them."""
+
+    def epoch() -> None:
+        data, mask = trainer.dataset, trainer.mask_owner.mask
+        trainer.network.train()
+        for step, rows in trainer.remaining_batches():
+            trainer.train_step(step, rows)
+        forward = trainer.sparse_step.forward_for(trainer.mask_owner)
+        evaluate_training(trainer.network, mask, data, BATCH, 0, snr=True, forward=forward)
+        evaluate(trainer.network, data.batches(data.test, BATCH), forward=forward)
+
+    return epoch
+
+
+def in_training(args: argparse.Namespace, what: str, n_images: int, work: Callable[[Trainer], Callable[[], object]]) -> None:
+    images = {"limit_train": n_images, "limit_test": n_images // 5, "verify_data": False}
+    dataset = load_dataset(DataConfig(loader_name="cifar100", root=args.root, **images))
+    print(f"| network | mask | density | sparse {what}, ms | x float32 | x bf16 |\n|---|---|---|---|---|---|")
     for name, allocation, density in itertools.product(args.networks, args.allocations, args.densities):
-        kind = (dataset, NETWORKS[name], density, allocation)
-        times = in_turn({way: one_step(trainer_of(*kind, flags), rows) for way, flags in WAYS.items()}, args.rounds)
+        trainers = trainers_of(dataset, name, allocation, density, args.trained_steps)
+        times = in_turn({way: work(trainer) for way, trainer in trainers.items()}, args.rounds)
         ours = times["sparse"]
         gains = " | ".join(gain([times[way]], ours) for way in ("float32", "bf16"))
         print(f"| {name} | {allocation} | {density:g} | {1000 * statistics.median(ours):.1f} | {gains} |", flush=True)
 
 
+def steps(args: argparse.Namespace) -> None:
+    in_training(args, "step", 5000, one_step)
+
+
+def epochs(args: argparse.Namespace) -> None:
+    in_training(args, "epoch", 40 * BATCH, one_epoch)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("layers", "steps"))
-    parser.add_argument("--root", default="../shared/data", help="folder of CIFAR-100, for steps")
+    parser.add_argument("what", choices=("layers", "steps", "epochs"))
+    parser.add_argument("--root", default="../shared/data", help="folder of CIFAR-100, for steps and epochs")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.05, 0.02])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--allocations", nargs="+", default=["global", "erk", "uniform"])
+    parser.add_argument("--allocations", nargs="+", default=["trained", "global", "erk", "uniform"])
+    parser.add_argument("--trained_steps", type=int, default=240)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     kernels()
-    (layers if args.what == "layers" else steps)(args)
+    {"layers": layers, "steps": steps, "epochs": epochs}[args.what](args)
 
 
 if __name__ == "__main__":

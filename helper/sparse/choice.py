@@ -12,6 +12,7 @@ from helper.mask import count
 
 BREAK_EVEN = 0.38  # a dense layer's multiply-accumulates in those of active weights: below 62 % sparsity dense is faster
 CONVERSION = 40  # of one value between layouts
+PASSES = 17  # of one value that a convolution reads or gives: BatchNorm and memory, in dense steps and sparse ones
 CALL = 5e6  # of one layer, whatever its size
 WORTH = 0.8  # share of the dense step's cost below which a sparse one is taken
 
@@ -55,12 +56,12 @@ def relative_cost(network: nn.Module, chosen: Mapping[str, int], uses: Mapping[s
     dense = sparse = 0.0
     for name, layer in known_layers(network).items():
         n_uses = uses.get(f"{name}.weight", 0)
-        one = BREAK_EVEN * layer.weight.numel() * n_uses
-        dense += batch_size * one
+        one, n_values = BREAK_EVEN * layer.weight.numel() * n_uses, values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0
+        dense += batch_size * (one + PASSES * n_values)
         if name in chosen:
-            sparse += batch_size * chosen[name] * n_uses + CALL
+            sparse += batch_size * (chosen[name] * n_uses + PASSES * n_values) + CALL
         else:
-            sparse += batch_size * (one + (CONVERSION * values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0))
+            sparse += batch_size * (one + (CONVERSION + PASSES) * n_values)
     return sparse / dense if dense else 1.0
 
 
