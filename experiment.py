@@ -66,6 +66,21 @@ COMMANDS: dict[str, Command] = {
         "study.sweeping.status", "StatusConfig", "status", "RESULTS_ROOT",
         "Says which runs of a results root are queued, running, finished, failed, damaged; changes nothing.", "results",
     ),
+    "list": Command(
+        "study.reporting.listing", "ListConfig", "list_runs", "RESULTS_ROOT",
+        "Lists the finished runs of a results root with their numbers, those that fulfil a condition, in some order.",
+        "results --where 'sparsity > 0.9' --sort acc_test",
+    ),
+    "show": Command(
+        "study.reporting.showing", "ShowConfig", "show", "RUN",
+        "Shows one run: settings, accuracies, sparsity, cost, measurements, files, the command that repeats it.",
+        "results/digits/mlp-128-64/dense/RUN",
+    ),
+    "remove": Command(
+        "study.removal", "RemoveConfig", "remove", "RUN...",
+        "Removes runs with all of their files, after asking; none that is under way, or that another one needs.",
+        "results/digits/mlp-128-64/dense/RUN --children 1",
+    ),
     "measure": Command(
         "study.measure", "MeasureConfig", "measure", "RUN...",
         "Measures Fisher, Hessian, Jacobian, SNR, spectrum of saved states; what was measured before is not repeated.",

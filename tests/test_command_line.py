@@ -305,3 +305,16 @@ def test_the_preset_of_a_figure_says_nothing():
 def test_measure_refuses_to_be_told_how_often(tmp_path):
     (tmp_path / "config.yaml").write_text("lr: 0.1\n")
     assert "--epochs" in outcome(experiment.main, "measure", tmp_path, "--metric_every", 3).line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("list", "--csv", "{root}"), ("list", "{root}", "--csv"), ("list", "--csv", "1", "{root}"), ("status", "--all", "{root}")],
+)
+def test_a_flag_that_takes_1_or_0_may_stand_alone_before_a_folder(words, tmp_path):
+    found = outcome(experiment.main, *(word.format(root=tmp_path) for word in words))
+    assert (found.code, found.err) == (0, "")
+
+
+def test_a_word_that_is_no_folder_is_still_a_wrong_value(tmp_path):
+    assert "--csv nowhere: expected 1 or 0" in outcome(experiment.main, "list", "--csv", "nowhere", tmp_path).line

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from helper.command_line.flag_files import canonical, read_flags
 from helper.command_line.help import Usage, help_text, names_of, page_width, parts_within
 from helper.schema.config import Config, FlagError, all_flags, flag_fields, unflatten, value_type
-from helper.schema.values import near_match
+from helper.schema.values import near_match, switch
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import write_yaml
 
@@ -33,7 +34,7 @@ class CommandLine:
 def parse(cls: type[Config], usage: Usage, argv: Sequence[str] | None = None) -> CommandLine:
     """A `cls` from flags and `--config` files, later ones before earlier ones; wrong flags end the process with exit code 2."""
     parser = Parser(cls, usage)
-    found = vars(parser.parse_args(argv))
+    found = vars(parser.parse_args(parser.with_ones(sys.argv[1:] if argv is None else argv)))
     own, several = all_flags(cls), all_flags(usage.lists) if usage.lists else {}
     flags = {name: value for name, value in found.items() if name in own}
     try:
@@ -59,6 +60,15 @@ def values_of(text: str, each: dataclasses.Field) -> list[str]:
 
 def defaults_of(cls: type[Config]) -> dict[str, Any]:
     return {name: field.default for name, field in all_flags(cls).items()}
+
+
+def is_switch(word: str) -> bool:
+    """Whether a word is the value of a flag that takes 1|0."""
+    try:
+        switch(word)
+    except ValueError:
+        return False
+    return True
 
 
 class FlagsOfFile(argparse.Action):
@@ -104,6 +114,16 @@ class Parser(argparse.ArgumentParser):
                 for each in flag_fields(part):
                     bare = {"nargs": "?", "const": "1"} if value_type(part, each)[0] is bool else {}  # --retry is --retry 1
                     self.add_argument(*names_of(each), action=FlagOfLine, **bare)
+
+    def with_ones(self, argv: Sequence[str]) -> list[str]:
+        """The words of a command line, a 1 between a flag that takes 1|0 and a file or folder that follows: `--yes RUN`."""
+        bare = {option for action in self._actions if action.nargs == "?" for option in action.option_strings}
+        found: list[str] = []
+        for word in argv:
+            if self.usage.words and found and found[-1] in bare and not is_switch(word) and Path(word).exists():
+                found.append("1")
+            found.append(word)
+        return found
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (?:-\w+/)?(?=--)", "", message)

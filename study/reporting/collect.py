@@ -19,6 +19,8 @@ NUMBERS = (
     "sparsity_achieved", "training_macs", "training_macs_dense", "training_macs_with_parents",
 )  # fmt: skip
 
+UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError)  # of damaged files
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -32,20 +34,17 @@ class Collection:
 def collect(root: Path) -> Collection:
     """Every finished run under a results root. Folders that are none, and damaged files, are listed with the reason."""
     records, left_out, seen = [], [], {}
-    paths = sorted(
-        {file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}") if file.is_file()}
-    )
-    for path in tracked(paths, "reading runs", "runs"):
+    for path in tracked(run_paths(root), "reading runs", "runs"):
         name = path.relative_to(root).as_posix()
         folder = RunFolder(path)
         if not folder.summary.is_file():
             left_out.append((name, "not finished"))
             continue
         try:
-            record = FinishedRun(path, name, flatten(stored_config(folder)), summary_of(folder))
+            record = finished_run(folder, name)
             folder.check_files()
             key = (record.flags["loader_name"], record.study, digest(record.identity))
-        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        except UNREADABLE as error:
             left_out.append((name, why_left_out(folder, error)))
             continue
         if key in seen:
@@ -55,6 +54,18 @@ def collect(root: Path) -> Collection:
         records.append(record)
         left_out += [(f"{name}/{table}.csv", why) for table, why in damaged_tables(path)]
     return Collection(root, tuple(with_dense_runs(records)), left_out)
+
+
+def run_paths(root: Path) -> list[Path]:
+    """The folders under a results root that have a summary or a configuration, in the order of their names."""
+    return sorted(
+        {file.parent for kind in ("summary.json", "config.yaml") for file in root.glob(f"*/*/*/*/{kind}") if file.is_file()}
+    )
+
+
+def finished_run(folder: RunFolder, name: str) -> FinishedRun:
+    """By its configuration and its summary; its other files are not looked at. Raises one of UNREADABLE: they are damaged."""
+    return FinishedRun(folder.path, name, flatten(stored_config(folder)), summary_of(folder))
 
 
 def why_left_out(folder: RunFolder, error: Exception) -> str:

@@ -22,6 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from helper.drawing import DPI
+from study.digits import digits
 
 RUNS_CSV = "runs.csv"  # beside index.html: the run table for readers without JavaScript
 SCREEN = 96 / DPI  # CSS pixels for a pixel of a figure
@@ -203,14 +204,6 @@ def cell(value: Value) -> Cell:
         return Cell(str(int(value)), int(value))
     number, largest = float(value), sys.float_info.max  # JSON has no infinity
     return Cell(digits(number), min(max(number, -largest), largest))
-
-
-def digits(number: float) -> str:
-    """4 significant digits, with their trailing zeros unless they are the whole truth: 0.9, but 0.90001 -> 0.9000."""
-    text = f"{number:.4g}"
-    if 1e4 <= abs(float(text)) < 1e7:
-        return f"{float(text):.0f}"
-    return text if float(text) == number else f"{number:#.4g}".rstrip(".")
 
 
 def setting(value: Any) -> str:

@@ -16,12 +16,13 @@ from helper.system.files import write_atomic
 from helper.system.locks import exclusive
 from helper.untrusted.texts import csv_text, one_line, shown
 from study.bias import bias_noted, marked
+from study.digits import digits
 from study.reporting.aggregate import measured_alike, over_seeds
 from study.reporting.claims import findings
 from study.reporting.collect import Collection, collect
 from study.reporting.comparison_sections import comparison_sections
 from study.reporting.finished_run import FinishedRun
-from study.reporting.page import Report, Row, Section, digits, render
+from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
 from study.reporting.sheets_ways import claim_rows, claims_sheet
