@@ -1,6 +1,7 @@
 """The choice without a copy of all numbers, against sorting, `torch.topk` and the choice with copies."""
 
 import platform
+import tracemalloc
 
 import pytest
 import torch
@@ -129,3 +130,18 @@ def test_more_than_there_are_cannot_stay(monkeypatch):
     monkeypatch.setattr(choosing, "FEW", 0)
     with pytest.raises(ValueError, match="3 weights cannot stay where 2 can be chosen"):
         keep({"a": torch.zeros(2)}, 3)
+
+
+@pytest.mark.parametrize("values", [lambda x: x, lambda x: (x * 500).round(), lambda x: x.sign()])
+def test_numbers_are_not_copied_to_choose_from_them(values, monkeypatch):
+    flat = values(torch.randn(1 << 21, generator=stream(0, "many")))
+    monkeypatch.setattr(in_pieces, "FEW", 1 << 12)
+    monkeypatch.setattr(in_pieces, "SAMPLE", 1 << 12)
+    numbers_of_weights = Numbers([flat], None, absolute=True)
+    tracemalloc.start()
+    try:
+        nth_lowest(numbers_of_weights, round(0.98 * len(flat)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < flat.nbytes / 2  # a piece of 1 MiB, its comparisons, and what lies between two bounds

@@ -44,7 +44,7 @@ def nth_lowest(numbers: Numbers, n: int) -> numpy.number:
     low, high, below, left, spread = -numpy.inf, numpy.inf, 0, numbers.n, 4.0
     while left > FEW:
         step = -(-left // SAMPLE)
-        sample = numpy.sort(numpy.concatenate([piece[::step] for piece in within(numbers, low, high)]))
+        sample = numpy.sort(numpy.concatenate([piece[::step].copy() for piece in within(numbers, low, high)]))
         at, error = (n - below) / left * len(sample), spread * math.sqrt(len(sample)) / 2
         first, last = (sample[min(max(int(place), 0), len(sample) - 1)] for place in (at - error, at + error))
         spread = 0.0  # from now on the two are one, which at least is no more between the bounds
@@ -68,7 +68,7 @@ def within(numbers: Numbers, low: float, high: float) -> Iterator[numpy.ndarray]
     """Pieces of those between two bounds, these included."""
     everything = low == -numpy.inf and high == numpy.inf
     for piece in numbers.pieces():
-        yield piece.copy() if everything else piece[(piece >= low) & (piece <= high)]
+        yield piece if everything else piece[(piece >= low) & (piece <= high)]
 
 
 # ------------------------------------------------------------------------------------------------- equal numbers

@@ -5,7 +5,9 @@ import logging
 import math
 
 import torch
+from torch import Tensor
 
+from helper.masks.choosing import all_finite
 from helper.processes.first import broadcast_from_first
 from helper.processes.sharing import any_process
 from helper.progress import Task, spoken
@@ -38,13 +40,18 @@ class StopIfDiverged(Callback):
 
 
 def check_finite(trainer: Trainer) -> None:
-    checks = [torch.isfinite(t).all() for t in trainer.network.state_dict().values()]  # the last step's loss came before it
+    checks = [finite(t) for t in trainer.network.state_dict().values()]  # the last step's loss came before it
     checks += [] if trainer.sums is None else [torch.isfinite(trainer.sums.loss)]
     if any_process(not torch.stack(checks).all() or not math.isfinite(trainer.row.get("loss_train", 0.0))):
         raise Diverged(
             f"the training loss or a weight is not finite in epoch {max(trainer.epoch, trainer.first_epoch + 1)}: "
             f"lower --lr (now {trainer.config.lr}) or add --warmup_epochs; the last good checkpoint is kept"
         )
+
+
+def finite(values: Tensor) -> Tensor:
+    """Whether all values are finite, as a tensor beside them; on the CPU without another tensor of their size."""
+    return torch.tensor(all_finite(values)) if values.device.type == "cpu" else torch.isfinite(values).all()
 
 
 class Progress(Callback):
