@@ -76,6 +76,11 @@ COMMANDS: dict[str, Command] = {
         "Shows one run: settings, accuracies, sparsity, cost, measurements, files, the command that repeats it.",
         "results/digits/mlp-128-64/dense/RUN",
     ),
+    "export": Command(
+        "study.reporting.exporting", "ExportConfig", "export", "RUN DIR",
+        "Writes the selected weights of a run as safetensors, with mask, card of its numbers, and ONNX where that is there.",
+        "results/digits/mlp-128-64/dense/RUN exported --weights csr",
+    ),
     "remove": Command(
         "study.removal", "RemoveConfig", "remove", "RUN...",
         "Removes runs with all of their files, after asking; none that is under way, or that another one needs.",

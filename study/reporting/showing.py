@@ -20,7 +20,7 @@ from study.reporting.facts import Facts, command_of, facts_of, settings_of
 from study.reporting.finished_run import FinishedRun
 from study.reporting.unreliable import UNRELIABLE, UNRELIABLE_NOTE
 
-MOST = 34  # characters of the names on the left
+MOST = 40  # characters of the names on the left
 
 
 @dataclass(frozen=True)
