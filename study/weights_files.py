@@ -54,6 +54,18 @@ def csr_parts(matrix: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([ends.new_zeros(1), ends]).to(index), active.nonzero()[:, 1].to(index), matrix[active]
 
 
+def dense(crow: Tensor, col: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor of that shape whose rows these arrays hold. Raises Unfit, or what torch does: they hold no such rows."""
+    matrix = rows_of(torch.zeros(shape, dtype=values.dtype))
+    counts, col = crow.long().diff(), col.long()
+    if len(counts) != len(matrix) or crow[0] != 0 or (counts < 0).any() or len(col) != len(values) or crow[-1] != len(col):
+        raise Unfit("its rows do not add up")
+    if ((col < 0) | (col >= matrix.shape[1])).any():
+        raise Unfit("it has columns that are not there")
+    matrix[torch.arange(len(matrix)).repeat_interleave(counts), col] = values
+    return matrix.reshape(shape)
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """{name: dense tensor} of a file of either kind.
 
@@ -65,10 +77,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
             shapes = json.loads((file.metadata() or {}).get(SHAPES, "{}"))
         for name, shape in shapes.items():
-            crow, col, values = (tensors.pop(f"{name}.{part}") for part in PARTS)
-            size = (crow.numel() - 1, torch.Size(shape).numel() // max(1, crow.numel() - 1))
-            matrix = torch.sparse_csr_tensor(crow, col, values, size, check_invariants=True)
-            tensors[name] = matrix.to_dense().reshape(shape)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            tensors[name] = dense(*(tensors.pop(f"{name}.{part}") for part in PARTS), torch.Size(shape))
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise RuntimeError(f"{path} is damaged, or no file of exported weights; export the run again") from error
     return tensors

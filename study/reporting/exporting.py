@@ -1,10 +1,13 @@
 """`experiment.py export`: the selected weights of a run for other programs, with a card that says what they are."""
 
+import contextlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,7 @@ def export(config: ExportConfig, run: str, folder: str) -> int:
         if words or not config.onnx:
             (target / ONNX).unlink(missing_ok=True)  # of an earlier export
         write_atomic(target / CARD, card_of(record, options, target))
+        (target / ".lock").unlink()  # the folder is for others
     if words:
         print(f"experiment.py: {one_line(words)}", file=sys.stderr)
     for name in written(target):
@@ -118,8 +122,7 @@ def onnx_or_why_not(target: Path, options: RunConfig, origin: RunFolder) -> str:
     restore(network, origin.model)
     unfinished = target / f".{ONNX}.new"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's, of its own parts
+        with quiet():
             torch.onnx.export(
                 network.eval(), (torch.zeros(2, *sizes.input_shape),), unfinished, input_names=["inputs"],
                 output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
@@ -128,6 +131,18 @@ def onnx_or_why_not(target: Path, options: RunConfig, origin: RunFolder) -> str:
         return f"no {ONNX}: PyTorch cannot write this network as ONNX ({one_line(error, 200)}); --onnx 0 leaves it out"
     os.replace(unfinished, target / ONNX)
     return ""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the libraries that write ONNX say of their own steps and parts."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def written(target: Path) -> list[str]:
