@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from helper.processes.group import rank, world_size
 from helper.processes.interruption import interruptible
 from helper.processes.sharing import own_share, sum_over_processes
 from helper.schema.registry import with_options
-from helper.system.seeds import stream
+from helper.system.seeds import device_seed, stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
 from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
@@ -62,7 +62,8 @@ class Trainer:
 
     Order and augmentation of epoch e, and the random numbers of a step, come from streams named by seed, epoch and step;
     so `state` (epoch, step, weights, optimiser) is all that an exact continuation needs. Several processes draw the same
-    numbers for the global batch, and each takes its share of it: they train what one process does, to rounding.
+    numbers for the global batch, and each takes its share of it: they train what one process does, to rounding, unless the
+    network draws numbers itself, as dropout does.
 
     Args:
         network: on the device of the data set; trained in place.
@@ -168,7 +169,8 @@ class Trainer:
         self.emit("before_step")
         batch = self.draw_batch(step, rows)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
-        logits, losses, loss = self.forward_pass(batch)
+        with self.draws("dropout", self.epoch, step):
+            logits, losses, loss = self.forward_pass(batch)
         self.backward_pass(loss, batch.n)
         self.update_weights()
         self.add_up(batch, logits, losses, loss)
@@ -193,6 +195,10 @@ class Trainer:
             noise = torch.randn(batch.n, logits.shape[1], generator=batch.generator)[batch.own]
             loss = loss + self.penalty(logits, inputs, noise) / batch.n
         return logits, losses, loss
+
+    def draws(self, *name: str | int) -> AbstractContextManager[None]:
+        """What the network draws inside, as dropout does, comes from a stream of this name, another in each process."""
+        return device_seed(stream(self.seed, *name, rank()), self.device)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """By the active weights alone, in float32, unless the step is to be a dense one."""

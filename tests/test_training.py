@@ -184,6 +184,64 @@ def test_a_state_from_the_middle_of_an_epoch_continues_exactly():
     assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), trainer.network.parameters(), strict=True))
 
 
+class WithDropout(nn.Module):
+    """By a module, by a function or by a draw of its own."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.fc1, self.fc2, self.dropout = way, nn.Linear(64, 30), nn.Linear(30, 10), nn.Dropout(0.3)
+
+    def forward(self, x):
+        x = self.fc1(x.flatten(1)).relu()
+        if self.way == "module":
+            x = self.dropout(x)
+        elif self.way == "function":
+            x = F.dropout(x, 0.3, self.training)
+        elif self.training:
+            x = x * (torch.rand_like(x) < 0.7)
+        return self.fc2(x)
+
+
+@pytest.mark.parametrize("reg_type", ["none", "jacobian"])
+@pytest.mark.parametrize("way", ["module", "function", "own draw"])
+def test_what_a_network_draws_is_drawn_again_after_an_interruption_and_shifts_nothing_else(way, reg_type):
+    data, states, losses = digits(), [], []
+
+    class Watch(Callback):
+        def on_step(self, trainer):
+            losses.append(float(trainer.sums.loss))
+            if (trainer.epoch, trainer.step) == (1, 2):
+                states.append(copy.deepcopy(trainer.state()))
+
+    fresh = WithDropout(way)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    whole = fit(copy.deepcopy(fresh), data, [Watch()], n_epochs=2, reg_type=reg_type)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    trainer = Trainer(copy.deepcopy(fresh), data, whole.config, seed=0, callbacks=[])
+    trainer.load_state(states[0])
+    trainer.fit()
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), trainer.network.parameters(), strict=True))
+    trainer = Trainer(copy.deepcopy(fresh), data, whole.config, seed=0, callbacks=[])
+    ones = []
+    for name in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        with trainer.draws("dropout", *name):
+            ones.append(torch.rand(9))
+    assert torch.equal(ones[0], ones[1])
+    assert len({tuple(one.tolist()) for one in ones}) == 3
+
+
+def test_processes_draw_different_dropout(monkeypatch):
+    data, drawn = digits(), []
+    trainer = Trainer(network(data), data, TrainConfig(n_epochs=1), seed=0, callbacks=[])
+    for rank in (0, 1):
+        monkeypatch.setattr(trainer_module, "rank", lambda rank=rank: rank)
+        with trainer.draws("dropout", 0, 0):
+            drawn.append(torch.rand(9))
+    assert not torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_an_epoch_has_added_up_before_a_stop_is_taken_over_by_one_process_only(monkeypatch, rank):
     data = digits()

@@ -41,8 +41,9 @@ class RecalibrateBatchNorm(Callback):
         trainer.network.train()
         data, forward = trainer.dataset, trainer.sparse_step.forward_for(trainer.mask_owner)
         order = torch.randperm(len(data.train), generator=stream(trainer.seed, "recalibration", trainer.epoch))
-        for rows in order.split(trainer.config.batch_size)[:BATCHES]:
-            forward(data.normalise(data.train[rows[own_share(len(rows))].to(trainer.device)].inputs))
+        for step, rows in enumerate(order.split(trainer.config.batch_size)[:BATCHES]):
+            with trainer.draws("recalibration dropout", trainer.epoch, step):
+                forward(data.normalise(data.train[rows[own_share(len(rows))].to(trainer.device)].inputs))
             end_of_graph(trainer.device)
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
