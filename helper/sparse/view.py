@@ -17,10 +17,11 @@ from torch import Tensor, fx, nn
 from helper.sparse.functional import from_lanes, to_lanes
 from helper.sparse.layers import LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
+from helper.sparse.reductions import CONCATENATIONS, concatenated, reduction
 from helper.sparse.tracing import python_of, shape, traced
 
 MOST_LANES = 256
-ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity)
+ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
 RELU = (F.relu, torch.relu, "relu")
 TANH, SIGMOID = (torch.tanh, F.tanh, "tanh"), (torch.sigmoid, F.sigmoid, "sigmoid")
 
@@ -34,18 +35,6 @@ def lanes_of(n: int) -> int:
 
 def enter(x: Tensor) -> Tensor:
     return to_lanes(x, lanes_of(len(x)))
-
-
-def mean_of_image(x: Tensor) -> Tensor:
-    return x.mean((2, 3), keepdim=True)
-
-
-def pool(x: Tensor, size: int) -> Tensor:
-    return F.avg_pool3d(x, (size, size, 1))
-
-
-def flat(x: Tensor) -> Tensor:
-    return x.flatten(1, -2)
 
 
 @dataclass(frozen=True)
@@ -144,7 +133,11 @@ class Lowering:
         """A call of the network in the view; None: it is not known how to do that batch-innermost."""
         if node.op == "call_module":
             return self.lowered_module(node, self.network.get_submodule(node.target))
-        if node.op not in ("call_function", "call_method") or not isinstance(node.args[0], fx.Node):
+        if node.op not in ("call_function", "call_method"):
+            return None
+        if node.target in CONCATENATIONS:
+            return self.concatenation(concatenated(node))
+        if not node.args or not isinstance(node.args[0], fx.Node):
             return None
         first, rest = node.args[0], (*node.args[1:], *node.kwargs.items())
         if node.target in (operator.add, torch.add, "add"):
@@ -153,12 +146,9 @@ class Lowering:
             return self.relu(first)
         if not self.in_lanes(first):
             return None
-        function = (torch.tanh if node.target in TANH else torch.sigmoid) if node.target in TANH + SIGMOID else None
-        if function is None:
-            function, arguments = reduction(node.target, rest, shape(first))
-        else:
-            arguments = ()
-        return None if function is None else self.call(function, self.lanes(first), *arguments)
+        if node.target in TANH + SIGMOID:
+            return self.call(torch.tanh if node.target in TANH else torch.sigmoid, self.lanes(first))
+        return self.reduced(first, reduction(node.target, node.args[1:], node.kwargs, shape(first)))
 
     def lowered_module(self, node: fx.Node, module: nn.Module) -> Value | Waiting | None:
         source, dims = node.args[0], len(shape(node.args[0]))
@@ -174,7 +164,9 @@ class Lowering:
             return Waiting(module, self.lanes(source)) if dims in (2, 4) else None
         if isinstance(module, nn.ReLU):
             return self.relu(source)
-        return self.call(module, self.lanes(source)) if isinstance(module, ELEMENTWISE) else None
+        if isinstance(module, ELEMENTWISE):
+            return self.call(module, self.lanes(source))
+        return self.reduced(source, reduction(type(module), (), vars(module), shape(source)))
 
     def unchanged(self, node: fx.Node) -> Value:
         """A call as it is, with activations as it expects them."""
@@ -193,6 +185,14 @@ class Lowering:
         name = f"lanes_{len(self.parts)}"
         self.parts[name] = what
         return Value(self.graph.call_module(name, args), lanes=True)
+
+    def reduced(self, source: fx.Node, how: tuple | None) -> Value | None:
+        return None if how is None else self.call(how[0], self.lanes(source), *how[1:])
+
+    def concatenation(self, parts: list[fx.Node]) -> Value | None:
+        if not any(self.in_lanes(part) for part in parts):
+            return None
+        return self.call(torch.cat, [self.lanes(part) for part in parts], 1)
 
     def sparse_call(self, layer: LanesLayer, source: fx.Node) -> Value:
         return self.call(operator.getitem, self.call(layer, source).node, 0)
@@ -254,18 +254,3 @@ class Lowering:
         if node not in self.conversions:
             self.conversions[node] = self.graph.call_function(function, (node,))
         return self.conversions[node]
-
-
-def reduction(target: Any, rest: tuple, before: tuple[int, ...]) -> tuple[Any, tuple]:
-    """(function for activations that lie batch-innermost, its further arguments) of one that makes images smaller or flat."""
-    if target in (torch.flatten, "flatten") and rest in [(1,), (("start_dim", 1),)]:
-        return flat, ()
-    if len(before) != 4:
-        return None, ()
-    if target is F.adaptive_avg_pool2d and rest in [(1,), ((1, 1),)]:
-        return mean_of_image, ()
-    if target is F.avg_pool2d and len(rest) == 1 and isinstance(rest[0], int):
-        return pool, rest
-    if target in (torch.mean, "mean") and rest in [((2, 3),), ((-2, -1),), ([2, 3],), ([-2, -1],)]:
-        return torch.mean, ((2, 3),)
-    return None, ()
