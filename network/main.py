@@ -9,16 +9,27 @@ from torch import nn
 from helper.schema.config import Config, FlagError, flag, flatten, identity
 from helper.schema.registry import EntriesThat, by_name, with_options, with_own_flags
 from helper.system.seeds import global_seed
+from network.alexnet import ALEXNET_SPEC, MNIST_ALEXNET_SPEC
+from network.densenet import DENSENET_SPEC
 from network.init import INITIALISERS
 from network.mlp import MLP_SPEC
 from network.mnist_lenet import LENET_SPEC
+from network.preresnet import PRERESNET_SPEC
 from network.resnet import RESNET_SPEC
 from network.spec import NetworkSpec
+from network.vgg import VGG_SPECS
+from network.wide_resnet import WIDE_RESNET_SPEC
 
 NETWORKS: dict[str, NetworkSpec] = by_name(
     MLP_SPEC,
     RESNET_SPEC,
     LENET_SPEC,
+    PRERESNET_SPEC,
+    WIDE_RESNET_SPEC,
+    *VGG_SPECS,
+    DENSENET_SPEC,
+    ALEXNET_SPEC,
+    MNIST_ALEXNET_SPEC,
 )
 WITH_BATCH_NORM = EntriesThat(NETWORKS, lambda spec: spec.batch_norm)  # or that may have it
 

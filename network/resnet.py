@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.schema.config import flag
+from network.depths import multiple
 from network.spec import NetworkSpec
 
 
@@ -82,15 +83,16 @@ class ResNet(nn.Module):
 
 
 def blocks_per_stage(depth: int) -> tuple[type[nn.Module], int]:
-    block, layers = (BasicBlock, 6) if depth < 54 else (Bottleneck, 9)
-    if depth < 8 or (depth - 2) % layers:
-        near = max(8, layers * round((depth - 2) / layers) + 2)
-        raise ValueError(f"--depth {depth}: must be {layers}n+2 {'below' if layers == 6 else 'from'} 54; did you mean {near}?")
-    return block, (depth - 2) // layers
+    if depth < 54:
+        return BasicBlock, multiple(depth, 6, 2, "resnet", below=54)
+    return Bottleneck, multiple(depth, 9, 2, "resnet from 54")
 
 
 class ResNetFlags:
-    depth: int = flag(32, "layers: 6n+2 below 54 (basic blocks), 9n+2 from there (bottlenecks)", short="-dp")
+    depth: int = flag(
+        32, "layers; resnet: 6n+2 below 54, 9n+2 from there (bottlenecks); preresnet: the same with 44; wide_resnet: 6n+4; "
+        "densenet: 6n+4, 3n+4 with basic blocks", short="-dp",
+    )  # fmt: skip
     widen_factor: int = flag(4, "multiplies the channels of all convolutions", short="-wf", low=1)
 
 

@@ -22,7 +22,7 @@ class NetworkSpec:
         flags: a class whose fields are flags that no other network declares.
         check: raises ValueError when its flags do not make a network; the message names them.
         images: whether it takes images alone, (channels, height, width); else any inputs.
-        sides: of the square images that it takes; empty: any images.
+        sides: of the square images that it takes; empty: any images whose height and width are `least_side` or more.
         batch_norm: whether such networks have, or may have, BatchNorm layers.
         smoke: flags that make it small, and use all of its own.
     """
@@ -36,6 +36,7 @@ class NetworkSpec:
     check: Callable[..., None] | None = None
     images: bool = True
     sides: tuple[int, ...] = ()
+    least_side: int = 1
     batch_norm: bool = True
     smoke: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,9 +49,12 @@ class NetworkSpec:
         """Raise FlagError unless it takes such inputs."""
         if self.images and len(input_shape) != 3:
             raise FlagError(f"--net_name {self.name} takes images, and this data set has none; use --net_name mlp")
+        found = "x".join(map(str, input_shape[1:]))
+        if self.images and min(input_shape[1:]) < self.least_side:
+            least = f"{self.least_side}x{self.least_side}"
+            raise FlagError(f"--net_name {self.name} takes images of at least {least} pixels, not {found}")
         if self.sides and input_shape[1:] not in [(side, side) for side in self.sides]:
             *first, last = [f"{side}x{side}" for side in self.sides]
-            found = "x".join(map(str, input_shape[1:]))
             raise FlagError(f"--net_name {self.name} takes images of {', '.join(first)} or {last} pixels, not {found}")
 
     def head_of(self, network: nn.Module) -> nn.Module:

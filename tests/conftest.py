@@ -14,6 +14,7 @@ import run as command_line
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from loader.main import DATASETS
+from network.main import NETWORKS, NetworkConfig, build_network
 from tests.kernels.counts import compiler_version, recorded_version
 from tests.slurm.cluster import missing_programs
 
@@ -107,6 +108,17 @@ def _same_logging_and_hooks():
     hook = sys.excepthook
     yield
     sys.excepthook = hook
+
+
+NETWORKS_TRIED = [name for name in NETWORKS if not name.startswith(("vgg13", "vgg16", "vgg19"))]  # the others are alike
+
+
+def small_network(name: str, **flags: object) -> tuple[nn.Module, tuple[int, int, int]]:
+    """(a network of the registry with its smallest flags, or with others, the shape of the smallest images that it takes)."""
+    spec = NETWORKS[name]
+    side = spec.sides[0] if spec.sides else max(8, spec.least_side)
+    config = NetworkConfig(net_name=name, **{**spec.smoke, **flags})
+    return build_network(config, (1, side, side), 10, torch.Generator()), (1, side, side)
 
 
 @pytest.fixture

@@ -162,6 +162,11 @@ IDLE = [
     ("--lr_schedule exponential -lm 3", "--lr_milestones 3 has no effect with --lr_schedule exponential"),
     ("--reg_weight 1", "--reg_weight 1.0 has no effect with --reg_type none"),
     ("--depth 20", "--depth 20 has no effect with --net_name mlp"),
+    ("-nt vgg11 -dp 20", "--depth 20 has no effect with --net_name vgg11; it acts with --net_name resnet, preresnet, "
+     "wide_resnet or densenet"),
+    ("-nt preresnet -wf 2", "--widen_factor 2 has no effect with --net_name preresnet"),
+    ("-nt resnet -dr 0.1",
+     "--dropRate 0.1 has no effect with --net_name resnet; it acts with --net_name wide_resnet or densenet"),
     ("-nt mnist_lenet -hd 5", "--hidden_dims 5 has no effect with --net_name mnist_lenet"),
     ("-ln mnist --test_size 0.5", "--test_size 0.5 has no effect with --loader_name mnist"),
     ("-sf 0 -ms 10", "--monte_carlo_samples 10 has no effect with --save_fisher 0"),
@@ -181,7 +186,8 @@ IDLE = [
      "--split_seed 3 has no effect with --loader_name mnist, --limit_train none, --limit_test none, --val_size 0.0; it acts "
      "with --loader_name digits or toy, --limit_train above 0, --limit_test above 0 or --val_size above 0"),
     ("-nt resnet --sync_batch_norm 0",
-     "--sync_batch_norm 0 has no effect with one process; it acts with --net_name resnet and with several processes"),
+     "--sync_batch_norm 0 has no effect with one process; it acts with --net_name resnet, preresnet, "
+     "wide_resnet, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn or densenet and with several processes"),
     ("--sync_batch_norm 0", "--sync_batch_norm 0 has no effect with --net_name mlp, one process; it acts with"),
 ]  # fmt: skip
 

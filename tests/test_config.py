@@ -69,7 +69,8 @@ def test_every_flag_has_one_name_and_one_short_name():
 ORIGINAL_FLAGS = """
     -m mode -pm prune_method -pr prune_ratio -pl prune_last -rr results_root -lp load_pretrain -pp pretrain_model_path
     -tp lottery_model_path -ln loader_name -rt root -fn filename -ts test_size -rs random_state -dl download -nt net_name
-    -in in_dim -ot out_dim -ha hidden_act -oa out_act -hd hidden_dims -dp depth -wf widen_factor -im init_method
+    -in in_dim -ot out_dim -ha hidden_act -oa out_act -hd hidden_dims -dp depth -wf widen_factor -dr dropRate
+    -gr growthRate -cr compressionRate -im init_method
     -on optimizer_name -mm momentum -lr lr -ls lr_schedule -lm lr_milestones -lg lr_gamma -ne n_epochs -bs batch_size
     -wt weight_decay -dv device -rp reg_type -rw reg_weight -fd fisher_method -fm fisher_metric -ms monte_carlo_samples
     -mt monte_carlo_trials -bf batch_size_fisher -sb save_best -sf save_fisher -ss save_snr -tn train_noisy -nm noise_method

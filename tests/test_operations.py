@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from helper.metrics.operations import observe
 from helper.metrics.subject import Subject
-from network.main import NETWORKS, NetworkConfig, build_network
+from network.main import NetworkConfig, build_network
+from tests.conftest import NETWORKS_TRIED, small_network
 from tests.exact import batch, exact_fisher, exact_gauss_newton, exact_hessian
 
 
@@ -142,10 +143,10 @@ def test_what_curves_is_named_and_the_hessian_differs(name):
     assert fisher == pytest.approx(gauss_newton, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS_TRIED)
 def test_the_projects_networks_are_piecewise_linear(name):
-    network = build_network(NetworkConfig(net_name=name, depth=8), (1, 8, 8), 10, torch.Generator())
-    seen = observe(network.eval(), torch.randn(2, 1, 8, 8))
+    network, shape = small_network(name, hidden_act="relu")
+    seen = observe(network.eval(), torch.randn(2, *shape))
     assert seen.curved is None
     assert set(seen.uses) == {name for name, _ in network.named_parameters()}
     assert seen.output == (2, 10)

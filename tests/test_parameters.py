@@ -8,8 +8,7 @@ from helper.metrics.fisher import fisher_trace
 from helper.metrics.hessian import hessian_trace
 from helper.metrics.parameters import counted_parameters, uncounted
 from helper.metrics.snr import GradientMoments
-from network.main import NETWORKS, NetworkConfig, build_network
-from tests.conftest import tiny_conv
+from tests.conftest import NETWORKS_TRIED, small_network, tiny_conv
 from tests.exact import batch
 
 
@@ -129,10 +128,10 @@ def test_every_weight_and_bias_counts_but_a_normalisations(name):
     assert set(GradientMoments(network).names) == set(weights)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS_TRIED)
 def test_the_projects_networks_count_what_they_did(name):
     """Weights and biases of Linear and Conv2d, under the names of their layers."""
-    network = build_network(NetworkConfig(net_name=name, depth=8), (1, 8, 8), 10, torch.Generator())
+    network, _ = small_network(name)
     layers = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     found = counted_parameters(network, "layers")
     assert list(found) == list(layers)

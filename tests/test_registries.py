@@ -23,7 +23,7 @@ from loader.label_noise import METHODS
 from loader.main import DATASETS, DataConfig, Sizes, load_dataset, published_sizes
 from loader.spec import DatasetSpec, held_out
 from loader.splits import balanced_rows
-from network.main import NETWORKS, NetworkConfig, build_network
+from network.main import NETWORKS, NetworkConfig
 from network.spec import NetworkSpec
 from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
@@ -31,6 +31,7 @@ from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
 from study.sweeping.cost import data_of
+from tests.conftest import NETWORKS_TRIED, small_network
 from tests.outcome import Outcome, outcome
 
 QUICK = ("--figures", 0, "--save_fisher", 0, "--save_snr", 0, "--n_epochs", 1, "--batch_size", 20)
@@ -210,7 +211,12 @@ READ = {  # the flags of each registry that only some of its entries read, entry
         "digits": {"test_size", "split_seed"}, "toy": {"test_size", "split_seed", "root", "filename"},
         **dict.fromkeys(("mnist", "fmnist", "cifar10", "cifar100"), ("root", "download", "verify_data")),
     },
-    "network": {"mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "mnist_lenet": ()},
+    "network": {
+        "mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "preresnet": {"depth"},
+        "wide_resnet": {"depth", "widen_factor", "dropRate"},
+        "densenet": {"depth", "growthRate", "compressionRate", "dropRate", "dense_block"},
+        **dict.fromkeys(("mnist_lenet", "alexnet", "mnist_alexnet", "vgg11", "vgg13_bn"), ()),
+    },
     "schedule": {"stepwise": {"lr_milestones", "lr_gamma"}, "exponential": {"lr_gamma"}, "cosine": (), "constant": ()},
     "optimiser": {"sgd": {"momentum", "nesterov"}, "adam": ()},
     "noise method": {
@@ -233,16 +239,17 @@ def test_the_flags_that_count_with_an_entry_are_those_that_it_reads(kind):
     assert {entry: found[entry] for entry in READ[kind]} == {entry: set(names) for entry, names in READ[kind].items()}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS_TRIED)
 def test_a_network_says_whether_it_has_batch_norm(name):
-    network = build_network(NetworkConfig(net_name=name), (1, 8, 8), 10, stream(0, "init"))
+    network, _ = small_network(name)
     assert NETWORKS[name].batch_norm == any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 def test_an_added_network_that_says_nothing_may_have_batch_norm(parts):
     words = all_flags(TrainConfig)["sync_batch_norm"].metadata["flag"].when[0]["net_name"]
-    assert list(words) == ["resnet", "plain"]
-    assert len(words) == 2
+    assert {"resnet", "vgg11_bn", "plain"} <= set(words)
+    assert {"mlp", "mnist_lenet", "vgg11"}.isdisjoint(words)
+    assert len(words) == len(set(words)) < len(NETWORKS)
 
 
 def test_every_flag_that_an_entry_reads_is_one_and_every_tie_names_its_own_flag():

@@ -13,10 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from helper.sparse.norm import LanesNorm
 from helper.sparse.view import View, lanes_of
-from helper.system.seeds import stream
-from network.main import NETWORKS, NetworkConfig, build_network
 from network.resnet import ResNet
-from tests.conftest import TinyConv
+from network.vgg import VGG
+from tests.conftest import NETWORKS_TRIED, TinyConv, small_network
 from tests.test_sparse import EPSILON, seeded
 
 pytestmark = pytest.mark.compiler
@@ -63,13 +62,25 @@ def check_view(network: nn.Module, input_shape: tuple[int, ...], n: int = 20, ma
     return view
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_vgg_has_a_view(batch_norm):
+    view = check_view(VGG(3, 5, (1, 2), (4, 6), batch_norm=batch_norm).double(), (3, 9, 8))
+    assert len(view.layers) == 3
+    assert conversions(view) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS_TRIED if not name.startswith("vgg")])
 def test_every_network_of_the_registry_has_a_view(name):
-    spec = NETWORKS[name]
-    shape = (3, 32, 32) if not spec.sides else (1, spec.sides[0], spec.sides[0])
-    network = build_network(NetworkConfig(net_name=name, **spec.smoke), shape, 10, stream(0, "init"))
+    network, shape = small_network(name, dropRate=0.0)
     view = check_view(network, shape)
     assert set(view.layers) == set(sparse_masks(network))
+    assert conversions(view) == 1
+
+
+def conversions(view: View) -> int:
+    """How often activations are brought into the layout of the view, the inputs among them, or back; once is least."""
+    calls = [str(node.target) for node in view.in_training.graph.nodes if node.op == "call_function"]
+    return sum("function enter" in call or "from_lanes" in call for call in calls) - 1
 
 
 def test_bottlenecks_have_a_view():
@@ -125,6 +136,70 @@ class Residuals(nn.Module):
         y = F.relu(a + b) + torch.add(c, c)
         d = x + c
         return self.fc(F.adaptive_avg_pool2d(F.relu(d) + d + y, (1, 1)).flatten(1))
+
+
+class Pools(nn.Module):
+    """What makes images smaller, flat or of more channels, in every spelling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+        self.max = nn.MaxPool2d(3, 2, padding=1, dilation=2, ceil_mode=True)
+        self.average = nn.AvgPool2d((3, 2), stride=(2, 1), padding=1, count_include_pad=False, ceil_mode=True)
+        self.adaptive = nn.AdaptiveAvgPool2d((None, 3))
+        self.conv2 = nn.Conv2d(16, 5, 3, padding=1)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(5 * 4 * 3, 7)
+        self.fc2 = nn.Linear(19, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        images = [self.max(x), self.average(x), F.max_pool2d(x, 3, stride=2), F.avg_pool2d(x, [3, 3], 2, divisor_override=5)]
+        x = self.conv2(torch.cat([F.adaptive_avg_pool2d(self.adaptive(image), (4, 3)) for image in images], dim=-3))
+        means = [x.mean((2, 3)), torch.mean(x, dim=[-1, -2], keepdim=True).flatten(1), torch.flatten(F.max_pool2d(x, 3), 1)]
+        return self.fc2(torch.cat([self.fc1(self.flatten(x)), *means[:2], means[2][:, :2]], 1))
+
+
+def test_images_are_made_smaller_as_the_network_does():
+    network = Pools().double()
+    view = check_view(network, (2, 13, 11), masks=sparse_masks(network))
+    assert set(view.layers) == {"conv1", "conv2", "fc1"}
+    calls = [str(node.target) for node in view.in_training.graph.nodes]
+    assert not any("pool2d" in call for call in calls)
+
+
+class Joined(nn.Module):
+    """Concatenations of images that are not along their channels, or of what else."""
+
+    def __init__(self, dim: int, *, mixed: bool) -> None:
+        super().__init__()
+        self.dim, self.mixed = dim, mixed
+        self.conv, self.fc = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.fc(torch.cat((y, x if self.mixed else y), self.dim).unflatten(1, (2, -1)).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("dim", [1, 2, -1])
+def test_what_is_put_side_by_side_is_what_the_network_does(dim, mixed):
+    check_view(Joined(dim, mixed=mixed).double(), (2, 5, 5))
+
+
+def test_dropout_keeps_its_share_and_scale_in_a_view():
+    network = nn.Sequential(nn.Conv2d(1, 8, 1, bias=False), nn.Dropout(0.25), nn.Flatten(), nn.Linear(8 * 36, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+        network[3].weight.fill_(1 / (8 * 36))
+    view = View(network, {"0": torch.ones(8, 1, 1, 1, dtype=torch.bool)}, (1, 6, 6))
+    torch.manual_seed(0)
+    found = view(torch.ones(100, 1, 6, 6)).flatten()
+    error = (0.25 / 0.75 / (8 * 36 * 100)) ** 0.5
+    assert abs(found.mean() - 1) < 4 * error < 0.02
+    assert found.std() > 0
+    network.eval()
+    assert torch.allclose(view(torch.ones(3, 1, 6, 6)), torch.ones(3, 1))
 
 
 def test_norms_that_meet_in_sums_are_computed_once_each():
