@@ -4,16 +4,17 @@ A state file is an ordinary `torch.save` archive. Its records carry the CRC-32 s
 when it is read, so that a file with flipped bits or a missing end is refused and not trained on.
 """
 
+import contextlib
 import hashlib
-import io
 import logging
 import os
 import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -59,25 +60,29 @@ def load_state(path: Path) -> Any:
     Raises:
         DamagedFile: not what was written, or not loadable without running code from it.
     """
-    return state_in(read_file(path), path)
+    with opened(path) as file:
+        return state_in(file, path)
 
 
-def read_file(path: Path) -> bytes:
-    """The content of an ordinary file. Raises DamagedFile: it is something else."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """An ordinary file, which is read in pieces. Raises DamagedFile: it is something else."""
     if not path.is_file():
         raise DamagedFile(f"{path} is no file")
-    return path.read_bytes()
+    with open(path, "rb") as file:
+        yield file
 
 
-def state_in(content: bytes, path: Path) -> Any:
-    """`load_state` of a file that has been read."""
+def state_in(file: BinaryIO, path: Path) -> Any:
+    """`load_state` of an open file, of which no copy is in memory beside the tensors."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(file) as archive:
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise Unfit("it is compressed, as torch.save never does")  # a small file may unpack to any size
             altered = archive.testzip()
         if altered is None:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
         reason = "its checksums do not match"
     except NOT_LOADABLE as error:
         reason = reason_of(error)

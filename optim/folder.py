@@ -7,7 +7,7 @@ from typing import Any
 
 from helper.schema.config import digest
 from helper.spectrum_file import spectrum_key
-from helper.system.files import file_hash, write_atomic
+from helper.system.files import file_hash, hash_of_file, write_atomic
 from helper.tables import Table, TableReader
 from helper.untrusted.reasons import Unfit, reason_of
 from optim.checkpoint import previous
@@ -110,18 +110,19 @@ class RunFolder:
     def file_hashes(self) -> dict[str, str]:
         """{name: `file_hash`} of what a run leaves beside its weights."""
         fixed = [self.path / name for name in FIXED if (self.path / name).exists()]
-        return {self.name_of(path): file_hash(path.read_bytes()) for path in (*fixed, *self.measurements())}
+        return {self.name_of(path): hash_of_file(path) for path in (*fixed, *self.measurements())}
 
-    def check_file(self, path: Path, content: bytes, summary: dict[str, Any] | None = None) -> None:
+    def check_file(self, path: Path, found: str, summary: dict[str, Any] | None = None) -> None:
         """Raise AlteredFile unless a file holds what the finished run has left in it; of an unfinished one nothing is known.
 
         Args:
+            found: the `file_hash` of what it holds.
             summary: that of the run, if it has been read already.
         """
         if summary is None and not self.summary.exists():
             return
         summary, name = summary or self.read_summary(), self.name_of(path)
-        if file_hash(content) not in (summary["files"].get(name), summary["files_pending"].get(name)):
+        if found not in (summary["files"].get(name), summary["files_pending"].get(name)):
             cure = "repeat the run with --overwrite 1"
             if path == self.model or path in self.measurements():
                 cure = "remove it, and the run's command makes it again"
@@ -148,7 +149,7 @@ class RunFolder:
         fixed = [self.path / name for name in FIXED]
         for path in (*fixed, self.model, *self.measurements()):
             if path.is_file():
-                self.check_file(path, path.read_bytes(), summary)
+                self.check_file(path, hash_of_file(path), summary)
             elif path in fixed and self.name_of(path) in summary["files"]:
                 raise AlteredFile(f"{path} is gone: put a copy of it back, or repeat the run with --overwrite 1")
 
@@ -164,7 +165,7 @@ class RunFolder:
             summary, name = self.read_summary(), self.name_of(path)
             if path.exists():
                 before = path.read_bytes()
-                self.check_file(path, before, summary)
+                self.check_file(path, file_hash(before), summary)
                 summary["files"][name] = file_hash(before)
             summary["files_pending"][name] = file_hash(content)
             self.write_summary(summary)

@@ -13,6 +13,7 @@ from helper.mask import Mask
 from helper.masks.control import shuffled
 from helper.masks.fan_in import scale_to_active_fan_in
 from helper.schema.config import FlagError, replace, unflatten, unknown
+from helper.system.files import hash_of
 from helper.system.seeds import stream
 from helper.untrusted.reasons import Unfit, reason_of
 from helper.untrusted.texts import one_line
@@ -21,7 +22,7 @@ from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.init import BY_ACTIVE_FAN_IN
 from network.main import build_network
-from optim.checkpoint import read_file, state_in
+from optim.checkpoint import opened, state_in
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.pruning import Pruning
@@ -48,11 +49,12 @@ def load_stored(path: Path) -> Stored:
     """
     if not path.exists():
         raise RuntimeError(f"{path} does not exist; give a run folder or a .pt file of weights")
-    content = read_file(path)
-    state = state_in(content, path)
+    with opened(path) as file:
+        state = state_in(file, path)
+        found = hash_of(file)
     for folder in (RunFolder(path.parent), RunFolder(path.parent.parent)):
         if folder.config.exists() and path in (folder.model, folder.states / path.name):
-            folder.check_file(path, content)
+            folder.check_file(path, found)
     if isinstance(state, dict) and "network" in state:
         weights, mask, epoch = state["network"], state.get("mask") or {}, state.get("epoch")
         if tensors(weights) and tensors(mask) and isinstance(epoch, int | None):

@@ -5,9 +5,10 @@ import tracemalloc
 import pytest
 import torch
 
-from helper.system.files import HashedFile, file_hash, hash_of_file, write_atomic
+from helper.system.files import HashedFile, file_hash, hash_of, hash_of_file, write_atomic
 from helper.system.locks import exclusive
 from optim.checkpoint import DamagedFile, content_hash, load_latest, load_state, previous, save_state
+from optim.model import load_stored
 
 STATE = {"epoch": 3, "sums": None, "network": {"w": torch.arange(2000.0)}, "optimizer": {"state": {0: {"m": torch.ones(3)}}}}
 
@@ -143,3 +144,22 @@ def test_a_folder_admits_one_holder_at_a_time(tmp_path):
         pass
     with exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("load", [load_state, lambda path: load_stored(path).weights["a"]])
+def test_a_state_is_read_without_its_file_in_memory_beside_it(load, tmp_path):
+    save_state(tmp_path / "state.pt", {"a": torch.zeros(1 << 21)})
+    tracemalloc.start()
+    try:
+        load(tmp_path / "state.pt")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (4 << 21) / 2  # what Python holds: tensors are not in it
+
+
+def test_the_hash_of_an_open_file_is_that_of_all_of_it(tmp_path):
+    found = save_state(tmp_path / "state.pt", STATE)
+    with open(tmp_path / "state.pt", "rb") as file:
+        file.read(5)
+        assert hash_of(file) == found == file_hash((tmp_path / "state.pt").read_bytes())

@@ -73,4 +73,10 @@ def file_hash(content: bytes) -> str:
 def hash_of_file(path: Path) -> str:
     """Its `file_hash`, with a part of it in memory at a time."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_of(file)
+
+
+def hash_of(file: BinaryIO) -> str:
+    """`hash_of_file` of an open one, from its beginning."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
