@@ -18,6 +18,7 @@ from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
 from optim.callbacks.callback import Callback
+from optim.callbacks.recalibration import RecalibrateBatchNorm
 from optim.config import TrainConfig
 from optim.regularizer import jacobian_penalty
 from optim.schedule import SCHEDULES, learning_rate
@@ -230,6 +231,18 @@ def test_what_a_network_draws_is_drawn_again_after_an_interruption_and_shifts_no
             ones.append(torch.rand(9))
     assert torch.equal(ones[0], ones[1])
     assert len({tuple(one.tolist()) for one in ones}) == 3
+
+
+def test_recalibrated_statistics_are_the_same_whatever_was_drawn_before():
+    data, found = digits(), []
+    fresh = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Dropout(0.5), nn.BatchNorm1d(9), nn.Linear(9, 10))
+    for seed in (0, 1):
+        trainer = Trainer(copy.deepcopy(fresh), data, TrainConfig(n_epochs=1), seed=0, callbacks=[])
+        torch.manual_seed(seed)
+        RecalibrateBatchNorm().recalibrate(trainer)
+        found.append(trainer.network[3].running_var)
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], torch.ones(9))
 
 
 def test_processes_draw_different_dropout(monkeypatch):
