@@ -12,6 +12,7 @@ import pandas
 from helper.progress import tracked
 from helper.schema.config import Config, FlagError, flag
 from helper.schema.values import near_match
+from helper.system.files import hash_of_file
 from helper.untrusted.texts import csv_text, one_line, shown
 from optim.folder import RunFolder
 from study.bias import BIAS_NOTE, BIASED
@@ -103,7 +104,7 @@ def readable(root: Path) -> tuple[list[FinishedRun], int, list[tuple[str, str]]]
             continue
         try:
             record = finished_run(folder, name)
-            folder.check_file(folder.config, folder.config.read_bytes(), record.summary)
+            folder.check_file(folder.config, hash_of_file(folder.config), record.summary)
         except UNREADABLE as error:
             left_out.append((name, why_left_out(folder, error)))
             continue
