@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from helper.schema.config import flag
 from network.depths import multiple
+from network.preactivation import PreActivated
 from network.resnet import conv
 from network.spec import NetworkSpec
 from network.wide_resnet import dropout
@@ -14,25 +15,18 @@ STAGES = 3
 CONVOLUTIONS = {"bottleneck": 2, "basic": 1}  # in a dense layer
 
 
-class DenseLayer(nn.Module):
+class DenseLayer(PreActivated):
     """x, and behind it `growth` new channels of a 3x3 convolution. With a bottleneck, that reads a 1x1 one's 4 growth channels.
 
     Each convolution follows normalisation and ReLU.
     """
 
     def __init__(self, n_in: int, growth: int, block: str, drop_rate: float) -> None:
-        super().__init__()
-        widths = (n_in, 4 * growth, growth) if block == "bottleneck" else (n_in, growth)
-        sizes = (1, 3) if block == "bottleneck" else (3,)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[:-1])
-        self.convs = nn.ModuleList(map(conv, widths[:-1], widths[1:], sizes))
+        super().__init__(*(((1, 3), (n_in, 4 * growth, growth)) if block == "bottleneck" else ((3,), (n_in, growth))))
         self.dropout = dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for norm, layer in zip(self.norms, self.convs, strict=True):
-            out = layer(F.relu(norm(out)))
-        return torch.cat([x, self.dropout(out)], 1)
+        return torch.cat([x, self.dropout(self.convolved(x))], 1)
 
 
 class Transition(nn.Module):

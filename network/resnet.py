@@ -1,5 +1,7 @@
 """ResNet for 32x32 images (He et al. 2016, section 4.2), with 1x1 projection shortcuts and a width factor."""
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,9 +9,26 @@ from helper.schema.config import flag
 from network.depths import multiple
 from network.spec import NetworkSpec
 
+WIDTHS = (16, 32, 64)  # channels of the stages, before they are multiplied
+
 
 def conv(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, size, stride, padding=size // 2, bias=False)
+
+
+def stages(block: Callable[[int, int, int], nn.Module], n_blocks: int, n_in: int, widths: Sequence[int]) -> nn.Sequential:
+    """Stages of so many blocks, the first one at full resolution, each other one at half of that before it.
+
+    Args:
+        block: (channels in, channels out, stride of its first 3x3 convolution) -> module.
+        widths: channels that come out of each stage.
+    """
+    blocks = []
+    for stage, n_out in enumerate(widths):
+        for index in range(n_blocks):
+            blocks.append(block(n_in, n_out, 2 if stage and index == 0 else 1))
+            n_in = n_out
+    return nn.Sequential(*blocks)
 
 
 def shortcut(n_in: int, n_out: int, stride: int) -> nn.Module:
@@ -21,11 +40,11 @@ def shortcut(n_in: int, n_out: int, stride: int) -> nn.Module:
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, n_in: int, n_mid: int, stride: int) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv(n_in, n_mid, 3, stride), nn.BatchNorm2d(n_mid)
-        self.conv2, self.bn2 = conv(n_mid, n_mid, 3), nn.BatchNorm2d(n_mid)
-        self.shortcut = shortcut(n_in, n_mid, stride)
+        self.conv1, self.bn1 = conv(n_in, n_out, 3, stride), nn.BatchNorm2d(n_out)
+        self.conv2, self.bn2 = conv(n_out, n_out, 3), nn.BatchNorm2d(n_out)
+        self.shortcut = shortcut(n_in, n_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -36,9 +55,9 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, n_in: int, n_mid: int, stride: int) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
-        n_out = n_mid * self.expansion
+        n_mid = n_out // self.expansion
         self.conv1, self.bn1 = conv(n_in, n_mid, 1), nn.BatchNorm2d(n_mid)
         self.conv2, self.bn2 = conv(n_mid, n_mid, 3, stride), nn.BatchNorm2d(n_mid)
         self.conv3, self.bn3 = conv(n_mid, n_out, 1), nn.BatchNorm2d(n_out)
@@ -66,15 +85,10 @@ class ResNet(nn.Module):
     def __init__(self, n_channels: int, n_classes: int, depth: int = 32, widen_factor: int = 1) -> None:
         super().__init__()
         block, n_blocks = blocks_per_stage(depth)
-        n_in = 16 * widen_factor
+        n_in, widths = 16 * widen_factor, [width * widen_factor * block.expansion for width in WIDTHS]
         self.conv, self.bn = conv(n_channels, n_in, 3), nn.BatchNorm2d(n_in)
-        stages = []
-        for width, stride in ((16, 1), (32, 2), (64, 2)):
-            for index in range(n_blocks):
-                stages.append(block(n_in, width * widen_factor, stride if index == 0 else 1))
-                n_in = width * widen_factor * block.expansion
-        self.blocks = nn.Sequential(*stages)
-        self.fc = nn.Linear(n_in, n_classes)
+        self.blocks = stages(block, n_blocks, n_in, widths)
+        self.fc = nn.Linear(widths[-1], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn(self.conv(x)))

@@ -1,11 +1,14 @@
 """Wide residual network for 32x32 images (Zagoruyko & Komodakis 2016): WRN-depth-width."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.schema.config import flag
 from network.depths import multiple
-from network.resnet import conv
+from network.preactivation import PreActivatedNetwork
+from network.resnet import WIDTHS, conv
 from network.spec import NetworkSpec
 
 
@@ -28,9 +31,8 @@ class Block(nn.Module):
         return self.conv2(out) + (x if self.shortcut is None else self.shortcut(normalised))
 
 
-class WideResNet(nn.Module):
-    """A convolution of 16 channels, three stages of blocks of 16, 32 and 64 times the width, a last normalisation with ReLU,
-    global average pooling, one Linear layer.
+class WideResNet(PreActivatedNetwork):
+    """Three stages of blocks of 16, 32 and 64 times the width.
 
     Args:
         depth: 6n+4, the shortcuts' convolutions among them.
@@ -42,21 +44,8 @@ class WideResNet(nn.Module):
     def __init__(
         self, n_channels: int, n_classes: int, depth: int = 28, widen_factor: int = 10, drop_rate: float = 0.0
     ) -> None:
-        super().__init__()
-        n_blocks = blocks_per_stage(depth)
-        self.conv, n_in = conv(n_channels, 16, 3), 16
-        blocks = []
-        for width, stride in ((16, 1), (32, 2), (64, 2)):
-            for index in range(n_blocks):
-                blocks.append(Block(n_in, width * widen_factor, stride if index == 0 else 1, drop_rate))
-                n_in = width * widen_factor
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(n_in)
-        self.fc = nn.Linear(n_in, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm(self.blocks(self.conv(x))))
-        return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+        block, widths = partial(Block, drop_rate=drop_rate), [width * widen_factor for width in WIDTHS]
+        super().__init__(n_channels, n_classes, block, blocks_per_stage(depth), widths)
 
 
 def dropout(rate: float) -> nn.Module:
