@@ -13,7 +13,7 @@ from helper.metrics.parameters import evaluation_mode
 from helper.processes.group import world_size
 from helper.processes.sharing import any_process
 from helper.schema.config import FlagError
-from helper.sparse.choice import chosen_layers, is_worth_it, known_layers
+from helper.sparse.choice import chosen_layers, is_worth_it, known_layers, masks_of
 from helper.sparse.compiler import NoCompiler
 from helper.sparse.library import Library, kernels
 from helper.sparse.view import View
@@ -118,9 +118,7 @@ class SparseStep:
 
     def show(self, owner: MaskOwner) -> None:
         """Make the view that of the present mask and its layers, or steps dense from now on where there can be none."""
-        layers, self.shown = known_layers(self.network), self.mask
-        masks = {name: owner.mask.get(f"{name}.weight") for name in self.layers}
-        masks = {n: torch.ones(layers[n].weight.shape, dtype=torch.bool) if m is None else m for n, m in masks.items()}
+        self.shown, masks = self.mask, masks_of(self.network, self.layers, owner.mask)
         obstacle = self.obstacle()
         if not obstacle:
             try:

@@ -205,7 +205,7 @@ class Trainer:
         dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
         view = None if dense else self.sparse_step.view_for(self.mask_owner)
         alone = view is not None and world_size() == 1 and not any(map(self.touched, STEP_EVENTS[1:]))
-        self.mask_owner.hold(view.linear_layers() if alone else {})
+        self.mask_owner.hold(view.linear_layers if alone else {})
         if view is not None:
             return view(inputs) if world_size() == 1 else self.shared(inputs, view)
         with self.autocast():

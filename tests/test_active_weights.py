@@ -274,7 +274,7 @@ class Reads(nn.Module):
 def test_a_weight_that_others_read_stays_dense(how, expected):
     network = Reads(how)
     masks: dict[str, Any] = {name: random_mask((8, 8), 0.3, 0) for name in ("a", "b")}
-    assert list(View(network, masks, (8,)).linear_layers()) == expected
+    assert list(View(network, masks, (8,)).linear_layers) == expected
 
 
 def test_weights_that_are_fixed_or_lie_otherwise_in_memory_stay_dense():
@@ -282,7 +282,7 @@ def test_weights_that_are_fixed_or_lie_otherwise_in_memory_stay_dense():
     network.a.weight.requires_grad_(False)
     network.b.weight = nn.Parameter(network.b.weight.detach().t())
     masks = {name: random_mask((8, 8), 0.3, 0) for name in ("a", "b", "c")}
-    assert list(View(network, masks, (8,)).linear_layers()) == ["c"]
+    assert list(View(network, masks, (8,)).linear_layers) == ["c"]
 
 
 # -------------------------------------------------------------------------------------------------------- one layer

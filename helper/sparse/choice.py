@@ -3,7 +3,7 @@
 Costs are in multiply-accumulates of active weights, for one training step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,12 @@ def chosen_layers(network: nn.Module, masks: Mapping[str, Tensor], uses: Mapping
         masks: weight name -> bool tensor.
         uses: {weight name: how often each of its elements is multiplied in one example's forward pass}.
     """
-    layers, chosen = known_layers(network), chosen_counts(network, {name: count(mask) for name, mask in masks.items()}, uses)
-    found = {name: masks.get(f"{name}.weight") for name in chosen}
+    return masks_of(network, chosen_counts(network, {name: count(mask) for name, mask in masks.items()}, uses), masks)
+
+
+def masks_of(network: nn.Module, names: Iterable[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{layer name: its weight's mask}, of all of its weights where there is none."""
+    layers, found = known_layers(network), {name: masks.get(f"{name}.weight") for name in names}
     return {name: torch.ones(layers[name].weight.shape, dtype=torch.bool) if m is None else m for name, m in found.items()}
 
 

@@ -63,6 +63,7 @@ class View:
         input_shape: of one example.
     Attributes:
         layers: names of those whose active weights alone are computed.
+        linear_layers: {name: layer} of the linear ones whose active weights are all that a training step reads of a parameter.
     Raises:
         ValueError: the network's calls depend on its inputs or on chance, so that there is no graph of them.
     """
@@ -85,13 +86,14 @@ class View:
         self.in_training = Lowering(self.network, layers, self.graphs[True])
         same = self.graphs[False] is self.graphs[True]
         self.in_evaluation = self.in_training if same else Lowering(self.network, layers, self.graphs[False])
+        self.linear_layers = self.read_alone()
 
     @property
     def layers(self) -> list[str]:
         return self.in_training.layers
 
-    def linear_layers(self) -> dict[str, LanesLayer]:
-        """{name: layer} of the linear ones whose active weights are all that a training step reads of a parameter."""
+    def read_alone(self) -> dict[str, LanesLayer]:
+        """See `linear_layers`."""
         uses = Counter(id(layer.layer.weight) for layer in self.sparse.values())
         uses.update(self.in_training.read_whole)
         linear = {name: self.sparse[name] for name in self.layers if isinstance(self.sparse[name].layer, nn.Linear)}
