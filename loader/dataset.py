@@ -68,10 +68,7 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
-        tensors = self.inputs, self.labels, self.true_labels, self.indices
-        if isinstance(rows, slice) or rows.dtype == torch.bool:
-            return Split(*(tensor[rows] for tensor in tensors))
-        return Split(*(tensor.index_select(0, rows.to(tensor.device)) for tensor in tensors))  # several times as fast
+        return Split(*(taken(tensor, rows) for tensor in (self.inputs, self.labels, self.true_labels, self.indices)))
 
     def to(self, device: torch.device) -> "Split":
         return Split(*(t.to(device) for t in (self.inputs, self.labels, self.true_labels, self.indices)))
@@ -168,7 +165,14 @@ class NormalisedInputs:
         return len(self.split)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.dataset.normalise(self.split.inputs[rows.to(self.split.inputs.device)])
+        return self.dataset.normalise(taken(self.split.inputs, rows))
+
+
+def taken(tensor: Tensor, rows: Tensor | slice) -> Tensor:
+    """Some of a tensor's rows."""
+    if isinstance(rows, slice) or rows.dtype == torch.bool:
+        return tensor[rows]
+    return tensor.index_select(0, rows.to(tensor.device))  # several times as fast
 
 
 def draw_crops(n: int, generator: torch.Generator, padding: int = PADDING) -> Tensor:

@@ -25,6 +25,11 @@ def inside(name: str) -> property:
     return property(lambda folder: folder.path / name)
 
 
+def hash_in_name(path: Path) -> str:
+    """The hash at the end of the name of a run's folder."""
+    return path.name.rpartition("-")[2]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and tables of one run."""

@@ -51,10 +51,9 @@ def load_stored(path: Path) -> Stored:
         raise RuntimeError(f"{path} does not exist; give a run folder or a .pt file of weights")
     with opened(path) as file:
         state = state_in(file, path)
-        found = hash_of(file)
-    for folder in (RunFolder(path.parent), RunFolder(path.parent.parent)):
-        if folder.config.exists() and path in (folder.model, folder.states / path.name):
-            folder.check_file(path, found)
+        for folder in (RunFolder(path.parent), RunFolder(path.parent.parent)):
+            if folder.config.exists() and path in (folder.model, folder.states / path.name):
+                folder.check_file(path, hash_of(file))
     if isinstance(state, dict) and "network" in state:
         weights, mask, epoch = state["network"], state.get("mask") or {}, state.get("epoch")
         if tensors(weights) and tensors(mask) and isinstance(epoch, int | None):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helper.schema.config import FlagError, digest
 from optim.chain import runs_before
-from optim.folder import RunFolder
+from optim.folder import RunFolder, hash_in_name
 from optim.identity import PATHS, run_folder, weights_hash
 from optim.model import stored_config
 from optim.modes import MODES
@@ -27,11 +27,6 @@ class Dependants:
 
     known: dict[Path, set[Path]]
     unclear: dict[Path, str]
-
-
-def hash_of(folder: Path) -> str:
-    """The hash in the name of a run's folder."""
-    return folder.name.rpartition("-")[2]
 
 
 def dependants(root: Path, wanted: Sequence[Path]) -> Dependants:
@@ -75,7 +70,7 @@ def needs_of(folder: RunFolder, prints: Iterable[str | None]) -> Needs:
     identity = folder.read_summary()["identity"] if folder.summary.is_file() else None
     if identity is not None:
         prints = [identity.get("data_files")]
-    hashes = {hash_of(run_folder(run, each).path) for each in prints for run in runs_before(config)}
+    hashes = {hash_in_name(run_folder(run, each).path) for each in prints for run in runs_before(config)}
     parent = (identity or {}).get("parent")
     if isinstance(parent, dict):
         hashes.add(digest(parent))
@@ -86,7 +81,7 @@ def needs_of(folder: RunFolder, prints: Iterable[str | None]) -> Needs:
 
 def is_among(parent: Path, needs: Needs) -> bool:
     """Whether a run is one of those that another one needs."""
-    if hash_of(parent) in needs.runs or any(path.is_relative_to(parent) for path in needs.paths):
+    if hash_in_name(parent) in needs.runs or any(path.is_relative_to(parent) for path in needs.paths):
         return True
     model = RunFolder(parent).model
     return bool(needs.weights) and model.is_file() and weights_hash(model) in needs.weights

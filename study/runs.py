@@ -26,7 +26,7 @@ from helper.system.devices import choose_device
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from optim.config import RunConfig
-from optim.folder import RunFolder
+from optim.folder import RunFolder, hash_in_name
 from optim.model import load_run
 from study.bias import is_biased, marked
 
@@ -60,7 +60,7 @@ class LoadedRun:
 
     @property
     def hash8(self) -> str:
-        return self.folder.path.resolve().name.rpartition("-")[2]
+        return hash_in_name(self.folder.path.resolve())
 
 
 def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None) -> LoadedRun:

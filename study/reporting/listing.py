@@ -15,13 +15,12 @@ from helper.schema.values import near_match
 from helper.system.files import hash_of_file
 from helper.untrusted.texts import csv_text, one_line, shown
 from optim.folder import RunFolder
-from study.bias import BIAS_NOTE, BIASED
 from study.reporting.collect import UNREADABLE, finished_run, run_paths, why_left_out
-from study.reporting.condition import Condition, Unclear, read_condition
+from study.reporting.condition import TEXT, Condition, Unclear, read_condition
 from study.reporting.finished_run import FinishedRun
 from study.reporting.run_columns import COLUMNS, OWN, Column
 from study.reporting.text_table import fitted
-from study.reporting.unreliable import UNRELIABLE, UNRELIABLE_NOTE
+from study.reporting.unreliable import notes_of
 
 USUAL = ("run", "sparsity", "seed", "epochs", "acc_train", "acc_test", "fisher", "hessian", "jacobian", "seconds")
 
@@ -143,14 +142,12 @@ def print_table(records: Sequence[FinishedRun], names: Sequence[str], n_all: int
     """As wide as the terminal; in full where there is none."""
     if records:
         rows = [[shown(COLUMNS[name].cell(record)) for name in names] for record in records]
-        numeric = [COLUMNS[name].kind != "a text" for name in names]
+        numeric = [COLUMNS[name].kind != TEXT for name in names]
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         lines, without_room = fitted(names, rows, numeric, width)
         print("\n".join(lines))
-        text = "\n".join(lines)
-        for mark, note in ((BIASED, BIAS_NOTE), (UNRELIABLE, UNRELIABLE_NOTE)):
-            if mark in text:
-                print(note)
+        for note in notes_of("\n".join(lines)):
+            print(note)
         if without_room:
             print(f"no room for {', '.join(without_room)}: --columns chooses, --csv has all")
     print(f"{len(records)} of {n_all} finished runs" if len(records) < n_all else f"{n_all} finished runs", flush=True)

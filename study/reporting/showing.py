@@ -14,11 +14,10 @@ from helper.tables import last_row
 from helper.untrusted.texts import one_line, shown
 from optim.folder import RunFolder
 from optim.model import stored_config
-from study.bias import BIAS_NOTE, BIASED
 from study.reporting.collect import UNREADABLE, finished_run, why_left_out
 from study.reporting.facts import Facts, command_of, facts_of, settings_of
 from study.reporting.finished_run import FinishedRun
-from study.reporting.unreliable import UNRELIABLE, UNRELIABLE_NOTE
+from study.reporting.unreliable import notes_of
 
 MOST = 40  # characters of the names on the left
 
@@ -43,23 +42,27 @@ def show(config: ShowConfig, run: str) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines = [line for part in parts if part.rows for line in section(part, width)]
     text = "\n".join(lines)
-    notes = [note for mark, note in ((BIASED, BIAS_NOTE), (UNRELIABLE, UNRELIABLE_NOTE)) if mark in text]
-    print("\n".join([text, *notes, "", "Command", f"  {shown(command_of(stored))}"]))
+    print("\n".join([text, *notes_of(text), "", "Command", f"  {shown(command_of(stored))}"]))
     return 0
 
 
 def opened(folder: RunFolder) -> FinishedRun:
     """A finished run whose files are as it left them. Raises RuntimeError: they are not; the message names file and cure."""
     try:
-        record = finished_run(folder, "/".join(folder.path.resolve().parts[-4:]))
+        record = finished_run(folder, name_of(folder))
         folder.check_files()
     except UNREADABLE as error:
         raise RuntimeError(why_left_out(folder, error)) from None
     return record
 
 
+def name_of(folder: RunFolder) -> str:
+    """Below its results root."""
+    return "/".join(folder.path.resolve().parts[-4:])
+
+
 def unfinished(folder: RunFolder) -> Iterable[tuple[str, str]]:
-    yield "run", "/".join(folder.path.resolve().parts[-4:])
+    yield "run", name_of(folder)
     epoch = last_row(folder.path / "history.csv").get("epoch")
     state = "under way" if in_use(folder.path) else "not finished; its command goes on with it"
     yield "state", f"{state}, epoch {epoch}" if epoch else state

@@ -4,11 +4,18 @@ from collections.abc import Sequence
 
 import pandas
 
+from study.bias import BIAS_NOTE, BIASED
+
 UNRELIABLE = "‡"  # beside a measurement on which a few large draws decide, and what such measurements are in
 UNRELIABLE_NOTE = (
     f"{UNRELIABLE} A few large draws decide on a measurement that is in it (reliable 0 in metrics.csv): its interval may miss "
     "the true value."
 )
+
+
+def notes_of(text: str) -> list[str]:
+    """What the marks in a text mean."""
+    return [note for mark, note in ((BIASED, BIAS_NOTE), (UNRELIABLE, UNRELIABLE_NOTE)) if mark in text]
 
 
 def unreliable(runs: pandas.DataFrame, quantity: str) -> tuple[int, int]:
