@@ -13,8 +13,9 @@ from helper.processes.interruption import check_signals, interruptible
 from helper.progress import tracked
 from helper.pruner import SCORES
 from helper.schema.config import FlagError
+from helper.schema.registry import with_options
 from helper.system.devices import choose_device
-from helper.system.memory import keep_freed_memory
+from helper.system.memory import available_memory_mb, keep_freed_memory
 from helper.system.signals import Signals
 from helper.system.xla import forget_graph_counts, graph_counts
 from helper.untrusted.arrays import write_arrays
@@ -33,6 +34,7 @@ from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
 from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import Beginning, rewind_file, start
+from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
@@ -136,6 +138,7 @@ def train_in(
     """
     broadcast_from_first(write_labels, folder, dataset)
     report_start(config, beginning.mask, dataset)
+    report_memory(config, beginning, dataset.train.inputs.device)
     trained = train(folder, schedule, beginning, dataset, signals)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
@@ -187,6 +190,19 @@ def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
         log.info("sparsity %.4f of the prunable weights%s (asked: %g)", mask.sparsity, changes, config.prune.prune_ratio)
     for name in mask.empty_layers():
         log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
+
+
+def report_memory(config: RunConfig, beginning: Beginning, device: torch.device) -> None:
+    """Warn where gradients and optimiser alone take more memory than there is: the system would kill the run without a word."""
+    optimizer = with_options(OPTIMIZERS[config.train.optimizer_name], config.train)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in beginning.network.parameters())
+    held = 1 - beginning.mask.sparsity if config.train.sparse_step != "0" and beginning.mask else 1.0
+    needed, available = size * held * (1 + tensors_kept(optimizer)) / 2**20, available_memory_mb()
+    if device.type == "cpu" and needed > available:
+        log.warning(
+            "gradients and optimiser take %.0f MB and %.0f MB of memory are free: the run may be killed; use a smaller "
+            "network, or end what else runs here", needed, available,
+        )  # fmt: skip
 
 
 def write_labels(folder: RunFolder, dataset: Dataset) -> None:

@@ -211,3 +211,17 @@ def test_a_run_that_diverged_has_failed_and_one_that_goes_on_has_not(tmp_path):
     for other in (stopped, stopped.replace("optim.callbacks.Interrupted: SIGTERM: saved", "KeyboardInterrupt"), "", "no log"):
         log.write_text(other)
         assert states(tmp_path)["dense"].startswith("interrupted")
+
+
+@pytest.mark.parametrize(("flags", "held"), [((), 2), (("--optimizer_name", "adam"), 3), (("--momentum", 0), 1)])
+def test_training_that_cannot_fit_into_memory_is_warned_of_before_it_begins(tmp_path, monkeypatch, flags, held):
+    """A gradient for each parameter; SGD has a momentum beside it, Adam two moments."""
+    monkeypatch.setattr("optim.main.available_memory_mb", lambda: 1.0)
+    flags = ("--hidden_dims", 8192, "--n_epochs", 1, "--lr_milestones", 1, *flags)
+    found = start(tmp_path, *flags)
+    size = 4 * (64 * 8192 + 8192 * 10 + 8192 + 10) / 2**20
+    assert found.code == 0
+    assert f"take {size * held:.0f} MB and 1 MB of memory are free" in (found.folder / "training.log").read_text()
+    monkeypatch.setattr("optim.main.available_memory_mb", lambda: size * held + 1)
+    found = start(tmp_path / "enough", *flags)
+    assert "memory are free" not in (found.folder / "training.log").read_text()

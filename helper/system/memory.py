@@ -1,4 +1,4 @@
-"""Memory of this process: what it keeps, and its peak."""
+"""Memory: what this process keeps of it, its peak, and what the machine has left."""
 
 import ctypes
 import platform
@@ -7,6 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -35,3 +36,8 @@ def peak_memory_mb(device: torch.device) -> float:
         return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1)) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def available_memory_mb() -> float:
+    """Memory in MiB that processes of this machine can still get before it swaps."""
+    return psutil.virtual_memory().available / 2**20
