@@ -11,19 +11,17 @@ from typing import Any
 from helper.command_line.help import either
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
-from helper.schema.config import PROCESSES, Above, Config, FlagError, all_flags, flag, flatten, replace
-from helper.schema.registry import Readers
-from helper.schema.values import increasing, integer
+from helper.schema.config import Config, FlagError, all_flags, flag, flatten, replace
+from helper.schema.values import increasing
 from loader.main import DataConfig
 from network.init import BY_ACTIVE_FAN_IN
-from network.main import WITH_BATCH_NORM, NetworkConfig
-from optim.modes import BUDGETED, MODES, REPLACING, REWINDING, UPDATING, WITH_PARENT, ModeSpec
-from optim.optimizers import OPTIMIZERS
-from optim.prune_config import MASKED, PruneConfig
-from optim.regularizer import REGULARIZERS
+from network.main import NetworkConfig
+from optim.modes import MODES, REPLACING, REWINDING, WITH_PARENT, ModeSpec
+from optim.prune_config import PruneConfig
 from optim.rounds import canonical, check_rewinding, check_rounds
 from optim.schedule import SCHEDULES
 from optim.trackers.main import TRACKERS
+from optim.train_config import TrainConfig
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
@@ -41,101 +39,6 @@ def defaults_of_strict() -> dict[str, Any]:
 
 def drawn_seed() -> int:
     return secrets.randbelow(2**31 - 1) + 1
-
-
-@dataclass(frozen=True)
-class TrainConfig(Config):
-    """Training: optimiser, schedule, precision, and which epoch's weights are kept."""
-
-    n_epochs: int = flag(30, "epochs", short="-ne", low=1)
-    batch_size: int = flag(128, "examples in a step", short="-bs", low=1)
-    train_budget: float | None = flag(
-        None, "as many epochs as cost this many times what --n_epochs of dense training do, in multiply-accumulates; "
-        "milestones, warm-up and changes of the mask stretch along; default: just --n_epochs",
-        low=0, when={"mode": BUDGETED}, strict=True,
-    )  # fmt: skip
-    optimizer_name: str = flag("sgd", "optimiser", short="-on", choices=OPTIMIZERS)
-    lr: float = flag(0.1, "learning rate", short="-lr", low=0)
-    momentum: float = flag(
-        0.9, "momentum of SGD", short="-mm", low=0, below=1, when={"optimizer_name": Readers("momentum", OPTIMIZERS)}
-    )
-    nesterov: bool = flag(False, "Nesterov momentum", when={"optimizer_name": Readers("nesterov", OPTIMIZERS)})
-    weight_decay: float = flag(2e-4, "L2 penalty on every parameter, as in torch.optim", short="-wt", low=0)
-    lr_schedule: str = flag("stepwise", "how the learning rate falls", short="-ls", choices=SCHEDULES)
-    lr_milestones: str = flag(
-        "15-25", "epochs at which the rate falls", short="-lm", convert=increasing,
-        when={"lr_schedule": Readers("lr_milestones", SCHEDULES)},
-    )  # fmt: skip
-    lr_gamma: float = flag(
-        0.1, "factor at milestones, or at every epoch", short="-lg", low=0, high=1,
-        when={"lr_schedule": Readers("lr_gamma", SCHEDULES)},
-    )  # fmt: skip
-    warmup_epochs: int = flag(0, "epochs of linear warm-up", low=0)
-    reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
-    reg_weight: float = flag(
-        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0,
-        when={"reg_type": Readers("reg_weight", REGULARIZERS)},
-    )  # fmt: skip
-    precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
-    sync_batch_norm: bool = flag(
-        True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share",
-        when={"net_name": WITH_BATCH_NORM, PROCESSES: Above(1)}, always_counts=True,
-    )  # fmt: skip
-    recalibrate_bn: bool = flag(
-        False, "after an epoch in which the mask has changed, BatchNorm statistics from training batches before evaluation",
-        when={"mode": UPDATING, "net_name": WITH_BATCH_NORM}, strict=True,
-    )  # fmt: skip
-    compile: bool = flag(False, "torch.compile the training step's network", identity=False)
-    sparse_step: str = flag(
-        "auto", "training steps on a CPU, and the passes after an epoch, compute active weights alone; auto: where a rule of "
-        "density and shape finds that faster",
-        choices=("0", "auto", "1"), when=MASKED, identity=False,
-    )  # fmt: skip
-    train_eval: str = flag(
-        "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
-        choices=("pass", "running"), identity=False,
-    )  # fmt: skip
-    select: str = flag(
-        "last", "weights kept: of the last epoch, or of the best on val or test", choices=("last", "val", "test")
-    )
-    save_best: bool = flag(False, "1 means --select test", short="-sb", identity=False)
-    save_epochs: str = flag("auto", "states kept: auto (about ten), all, none, or epochs such as 0-10-30", identity=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.save_best and self.select == "val":
-            raise FlagError("--save_best 1 means --select test and contradicts --select val")
-        if self.save_best:
-            self._set("select", "test")
-            self._set("save_best", False)
-        if self.warmup_epochs >= self.n_epochs:
-            raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
-        if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
-            raise FlagError("--nesterov 1 needs --momentum above 0")
-        if self.compile and self.reg_type == "jacobian":
-            raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
-        if self.sparse_step == "1" and (self.compile or self.reg_type == "jacobian"):
-            other = "--compile 1" if self.compile else "--reg_type jacobian"
-            raise FlagError(f"--sparse_step 1 {other}: sparse steps cannot have that; use --sparse_step 0 or auto")
-        if self.train_budget == 0:
-            raise FlagError("--train_budget 0: must be above 0")
-        self.saved_epochs()
-
-    def saved_epochs(self) -> set[int]:
-        """Epochs whose states are kept; the initialisation and the last one always are, but for `none`."""
-        if self.save_epochs == "none":
-            return {0}  # lottery tickets start from it
-        if self.save_epochs == "all":
-            return set(range(self.n_epochs + 1))
-        if self.save_epochs == "auto":
-            return {round(self.n_epochs * i / 10) for i in range(11)}
-        try:
-            epochs = {integer(epoch) for epoch in self.save_epochs.split("-")}
-        except ValueError:
-            raise FlagError(f"--save_epochs {self.save_epochs}: expected auto, all, none, or epochs such as 0-10-30") from None
-        if max(epochs) > self.n_epochs:
-            raise FlagError(f"--save_epochs {self.save_epochs}: the run has only --n_epochs {self.n_epochs}")
-        return epochs | {0, self.n_epochs}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,12 +17,13 @@ from helper.metrics.running_sums import RunningSums
 from helper.processes.first import copy_from_first
 from helper.processes.group import rank, world_size
 from helper.processes.interruption import interruptible
-from helper.processes.sharing import own_share, sum_over_processes
+from helper.processes.sharing import sum_over_processes
 from helper.schema.registry import with_options
 from helper.system.seeds import device_seed, stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
-from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
+from loader.dataset import Dataset
+from optim.batches import Batch, Drawing
 from optim.callbacks.callback import Callback
 from optim.config import TrainConfig
 from optim.mask_owner import MaskOwner
@@ -33,23 +34,6 @@ from optim.schedule import SCHEDULES, learning_rate
 from optim.sparse_step import SparseStep
 
 STEP_EVENTS = ("before_step", "on_gradients", "on_step")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's examples.
-
-    Attributes:
-        examples: this process's share, with images as they are stored. inputs: the same, augmented and normalised.
-        n: examples of all processes. own: which of these are this one's.
-        generator: of the step's random numbers, the augmentation's already drawn; the same in every process.
-    """
-
-    examples: Split
-    inputs: Tensor
-    n: int
-    own: slice
-    generator: torch.Generator
 
 
 def steps_per_epoch(n_examples: int, batch_size: int) -> int:
@@ -93,7 +77,7 @@ class Trainer:
         first_epoch: int = 0,
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
-        self.device = dataset.train.inputs.device
+        self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed)
         self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         self.forward = torch.compile(self.shared) if config.compile else self.shared
         self.sparse_step = SparseStep(network, config, dataset.input_shape)
@@ -167,22 +151,13 @@ class Trainer:
 
     def train_step(self, step: int, rows: Tensor) -> None:
         self.emit("before_step")
-        batch = self.draw_batch(step, rows)
+        batch = self.drawing.batch(self.epoch, step, rows)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
         with self.draws("dropout", self.epoch, step):
             logits, losses, loss = self.forward_pass(batch)
         self.backward_pass(loss, batch.n)
         self.update_weights()
         self.add_up(batch, logits, losses, loss)
-
-    def draw_batch(self, step: int, rows: Tensor) -> Batch:
-        own, generator = own_share(len(rows)), stream(self.seed, "step", self.epoch, step)
-        examples = self.dataset.train[rows[own]]
-        images = examples.inputs
-        if self.dataset.augmented:
-            padding = self.dataset.padding
-            images = crop_and_flip(images, draw_crops(len(rows), generator, padding)[:, own], padding)
-        return Batch(examples, self.dataset.normalise(images), len(rows), own, generator)
 
     def forward_pass(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(logits, cross-entropies of this process's examples, its part of the mean loss of all with the penalty)."""

@@ -17,6 +17,7 @@ from helper.system.seeds import stream
 from loader.dataset import draw_crops
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
+from optim import batches
 from optim.callbacks.callback import Callback
 from optim.callbacks.recalibration import RecalibrateBatchNorm
 from optim.config import TrainConfig
@@ -147,7 +148,7 @@ def test_every_step_of_every_epoch_draws_crops_of_its_own(monkeypatch):
         drawn.append(draw_crops(n, generator, padding))
         return drawn[-1]
 
-    monkeypatch.setattr(trainer_module, "draw_crops", draw)
+    monkeypatch.setattr(batches, "draw_crops", draw)
     data = digits(augment="crop_flip")
     fit(network(data), data, n_epochs=2, batch_size=150)
     assert len(drawn) == 4
