@@ -62,6 +62,20 @@ def fetch(urls: list[str], path: Path, published_md5: str) -> Path:
     return path
 
 
+def provide_file(urls: list[str], path: Path, published_md5: str, *, download: bool, verify_data: bool) -> None:
+    """Make sure that a file of a data set is there.
+
+    Raises:
+        DataError: it is missing and may not or cannot be downloaded, or is not the published one.
+    """
+    if not path.exists() and not download:
+        raise DataError(f"{path} is missing; point --root at the data or allow --download 1")
+    if not path.exists():
+        fetch(urls, path, published_md5)
+    elif verify_data:
+        verify(path, published_md5)
+
+
 def provide(files: Mapping[str, str], root: Path, archive: tuple[str, str], *, download: bool, verify_data: bool) -> None:
     """Make sure that the files of a `.tar.gz` data set are under `root`.
 

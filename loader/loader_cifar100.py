@@ -9,7 +9,8 @@ from torch import Tensor
 
 from loader.archives import DataError, class_names, fingerprint, provide, unpickle
 from loader.dataset import Source
-from loader.loader_cifar100_noisy import leaves, make_human_labels, with_noise_facts
+from loader.human_labels import make_human_labels
+from loader.loader_cifar100_noisy import HUMAN_FILE, HUMAN_KEY, leaves, with_noise_facts
 from loader.made_up import N_TEST, N_TRAIN, labels_in_turn, pixels
 from loader.spec import DatasetSpec, Published
 
@@ -80,7 +81,7 @@ def make_small(root: Path) -> None:
         batch = {"data": pixels(n, 3072), "fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
         (root / name).write_bytes(pickle.dumps(batch, protocol=2))
     (root / meta).write_bytes(pickle.dumps({"fine_label_names": [f"class{i}" for i in range(100)]}, protocol=2))
-    make_human_labels(root, labels_in_turn(N_TRAIN, 100))
+    make_human_labels(root / HUMAN_FILE, labels_in_turn(N_TRAIN, 100), HUMAN_KEY)
 
 
 CIFAR100 = DatasetSpec(

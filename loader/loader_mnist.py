@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from loader.archives import MOST_BYTES, DataError, fetch, fingerprint, verify
+from loader.archives import MOST_BYTES, DataError, fingerprint, provide_file
 from loader.dataset import Source
 from loader.made_up import N_TEST, N_TRAIN, labels_in_turn, pixels
 from loader.spec import DatasetSpec, Published
@@ -54,12 +54,8 @@ def load(published: dict, *, root: str, download: bool, verify_data: bool) -> So
     """
     paths = [Path(root, published["folder"], f"{name}.gz") for name in NAMES]
     for path, published_md5 in zip(paths, published["md5"], strict=True):
-        if not path.exists() and not download:
-            raise DataError(f"{path} is missing; point --root at the data or allow --download 1")
-        if not path.exists():
-            fetch([mirror + path.name for mirror in published["mirrors"]], path, published_md5)
-        elif verify_data:
-            verify(path, published_md5)
+        urls = [mirror + path.name for mirror in published["mirrors"]]
+        provide_file(urls, path, published_md5, download=download, verify_data=verify_data)
     train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths)
     for path, images, labels in ((paths[0], train_images, train_labels), (paths[2], test_images, test_labels)):
         if images.ndim != 3 or len(images) != len(labels) or labels.max() > 9:

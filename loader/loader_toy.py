@@ -1,7 +1,5 @@
 """The 12-bit synthetic set of Shwartz-Ziv & Tishby (2017): every pattern of 12 bits once, two classes."""
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy
@@ -10,9 +8,10 @@ from torch import Tensor
 
 from helper.schema.config import flag
 from helper.system.seeds import stream
-from helper.untrusted.reasons import reason_of
+from helper.untrusted.reasons import Unfit
 from loader.archives import DataError, fingerprint
 from loader.dataset import Source
+from loader.mat_files import numeric_arrays
 from loader.spec import DatasetSpec, Published, held_out
 from loader.splits import balanced_rows
 
@@ -37,18 +36,11 @@ def load(*, root: str, filename: str, test_size: float, split_seed: int) -> Sour
 
 
 def read_mat(path: Path) -> tuple[Tensor, Tensor]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        content = loadmat(path)
-        inputs, labels = (torch.from_numpy(content[key].astype("int64")) for key in ("F", "y"))
-    except (
-        MatReadError, LookupError, ValueError, TypeError, OSError, EOFError, RuntimeError, AttributeError, ArithmeticError,
-        MemoryError, SystemError, zlib.error, struct.error,
-    ) as error:  # fmt: skip
-        cause = reason_of(error)
-        raise DataError(f"{path} is damaged or has not the toy set's layout ({cause}); move it away to generate one") from None
+        inputs, labels = (torch.from_numpy(array.astype("int64")) for array in numeric_arrays(path, "F", "y"))
+    except Unfit as error:
+        cure = "move it away to generate one"
+        raise DataError(f"{path} is damaged or has not the toy set's layout ({error}); {cure}") from None
     labels = labels.flatten()
     if (
         inputs.ndim != 2

@@ -18,6 +18,8 @@ from loader.loader_cifar10 import CIFAR10
 from loader.loader_cifar100 import CIFAR100
 from loader.loader_digits import DIGITS
 from loader.loader_mnist import FASHION_MNIST, MNIST
+from loader.loader_svhn import SVHN
+from loader.loader_tiny_imagenet import TINY_IMAGENET
 from loader.loader_toy import TOY
 from loader.spec import DatasetSpec, Published, WithNoise, WithoutNoise
 from loader.splits import balanced_rows
@@ -27,6 +29,8 @@ DATASETS: dict[str, DatasetSpec] = by_name(
     TOY,
     MNIST,
     FASHION_MNIST,
+    SVHN,
+    TINY_IMAGENET,
     CIFAR10,
     CIFAR100,
 )
@@ -68,8 +72,10 @@ class DataConfig(Config):
         always_counts=True,
     )  # fmt: skip
     augment: str = flag(
-        "auto", "random crop and flip of training images; auto: for CIFAR", choices=("auto", "none", "crop_flip")
-    )
+        "auto",
+        "random crop and flip of training images; auto: those of CIFAR and Tiny ImageNet",
+        choices=("auto", "none", "crop_flip"),
+    )  # fmt: skip
     train_noisy: bool = flag(False, "corrupt the training labels", short="-tn")
     noise_method: str = flag("symmetric", "kind of label noise", short="-nm", choices=METHODS, when=NOISY)
     noise_ratio: float = flag(

@@ -177,7 +177,7 @@ IDLE = [
     ("-fd exact -mt 3", "--monte_carlo_trials 3 has no effect with --fisher_method exact"),
     ("-fd vmap --metric_rtol 0.1", "--metric_rtol 0.1 has no effect with --fisher_method vmap"),
     ("--save_snr 0 --snr_mode online", "--snr_mode online has no effect with --save_snr 0"),
-    ("--root x", "--root x has no effect with --loader_name digits; it acts with --loader_name toy, mnist, fmnist, cifar10"),
+    ("--root x", "--root x has no effect with --loader_name digits; it acts with --loader_name toy, mnist, fmnist, svhn"),
     ("-ln digits_noisy -rt x", "--root x has no effect with --loader_name digits_noisy"),
     ("-ln mnist -fn x.mat", "--filename x.mat has no effect with --loader_name mnist; it acts with --loader_name toy"),
     ("-ln toy --download 0", "--download 0 has no effect with --loader_name toy"),

@@ -209,7 +209,8 @@ def tied(cls: type[Config], word: str) -> set[str]:
 READ = {  # the flags of each registry that only some of its entries read, entry by entry
     "data set": {
         "digits": {"test_size", "split_seed"}, "toy": {"test_size", "split_seed", "root", "filename"},
-        **dict.fromkeys(("mnist", "fmnist", "cifar10", "cifar100"), ("root", "download", "verify_data")),
+        **dict.fromkeys(("mnist", "fmnist", "svhn", "tiny_imagenet", "cifar100"), ("root", "download", "verify_data")),
+        "cifar10": {"root", "download", "verify_data", "human_set"},
     },
     "network": {
         "mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "preresnet": {"depth"},

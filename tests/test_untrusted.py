@@ -122,13 +122,14 @@ def reduced(function: object, *arguments: object) -> type:
     ("file", "network"),
     [("cifar-100-python/train", "cifar100"), ("cifar-100-python/meta", "cifar100"),
      ("cifar-10-batches-py/batches.meta", "cifar10"), ("cifar-10-batches-py/test_batch", "cifar10"),
-     ("CIFAR-100_human.pt", "cifar100_noisy"), ("var_u.mat", "toy"),
+     ("CIFAR-100_human.pt", "cifar100_noisy"), ("CIFAR-10_human.pt", "cifar10_noisy"), ("var_u.mat", "toy"),
+     ("train_32x32.mat", "svhn"), ("test_32x32.mat", "svhn"), ("tiny-imagenet-200.zip", "tiny_imagenet"),
      ("MNIST/raw/t10k-labels-idx1-ubyte.gz", "mnist")],
 )  # fmt: skip
 def test_code_in_any_data_file_is_refused_and_not_run(files, tmp_path, evil, file, network):
     root = shutil.copytree(files, tmp_path / "data")
     buffer = io.BytesIO()
-    torch.save({"clean_label": evil, "noisy_label": evil}, buffer)
+    torch.save({"clean_label": evil, "noisy_label": evil, "worse_label": evil}, buffer)
     for payload in (pickle.dumps({"data": evil}), pickle.dumps(evil, protocol=0), buffer.getvalue()):
         (root / file).write_bytes(payload)
         load_dataset.cache_clear()
