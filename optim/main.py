@@ -13,7 +13,6 @@ from helper.processes.interruption import check_signals, interruptible
 from helper.progress import tracked
 from helper.pruner import SCORES
 from helper.schema.config import FlagError
-from helper.schema.registry import with_options
 from helper.system.devices import choose_device
 from helper.system.memory import available_memory_mb, keep_freed_memory
 from helper.system.signals import Signals
@@ -34,7 +33,6 @@ from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
 from optim.measuring import check_examples, measure_selected, measure_state
 from optim.model import Beginning, rewind_file, start
-from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
@@ -71,6 +69,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         dataset = call_in_first_then_others(load_dataset, config.data)
     check_examples(config, dataset)
     check_masks(config, dataset)
+    check_mix(config, dataset)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
@@ -102,6 +101,13 @@ def check_masks(config: RunConfig, dataset: Dataset) -> None:
         mode.updater.span(config, steps_per_epoch(len(dataset.train), config.train.batch_size))
     if mode.has_mask and SCORES[config.prune.prune_method].data:
         Pruning(config, dataset).rows()
+
+
+def check_mix(config: RunConfig, dataset: Dataset) -> None:
+    """Raise FlagError where boxes are to be cut out of what is no image."""
+    if config.train.mix == "cutmix" and len(dataset.input_shape) != 3:
+        shape = "x".join(map(str, dataset.input_shape))
+        raise FlagError(f"--mix cutmix needs images, and {dataset.name} has vectors of {shape} numbers; use --mix mixup")
 
 
 def check_processes(folder: RunFolder, config: RunConfig, n: int) -> None:
@@ -194,10 +200,9 @@ def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
 
 def report_memory(config: RunConfig, beginning: Beginning, device: torch.device) -> None:
     """Warn where gradients and optimiser alone take more memory than there is: the system would kill the run without a word."""
-    optimizer = with_options(OPTIMIZERS[config.train.optimizer_name], config.train)
     size = sum(parameter.numel() * parameter.element_size() for parameter in beginning.network.parameters())
     held = 1 - beginning.mask.sparsity if config.train.sparse_step != "0" and beginning.mask else 1.0
-    needed, available = size * held * (1 + tensors_kept(optimizer)) / 2**20, available_memory_mb()
+    needed, available = size * held * (1 + config.train.tensors_kept()) / 2**20, available_memory_mb()
     if device.type == "cpu" and needed > available:
         log.warning(
             "gradients and optimiser take %.0f MB and %.0f MB of memory are free: the run may be killed; use a smaller "

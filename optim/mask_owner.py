@@ -1,6 +1,6 @@
 """The one object that holds the mask of a network in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,26 @@ class MaskOwner:
         """{name: gradient} of the masked weights, pruned ones as well, between backward pass and `mask_gradients`."""
         return {name: weight.grad for name, weight in zip(self.mask, self.weights, strict=True)}
 
+    def active_gradients(self, layers: Mapping[str, LanesLayer]) -> list[Tensor]:
+        """Of everything that the optimiser moves, after `mask_gradients`.
+
+        Args:
+            layers: linear ones of a view, whose gradients are given as vectors of the active weights, held apart or not: a sum
+                over all of them then has the same order.
+        """
+        places = {id(layer.layer.weight): layer.plan().active for layer in layers.values()}
+        moved = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [p.grad.reshape(-1)[places[id(p)]] if id(p) in places else p.grad for p in moved]
+
+    def clip_gradients(self, most: float, layers: Mapping[str, LanesLayer]) -> None:
+        """Scale all gradients so that together they are no longer than `most`, as `torch.nn.utils.clip_grad_norm_` does.
+
+        Args:
+            layers: as `active_gradients` takes them.
+        """
+        norm = norm_of(self.active_gradients(layers))
+        torch._foreach_mul_(self.active_gradients({}), (most / (norm + 1e-6)).clamp(max=1.0))
+
     def states_of(self, weight: nn.Parameter) -> list[Tensor]:
         """The tensors in the optimiser's state that have an element for each of a weight's."""
         kept = self.optimizer.state.get(weight, {}).values()
@@ -174,6 +194,11 @@ class MaskOwner:
             self.meter.load_state(state["mask_owner"]["meter"])
         else:
             self.meter.add_steps(steps, examples)
+
+
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of several tensors as one vector."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
 
 
 def vectors(state: Mapping[str, Any], weight: Tensor) -> dict[str, Tensor]:

@@ -30,9 +30,15 @@ def adam(parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) 
     return eager(torch.optim.Adam)(parameters, lr, weight_decay=weight_decay)
 
 
+def adamw(parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Adam whose weight decay is not part of the gradient (Loshchilov & Hutter 2019)."""
+    return eager(torch.optim.AdamW)(parameters, lr, weight_decay=weight_decay)
+
+
 OPTIMIZERS = {
     "sgd": sgd,
     "adam": adam,
+    "adamw": adamw,
 }
 
 

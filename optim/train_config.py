@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from helper.schema.config import PROCESSES, Above, Config, FlagError, flag
-from helper.schema.registry import Readers
+from helper.schema.registry import Readers, with_options
 from helper.schema.values import increasing, integer
 from network.main import WITH_BATCH_NORM
+from optim.mixing import MIXES
 from optim.modes import BUDGETED, UPDATING
-from optim.optimizers import OPTIMIZERS
+from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.prune_config import MASKED
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
@@ -30,7 +31,12 @@ class TrainConfig(Config):
         0.9, "momentum of SGD", short="-mm", low=0, below=1, when={"optimizer_name": Readers("momentum", OPTIMIZERS)}
     )
     nesterov: bool = flag(False, "Nesterov momentum", when={"optimizer_name": Readers("nesterov", OPTIMIZERS)})
-    weight_decay: float = flag(2e-4, "L2 penalty on every parameter, as in torch.optim", short="-wt", low=0)
+    weight_decay: float = flag(
+        2e-4, "L2 penalty on every parameter, as in torch.optim; of adamw: decay apart from the gradient", short="-wt", low=0
+    )
+    clip_norm: float | None = flag(
+        None, "longer gradients, of all active weights together, are scaled down to this norm; default: none are", low=0
+    )
     lr_schedule: str = flag("stepwise", "how the learning rate falls", short="-ls", choices=SCHEDULES)
     lr_milestones: str = flag(
         "15-25", "epochs at which the rate falls", short="-lm", convert=increasing,
@@ -41,6 +47,15 @@ class TrainConfig(Config):
         when={"lr_schedule": Readers("lr_gamma", SCHEDULES)},
     )  # fmt: skip
     warmup_epochs: int = flag(0, "epochs of linear warm-up", low=0)
+    label_smoothing: float = flag(
+        0.0, "share of every label that the training loss spreads evenly over all classes", low=0, below=1
+    )
+    mix: str = flag(
+        "none", "train on pairs of examples: mixup, weighted sums of both; cutmix, images with a box of another", choices=MIXES
+    )
+    mix_alpha: float = flag(
+        1.0, "an example's own share is drawn from Beta(mix_alpha, mix_alpha)", low=0, when={"mix": Readers("mix_alpha", MIXES)}
+    )
     reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
     reg_weight: float = flag(
         0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0,
@@ -65,6 +80,11 @@ class TrainConfig(Config):
         "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
         choices=("pass", "running"), identity=False,
     )  # fmt: skip
+    ema: float = flag(
+        0.0, "evaluate, measure and keep an exponential moving average over the steps, of weights and BatchNorm statistics, "
+        "with this decay, such as 0.999; 0: the weights themselves",
+        low=0, below=1,
+    )  # fmt: skip
     select: str = flag(
         "last", "weights kept: of the last epoch, or of the best on val or test", choices=("last", "val", "test")
     )
@@ -87,9 +107,21 @@ class TrainConfig(Config):
         if self.sparse_step == "1" and (self.compile or self.reg_type == "jacobian"):
             other = "--compile 1" if self.compile else "--reg_type jacobian"
             raise FlagError(f"--sparse_step 1 {other}: sparse steps cannot have that; use --sparse_step 0 or auto")
-        if self.train_budget == 0:
-            raise FlagError("--train_budget 0: must be above 0")
+        for name in ("train_budget", "clip_norm", "mix_alpha"):
+            if getattr(self, name) == 0:
+                raise FlagError(f"--{name} 0: must be above 0")
+        if self.train_eval == "running" and self.mix != "none":
+            raise FlagError(f"--train_eval running --mix {self.mix}: it averages over mixed examples; use --train_eval pass")
+        if self.train_eval == "running" and self.ema:
+            raise FlagError(
+                f"--train_eval running --ema {self.ema:g}: while training, the averaged weights see no examples; "
+                "use --train_eval pass"
+            )
         self.saved_epochs()
+
+    def tensors_kept(self) -> int:
+        """Tensors of a weight's shape that training keeps for each weight: the optimiser's, and the average of `--ema`."""
+        return tensors_kept(with_options(OPTIMIZERS[self.optimizer_name], self)) + (self.ema > 0)
 
     def saved_epochs(self) -> set[int]:
         """Epochs whose states are kept; the initialisation and the last one always are, but for `none`."""

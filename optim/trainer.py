@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.mask import Mask
@@ -19,14 +18,18 @@ from helper.processes.group import rank, world_size
 from helper.processes.interruption import interruptible
 from helper.processes.sharing import sum_over_processes
 from helper.schema.registry import with_options
+from helper.sparse.layers import LanesLayer
 from helper.system.seeds import device_seed, stream
 from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
 from loader.dataset import Dataset
+from optim.average import WeightAverage
 from optim.batches import Batch, Drawing
 from optim.callbacks.callback import Callback
 from optim.config import TrainConfig
 from optim.mask_owner import MaskOwner
+from optim.mixing import mix_of
+from optim.objective import losses_of
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.regularizer import REGULARIZERS
@@ -77,11 +80,12 @@ class Trainer:
         first_epoch: int = 0,
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
-        self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed)
+        self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed, mix_of(config))
         self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         self.forward = torch.compile(self.shared) if config.compile else self.shared
         self.sparse_step = SparseStep(network, config, dataset.input_shape)
         self.optimizer = with_options(OPTIMIZERS[config.optimizer_name], config)(network.parameters())
+        self.average = WeightAverage(network, self.optimizer, config.ema) if config.ema else None
         schedule = with_options(SCHEDULES[config.lr_schedule], config)
         self.rate = functools.partial(with_options(learning_rate, config), schedule)
         penalty = REGULARIZERS[config.reg_type]
@@ -90,6 +94,7 @@ class Trainer:
         self.mask_owner = MaskOwner(network, self.optimizer, mask or Mask(), dataset.input_shape)
         self.first_epoch = self.epoch = first_epoch
         self.step = self.n_examples = 0
+        self.linear_layers: dict[str, LanesLayer] = {}  # that the step under way computes sparsely
         self.sums: RunningSums | None = None
         self.resumed = False
         self.row: dict[str, Any] = {}
@@ -105,12 +110,13 @@ class Trainer:
         end_of_graph(self.device)
         if not self.resumed:
             with interruptible(signals):
-                self.emit("on_epoch")  # the first epoch's row: the weights that training begins with
+                self.pass_epoch()  # the first epoch's row: the weights that training begins with
         while self.epoch < self.config.n_epochs:
             self.emit("before_epoch")
             self.take_steps()
             self.end_epoch(signals)
-        self.emit("on_end")
+        with self.shown():
+            self.emit("on_end")
 
     def take_steps(self) -> None:
         """Those of the epoch under way that are still to come."""
@@ -128,13 +134,15 @@ class Trainer:
         if self.sums is not None and world_size() > 1:
             self.sums = unpacked_sums(sum_over_processes(self.sums.packed()))
         copy_from_first(self.network.buffers())
+        if self.average:
+            self.average.copy_from_first()
 
     def end_epoch(self, signals: Signals | None) -> None:
         """The passes after an epoch's last step, to which the trainer returns where they are interrupted."""
         self.epoch, self.step, self.row = self.epoch + 1, 0, {}
         try:
             with interruptible(signals):
-                self.emit("on_epoch")
+                self.pass_epoch()
         except Interrupted:
             self.epoch, self.step = self.epoch - 1, self.steps_per_epoch
             if self.sums is not None and rank() > 0:  # `state` adds up what the processes have, and the first one has it all
@@ -142,6 +150,19 @@ class Trainer:
             self.emit("on_interruption")
             raise
         self.sums = None
+
+    def pass_epoch(self) -> None:
+        """What is done with the network that an epoch has left, and then with the one that training goes on with."""
+        with self.shown():
+            self.emit("on_epoch")
+        self.emit("on_epoch_end")
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Inside, the network is the one that is evaluated and kept: the average of the trained one, with `--ema`."""
+        if not self.average:
+            return nullcontext()
+        self.mask_owner.hold({})
+        return self.average.shown()
 
     def remaining_batches(self) -> Iterator[tuple[int, Tensor]]:
         """(step, rows of the training split) of the epoch under way, from its first step not yet done."""
@@ -164,8 +185,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that it may use their memory
         inputs = batch.inputs.requires_grad_(self.penalty is not None)
         logits = self.logits(inputs).float()
-        losses = F.cross_entropy(logits, batch.examples.labels, reduction="none")
-        loss = losses.sum() / batch.n
+        losses, minimised = losses_of(logits, batch, self.config.label_smoothing)
+        loss = minimised.sum() / batch.n
         if self.penalty is not None:
             noise = torch.randn(batch.n, logits.shape[1], generator=batch.generator)[batch.own]
             loss = loss + self.penalty(logits, inputs, noise) / batch.n
@@ -180,7 +201,8 @@ class Trainer:
         dense = any(callback.needs_dense_gradient(self) for callback in self.callbacks)
         view = None if dense else self.sparse_step.view_for(self.mask_owner)
         alone = view is not None and world_size() == 1 and not any(map(self.touched, STEP_EVENTS[1:]))
-        self.mask_owner.hold(view.linear_layers if alone else {})
+        self.linear_layers = {} if view is None else view.linear_layers
+        self.mask_owner.hold(self.linear_layers if alone else {})
         if view is not None:
             return view(inputs) if world_size() == 1 else self.shared(inputs, view)
         with self.autocast():
@@ -195,8 +217,12 @@ class Trainer:
 
     def update_weights(self) -> None:
         self.mask_owner.mask_gradients()
+        if self.config.clip_norm is not None:
+            self.mask_owner.clip_gradients(self.config.clip_norm, self.linear_layers)
         self.optimizer.step()
         self.mask_owner.updated()
+        if self.average:
+            self.average.follow()
 
     def add_up(self, batch: Batch, logits: Tensor, losses: Tensor, loss: Tensor) -> None:
         examples, noisy = batch.examples, self.dataset.noisy
@@ -247,6 +273,7 @@ class Trainer:
             "sums": None if self.sums is None or not self.step else sum_over_processes(self.sums.to("cpu").packed()),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({"average": self.average.state()} if self.average else {}),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks if callback.state()},
             "sparse_step": self.sparse_step.state(self.mask_owner),
             **self.mask_owner.state(),
@@ -261,6 +288,8 @@ class Trainer:
         self.mask_owner.hold({})
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state(state["average"])
         n = len(self.dataset.train)
         examples = (self.epoch - self.first_epoch) * n + min(self.step * self.config.batch_size, n)
         self.mask_owner.load_state(state, steps=self.step, examples=examples)

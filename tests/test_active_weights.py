@@ -18,7 +18,7 @@ from optim.checkpoint import load_state, save_state
 from optim.config import RunConfig
 from optim.mask_owner import MaskOwner
 from optim.model import start
-from optim.optimizers import adam, sgd
+from optim.optimizers import adam, adamw, sgd
 from optim.trainer import Trainer
 from tests.stops import sigterm_after
 from tests.test_sparse_step import words
@@ -31,6 +31,7 @@ OPTIMIZERS = {
     "momentum": lambda p: sgd(p, lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.03),
     "nesterov": lambda p: sgd(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.03),
     "adam": lambda p: adam(p, lr=0.01, weight_decay=0.03),
+    "adamw": lambda p: adamw(p, lr=0.01, weight_decay=0.3),
 }
 
 
@@ -71,7 +72,7 @@ def test_an_update_of_vectors_is_the_dense_update_to_the_bit(name):
             owner.optimizer.zero_grad()
     apart.hold({})
     assert torch.equal(apart.weights[0], dense.weights[0])
-    assert len(dense.states_of(dense.weights[0])) == {"sgd": 0, "decay": 0, "adam": 2}.get(name, 1)
+    assert len(dense.states_of(dense.weights[0])) == {"sgd": 0, "decay": 0, "adam": 2, "adamw": 2}.get(name, 1)
     for mine, theirs in zip(apart.states_of(apart.weights[0]), dense.states_of(dense.weights[0]), strict=True):
         assert torch.equal(mine, theirs)
         assert not mine[~mask].any()
@@ -130,7 +131,18 @@ def same(a: Trainer, b: Trainer) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("flags", [{}, {"nesterov": True}, {"optimizer_name": "adam", "lr": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"nesterov": True},
+        {"optimizer_name": "adam", "lr": 0.01},
+        {"clip_norm": 0.3},
+        {"ema": 0.9},
+        {"optimizer_name": "adamw", "lr": 0.01, "clip_norm": 0.3, "ema": 0.9, "mix": "mixup", "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_that_holds_active_weights_apart_is_the_run_that_does_not(mode, flags):
     config, counts = config_of(**MLP | MODES[mode] | flags), Counts()

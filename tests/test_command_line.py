@@ -160,6 +160,7 @@ IDLE = [
     ("-m lottery -pp x.pt -nep 3", "--n_epochs_pretrain 3 has no effect with --pretrain_model_path x.pt"),
     ("-ls cosine --lr_gamma 0.5", "--lr_gamma 0.5 has no effect with --lr_schedule cosine; it acts"),
     ("--lr_schedule exponential -lm 3", "--lr_milestones 3 has no effect with --lr_schedule exponential"),
+    ("--mix_alpha 0.4", "--mix_alpha 0.4 has no effect with --mix none; it acts with --mix mixup or cutmix"),
     ("--reg_weight 1", "--reg_weight 1.0 has no effect with --reg_type none"),
     ("--depth 20", "--depth 20 has no effect with --net_name mlp"),
     ("-nt vgg11 -dp 20", "--depth 20 has no effect with --net_name vgg11; it acts with --net_name resnet, preresnet, "

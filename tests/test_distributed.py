@@ -206,6 +206,8 @@ def train_in_double(network: str, config: TrainConfig, augment: str) -> dict[str
         ("mnist_lenet", {"reg_type": "jacobian"}, "none"),
         ("resnet", {}, "crop_flip"),
         ("resnet", {"reg_type": "jacobian"}, "none"),
+        ("mlp", {"optimizer_name": "adamw", "lr": 1e-3, "label_smoothing": 0.1, "clip_norm": 0.5, "mix": "mixup"}, "none"),
+        ("resnet", {"mix": "cutmix", "ema": 0.9}, "crop_flip"),
     ],
 )
 def test_processes_train_what_one_does_to_rounding(network, options, augment):

@@ -167,7 +167,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_with_the_cure(tmp_path):
 @pytest.mark.parametrize("what", ["root", "run"])
 def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_folder(tmp_path, monkeypatch, whole, what):
     root = tmp_path / "results"
-    on_epoch = WriteCheckpoint.on_epoch
+    on_epoch = WriteCheckpoint.on_epoch_end
 
     def vanish(self, trainer):
         on_epoch(self, trainer)
@@ -175,7 +175,7 @@ def test_a_folder_that_vanishes_stops_the_run_which_is_not_finished_in_half_a_fo
             shutil.rmtree(root if what == "root" else self.folder.path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(WriteCheckpoint, "on_epoch", vanish)
+        patch.setattr(WriteCheckpoint, "on_epoch_end", vanish)
         found = start(root)
     assert found.code == 1
     assert "has gone while the run was under way" in found.line
@@ -360,7 +360,7 @@ def test_a_measurement_killed_before_the_summary_is_summarised_the_next_time(tmp
 def test_a_parent_that_was_removed_or_damaged_in_between_leaves_the_child_as_it_is(tmp_path, monkeypatch, whole):
     flags = (*FLAGS, "--mode", "sparse-finetune", "--prune_ratio", 0.5)
     reference = whole(*flags)
-    on_epoch = WriteCheckpoint.on_epoch
+    on_epoch = WriteCheckpoint.on_epoch_end
 
     def stop(self, trainer):
         on_epoch(self, trainer)
@@ -368,7 +368,7 @@ def test_a_parent_that_was_removed_or_damaged_in_between_leaves_the_child_as_it_
             raise KeyError("any error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(WriteCheckpoint, "on_epoch", stop)
+        patch.setattr(WriteCheckpoint, "on_epoch_end", stop)
         assert start(tmp_path, *flags).code == 1
     parent, child = only_run(tmp_path), only_run(tmp_path, "sparse-finetune")
     before, model = content(child), parent.model.read_bytes()

@@ -27,6 +27,7 @@ from network.main import NETWORKS, NetworkConfig
 from network.spec import NetworkSpec
 from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
+from optim.mixing import MIXES
 from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
@@ -145,6 +146,7 @@ ADDED = {  # registry, flag with the registry's words, flags that its entries ma
     "optimiser": (OPTIMIZERS, "optimizer_name", {"momentum": 0.5, "nesterov": 1}, {}),
     "schedule": (SCHEDULES, "lr_schedule", {"lr_gamma": 0.5, "lr_milestones": "7"}, {}),
     "regulariser": (REGULARIZERS, "reg_type", {"reg_weight": 3.0}, {}),
+    "mix": (MIXES, "mix", {"mix_alpha": 0.5}, {}),
     "data set": (DATASETS, "loader_name", {"test_size": 0.5}, {}),
     "network": (
         NETWORKS, "net_name", {"depth": 20, "widen_factor": 1, "hidden_dims": "7", "hidden_act": "tanh", "out_act": "tanh"}, {},
@@ -219,11 +221,12 @@ READ = {  # the flags of each registry that only some of its entries read, entry
         **dict.fromkeys(("mnist_lenet", "alexnet", "mnist_alexnet", "vgg11", "vgg13_bn"), ()),
     },
     "schedule": {"stepwise": {"lr_milestones", "lr_gamma"}, "exponential": {"lr_gamma"}, "cosine": (), "constant": ()},
-    "optimiser": {"sgd": {"momentum", "nesterov"}, "adam": ()},
+    "optimiser": {"sgd": {"momentum", "nesterov"}, "adam": (), "adamw": ()},
     "noise method": {
         "symmetric": {"noise_ratio"}, "symmetric_inclusive": {"noise_ratio"}, "asymmetric": {"noise_ratio"}, "human": (),
     },
     "regulariser": {"none": (), "jacobian": {"reg_weight"}},
+    "mix": {"none": (), "mixup": {"mix_alpha"}, "cutmix": {"mix_alpha"}},
 }  # fmt: skip
 
 
@@ -267,5 +270,6 @@ def test_every_flag_that_an_entry_reads_is_one_and_every_tie_names_its_own_flag(
 def test_tensors_that_an_optimiser_keeps_are_counted_by_asking_it(monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "rmsprop", lambda weights, *, lr: torch.optim.RMSprop(weights, lr, momentum=0.9))
     kept = {name: tensors_kept(with_options(OPTIMIZERS[name], TrainConfig())) for name in OPTIMIZERS}
-    assert kept == {"sgd": 1, "adam": 2, "rmsprop": 2}
+    assert kept == {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
+    assert TrainConfig(optimizer_name="adamw", ema=0.9).tensors_kept() == 3
     assert tensors_kept(with_options(OPTIMIZERS["sgd"], TrainConfig(momentum=0))) == 0

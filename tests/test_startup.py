@@ -74,16 +74,16 @@ def test_garbage_is_searched_for_again_after_the_imports_but_neither_among_nor_d
 
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"nesterov": True}, {"momentum": 0.0}, {"optimizer_name": "adam"}],
-    ids=["sgd", "nesterov", "no momentum", "adam"],
+    [{}, {"nesterov": True}, {"momentum": 0.0}, {"optimizer_name": "adam"}, {"optimizer_name": "adamw"}],
+    ids=["sgd", "nesterov", "no momentum", "adam", "adamw"],
 )
 def test_optimisers_step_as_torchs_own_to_the_bit(flags):
     config = TrainConfig(lr=0.05, weight_decay=1e-3, **flags)
     networks = [nn.Linear(5, 3) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     ours = with_options(OPTIMIZERS[config.optimizer_name], config)(networks[0].parameters())
-    kind = torch.optim.Adam if config.optimizer_name == "adam" else torch.optim.SGD
-    momentum = {} if config.optimizer_name == "adam" else {"momentum": config.momentum, "nesterov": config.nesterov}
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer_name]
+    momentum = {"momentum": config.momentum, "nesterov": config.nesterov} if config.optimizer_name == "sgd" else {}
     theirs = kind(networks[1].parameters(), 0.05, weight_decay=1e-3, **momentum)
     assert isinstance(ours, kind)
     for step in range(4):

@@ -65,6 +65,8 @@ def fit(net, data, callbacks=(), mask=None, **flags) -> Trainer:
         {"momentum": 0.9, "weight_decay": 0.01},
         {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
         {"optimizer_name": "adam", "lr": 1e-3, "weight_decay": 0.01},
+        {"optimizer_name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "ema": 0.9},
+        {"clip_norm": 0.1, "label_smoothing": 0.1, "mix": "mixup"},
         {"reg_type": "jacobian", "reg_weight": 0.1},
         {"precision": "bf16"},
     ],
@@ -82,6 +84,7 @@ OPTIMIZERS = {
     "sgd": ({}, torch.optim.SGD, {"momentum": 0.9}),
     "nesterov": ({"nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "adam": ({"optimizer_name": "adam"}, torch.optim.Adam, {}),
+    "adamw": ({"optimizer_name": "adamw"}, torch.optim.AdamW, {}),
 }
 
 

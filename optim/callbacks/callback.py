@@ -36,7 +36,13 @@ class Callback:
         """After the optimiser step. The mask may be changed."""
 
     def on_epoch(self, trainer: Any) -> None:
-        """After an epoch, and once before the first step; `trainer.row` takes what history.csv shows."""
+        """After an epoch, and once before the first step; `trainer.row` takes what history.csv shows.
+
+        The network is the one that is evaluated and kept, which `--ema` makes another than the trained one.
+        """
+
+    def on_epoch_end(self, trainer: Any) -> None:
+        """After `on_epoch` of all callbacks; the network is the one that training goes on with."""
 
     def on_interruption(self, trainer: Any) -> None:
         """`on_epoch` was interrupted somewhere, and the trainer is again where the epoch's last step left it."""
@@ -46,7 +52,7 @@ class Callback:
         return True
 
     def on_end(self, trainer: Any) -> None:
-        """After the last epoch."""
+        """After the last epoch; the network is the one that is kept."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold of it, as tensors and plain values."""

@@ -127,7 +127,7 @@ class WriteCheckpoint(Callback):
             self.on_interruption(trainer)
             self.stop(trainer)
 
-    def on_epoch(self, trainer: Trainer) -> None:
+    def on_epoch_end(self, trainer: Trainer) -> None:
         self.save(trainer)
 
     def on_interruption(self, trainer: Trainer) -> None:

@@ -12,11 +12,9 @@ import torch
 from helper.metrics.macs import count_macs
 from helper.metrics.price import FORWARD
 from helper.pruner import prunable_weights
-from helper.schema.registry import with_options
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
-from optim.optimizers import OPTIMIZERS, tensors_kept
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
@@ -135,9 +133,8 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     snr = metrics.save_snr and sizes.train >= 2 * train.batch_size
     tensors = shape.tensors + (shape.layers if sparse else 0)
     state = FLOAT * shape.parameters + shape.buffers + (shape.prunable if sparse else 0) + TENSOR * tensors
-    kept = tensors_kept(with_options(OPTIMIZERS[train.optimizer_name], train))
     moved = shape.parameters - weights_without_state(config, sizes)
-    checkpoint = state + kept * (FLOAT * moved + TENSOR * shape.tensors)
+    checkpoint = state + train.tensors_kept() * (FLOAT * moved + TENSOR * shape.tensors)
     saved = config.saved_epochs()
     states = len(saved) + 1  # and model.pt
     checkpoints = 2 if saved else 0  # a round of which only the solution is kept has none in the end
