@@ -23,6 +23,7 @@ from helper.schema.config import FlagError
 from helper.system.errors import one_line_errors
 from helper.system.logs import log_to_stderr
 from helper.untrusted.texts import one_line
+from loader.main import load_dataset
 from optim.config import RunConfig
 from optim.main import train_run
 
@@ -44,6 +45,11 @@ EXIT_WRONG_FLAGS = 2
 def main(argv: list[str] | None = None) -> None:
     with Signals() as signals:  # before anything is printed: who reads a line may ask for an end
         run(argv, signals)
+
+
+def hold(words: list[str]) -> None:
+    """Load the data that some flags name, for the runs that are forked from this process and name the same."""
+    load_dataset(parse(RunConfig, USAGE, words).config.data)
 
 
 def run(argv: list[str] | None, signals: Signals) -> None:

@@ -35,7 +35,8 @@ from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import model_state
 from study.sweeping.cost import data_of, time_steps
-from study.sweeping.executor import Job, LocalPool
+from study.sweeping.executor import LocalPool
+from study.sweeping.job import Job
 from study.sweeping.waiting import Lines
 from study.sweeping.work import FLOAT, TENSOR, shape_for
 

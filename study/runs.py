@@ -9,7 +9,7 @@ What the parts of study/ call a run, one word for each meaning:
 | FinishedRun  | study.reporting.collect| flags, summary and tables of a finished run, without weights           |
 | LoadedRun    | here                   | a finished run with network, mask and data set on a device             |
 
-`optim.folder.RunFolder` knows the files of any run. A `Job` (study.sweeping.executor) is a call of run.py, a `Submission`
+`optim.folder.RunFolder` knows the files of any run. A `Job` (study.sweeping.job) is a call of run.py, a `Submission`
 (study.sweeping.slurm_jobs) a call of sbatch, and a `Row` (study.reporting.page) a line of the page.
 """
 

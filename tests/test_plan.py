@@ -7,7 +7,7 @@ import pytest
 from helper.schema.config import FlagError, all_flags, unflatten
 from helper.system.versions import ROOT
 from optim.config import RunConfig
-from study.sweeping.executor import Job
+from study.sweeping.job import Job
 from study.sweeping.plan import PlannedRun, expand, plan, read_sweep
 
 SWEEPS = sorted((ROOT / "scripts/paper").glob("**/*.yaml"))

@@ -16,7 +16,8 @@ from helper.schema.config import FlagError
 from helper.system.locks import IN_USE, exclusive
 from optim.folder import RunFolder
 from study.sweeping import slurm, slurm_task
-from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Job, failed_before, first_line
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
+from study.sweeping.job import Job, failed_before, first_line
 from study.sweeping.slurm import SlurmQueue, arrays, launch_line
 from study.sweeping.slurm_jobs import Known, Submission, cancel_line, latest_tasks, read_submissions, record_folder, tasks_in
 from study.sweeping.slurm_options import SlurmConfig, minutes_of, options_of

@@ -22,7 +22,8 @@ from optim.config import RunConfig
 from optim.folder import RunFolder
 from study.sweeping import cost, executor
 from study.sweeping.cost import makespan
-from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, Job, LocalPool, failed_before
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, LocalPool
+from study.sweeping.job import Job, failed_before
 from study.sweeping.waiting import LiveTable
 from study.titles import read_titles, title_of, write_title
 from tests.outcome import outcome
@@ -78,6 +79,15 @@ def test_the_title_of_a_sweeps_file_heads_its_study_in_the_report(sweep, tmp_pat
     assert ({title: len(runs) for title, runs in titles.items()}, damaged) == ({"Another title": 3}, [])
     code, printed = sweep(f"title: [1, 2]\n{GRID}", "--dry_run", 1)
     assert (code, "title: expected a text" in printed) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "drawn"), [("", (), False), ("figures: 1, ", (), True), ("", ("--figures", 1), True)]
+)  # fmt: skip
+def test_a_sweep_draws_figures_of_each_run_where_it_is_asked(sweep, tmp_path, flags, given, drawn):
+    quick = QUICK.removeprefix("figures: 0, ")
+    assert sweep(f"flags: {{{flags}{quick}}}\ngrid: {{random_state: 1}}", *given)[0] == 0
+    assert bool(list(tmp_path.glob("results/*/*/*/*/figures/*.png"))) == drawn
 
 
 def test_titles_are_of_the_runs_they_share_and_damaged_ones_are_named(tmp_path):

@@ -1,42 +1,24 @@
-"""Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of run.py processes.
+"""Who runs the runs of a sweep. An executor takes jobs with their order; the local one is a pool of processes of run.py.
 
 `study/sweeping/slurm.py` has the one that hands them over to SLURM.
 """
 
 import contextlib
 import os
-import shlex
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from helper.system.devices import available_cores
 from helper.system.environment import whole_number
 from helper.system.locks import IN_USE, in_use
 from helper.system.signals import EXIT_INTERRUPTED
-from helper.system.versions import ROOT
-from optim.folder import RunFolder
+from study.sweeping.job import Job, first_line, last_line
+from study.sweeping.launching import Launcher, Process
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = "queued", "running", "finished", "failed", "interrupted", "blocked"
 STOPPED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)  # by someone: nothing wrong with the run
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of run.py. `log` takes what it prints: the command first, its exit code last."""
-
-    name: str
-    flags: tuple[str, ...]
-    folder: RunFolder
-    log: Path
-
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, str(ROOT / "run.py"), *self.flags]
 
 
 class Executor(Protocol):
@@ -60,32 +42,42 @@ class Executor(Protocol):
 
 
 class LocalPool:
-    """At most `n_jobs` run.py processes at a time, each with its share of the cores and, on CUDA, a device in turn."""
+    """At most `n_jobs` run.py processes at a time, each with its share of the cores and, on CUDA, a device in turn.
 
-    poll_seconds = 0.2
+    Args:
+        warm: whether they may be forked, see `study.sweeping.launching`.
+    """
 
-    def __init__(self, n_jobs: int, *, n_devices: int = 0) -> None:
+    poll_seconds = 0.02  # a run may take less than a second
+    look_seconds = 0.2  # for runs that other processes hold
+
+    def __init__(self, n_jobs: int, *, n_devices: int = 0, warm: bool = False) -> None:
         self.states: dict[str, str] = {}
         self.n_jobs, self.n_devices = n_jobs, n_devices
-        self.threads = str(threads_of(n_jobs))
+        self.launcher = Launcher(threads_of(n_jobs), warm=warm and not n_devices)
         self.jobs: dict[str, tuple[Job, Sequence[str]]] = {}
-        self.running: dict[int, tuple[Job, subprocess.Popen]] = {}  # slot -> process
+        self.running: dict[int, tuple[Job, Process]] = {}  # slot -> process
+        self.next_look = 0.0
 
     def submit(self, job: Job, after: Sequence[str] = ()) -> None:
         self.jobs[job.name] = (job, after)
         self.states[job.name] = QUEUED
+        self.launcher.expect(job)
+        self.next_look = 0.0
 
     @property
     def done(self) -> bool:
         return not any(state in (QUEUED, RUNNING) for state in self.states.values())
 
     def poll(self) -> None:
-        if len(self.running) == self.n_jobs and all(process.poll() is None for _, process in self.running.values()):
+        ended = [slot for slot, (_, process) in self.running.items() if process.poll() is not None]
+        if not ended and (len(self.running) == self.n_jobs or time.monotonic() < self.next_look):
             return  # nothing has changed for those that wait, who may be thousands
-        for slot, (job, process) in list(self.running.items()):
-            if process.poll() is not None:
-                del self.running[slot]
-                self.states[job.name] = self.ended(job, process.returncode)
+        for slot in ended:
+            job, process = self.running.pop(slot)
+            self.states[job.name] = self.ended(job, process.wait())
+            if self.states[job.name] != QUEUED:
+                self.launcher.ended(job, well=self.states[job.name] == FINISHED)
         for name, (job, after) in self.jobs.items():
             if self.states[name] != QUEUED:
                 continue
@@ -96,21 +88,17 @@ class LocalPool:
                 self.states[name] = INTERRUPTED
             elif before <= {FINISHED} and len(self.running) < self.n_jobs and not in_use(job.folder.path):
                 self.start(job)
+        self.next_look = time.monotonic() + self.look_seconds
 
     def start(self, job: Job) -> None:
         slot = min(set(range(self.n_jobs)) - set(self.running))
-        environment = os.environ | {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads}
+        device = {}
         if self.n_devices:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.n_devices)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
+            device["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_text(first_line(job))
-        with open(job.log, "a") as log:
-            process = subprocess.Popen(
-                job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its runs in turn
-            )  # fmt: skip
-        self.running[slot] = (job, process)
+        self.running[slot] = (job, self.launcher.start(job, **device))
         self.states[job.name] = RUNNING
 
     def ended(self, job: Job, code: int) -> str:
@@ -131,6 +119,7 @@ class LocalPool:
         for slot, (job, process) in list(self.running.items()):
             self.states[job.name] = self.ended(job, process.wait())
             del self.running[slot]
+        self.launcher.close()
         return []
 
 
@@ -144,18 +133,3 @@ def threads_of(n_jobs: int) -> int:
     """
     share = max(1, available_cores() // n_jobs)
     return min(share, whole_number("OMP_NUM_THREADS", share, several=True))
-
-
-def first_line(job: Job) -> str:
-    return f"$ {shlex.join(['run.py', *job.flags])}\n"
-
-
-def last_line(log: Path) -> str:
-    return next(reversed(log.read_text(errors="replace").splitlines()), "")
-
-
-def failed_before(job: Job) -> bool:
-    """Whether the very same command ended with an error the last time."""
-    if not job.log.exists():
-        return False
-    return job.log.read_text(errors="replace").startswith(first_line(job)) and last_line(job.log).startswith("exit code ")

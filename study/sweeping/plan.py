@@ -31,6 +31,7 @@ from optim.identity import PATHS, run_folder
 from optim.measuring import missing_metrics
 
 KEYS = ("title", "config", "flags", "grid")
+USUAL = {"figures": False}  # where neither a file nor the command line says: the report draws what many runs show together
 ONE_RUN = {"overwrite": "a sweep leaves finished runs as they are", "load_pretrain": "a sweep trains each dense parent once"}
 
 
@@ -111,7 +112,7 @@ def read_sweep(path: Path, given: Mapping[str, Sequence[str]]) -> list[RunConfig
         if isinstance(value, (list, dict)):
             raise FlagError(f"{path}: {name} has several values; put it into grid")
     try:
-        return [config for grid in grids for config in expand({**flags, **grid, **given})]
+        return [config for grid in grids for config in expand({**USUAL, **flags, **grid, **given})]
     except FlagError as error:
         raise FlagError(f"{path}: {error}") from None
 

@@ -31,18 +31,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from helper.processes.interruption import check_signals
 from helper.system.locks import IN_USE, exclusive
-from study.sweeping.executor import (
-    BLOCKED,
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    QUEUED,
-    RUNNING,
-    Job,
-    failed_before,
-    first_line,
-    last_line,
-)
+from study.sweeping.executor import BLOCKED, FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
+from study.sweeping.job import Job, failed_before, first_line, last_line
 from study.sweeping.slurm_jobs import (
     ACTIVE,
     BROKEN,

@@ -15,13 +15,15 @@ from helper.schema.config import FlagError
 from helper.system.signals import EXIT_INTERRUPTED, GOES_ON, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from study.sweeping.dry_run import dry_run
-from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNING, Executor, Job, LocalPool, failed_before
+from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNING, Executor, LocalPool
+from study.sweeping.job import Job, failed_before
 from study.sweeping.plan import PlannedRun, flags_named, plan, read_sweep, title_in
 from study.sweeping.sweep_options import SweepConfig
 from study.sweeping.waiting import display_of
 from study.titles import write_title
 
 SHOWN_LINES = 8  # of a failed run's log
+SHOW_SECONDS = 0.2  # between two looks at the runs' tables
 
 
 def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
@@ -67,11 +69,14 @@ def follow(executor: Executor, runs: Sequence[PlannedRun]) -> str | None:
         with signals, interruptible(signals), display_of(runs, executor) as show:
             executor.poll()
             show()
+            shown = time.monotonic()
             while not executor.done:
                 check_signals()
                 time.sleep(executor.poll_seconds)
                 executor.poll()
-                show()
+                if executor.done or time.monotonic() - shown >= SHOW_SECONDS:
+                    show()
+                    shown = time.monotonic()
     except Interrupted:
         pass
     finally:
@@ -85,7 +90,8 @@ def executor_of(config: SweepConfig, runs: Sequence[PlannedRun], root: Path) -> 
     """Raises FlagError: GPUs that no run uses, or none for runs that need one. RuntimeError: no SLURM here."""
     devices = {run.config.device for run in runs}
     if config.executor == "local":
-        return LocalPool(config.jobs, n_devices=torch.cuda.device_count() if runs[0].config.device == "cuda" else 0)
+        n_devices = torch.cuda.device_count() if "cuda" in devices else 0
+        return LocalPool(config.jobs, n_devices=n_devices, warm=devices == {"cpu"})
     if config.slurm.slurm_gpus and devices != {"cuda"}:
         raise FlagError(f"--slurm_gpus {config.slurm.slurm_gpus}: needs --device cuda; the GPUs would idle")
     if "cuda" in devices and not config.slurm.asks_for_gpus:
@@ -98,7 +104,8 @@ def executor_of(config: SweepConfig, runs: Sequence[PlannedRun], root: Path) -> 
 
 
 def job_of(run: PlannedRun, root: Path) -> Job:
-    return Job(run.name, tuple(run.flags()), run.folder, root / "logs" / f"{run.name.replace('/', '_')}.log")
+    log = root / "logs" / f"{run.name.replace('/', '_')}.log"
+    return Job(run.name, tuple(run.flags()), run.folder, log, run.config.data)
 
 
 def report_end(
