@@ -9,6 +9,7 @@ from helper.progress import Task
 from loader.dataset import Dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder
+from optim.model import Stored
 from optim.summary import metric_totals, summarise
 from optim.trackers.main import Trackers
 from optim.trained import Trained
@@ -17,14 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def conclude(
-    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, trained: Trained, *, measuring: float
-) -> None:
-    """Summarise and draw a run that has been trained and measured; `network` has the selected weights.
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, trained: Trained, selected: Stored, *,
+    measuring: float,
+) -> None:  # fmt: skip
+    """Summarise and draw a run that has been trained and measured.
 
     Args:
+        network: has the selected weights.
         measuring: seconds that it took.
     """
-    summary = summarise(folder, config, network, dataset, trained, measuring)
+    summary = summarise(folder, config, network, dataset, trained, selected, measuring)
     summary |= {"files": trained.weights | folder.file_hashes(), "files_pending": {}}
     draw(folder, config)
     folder.check_there()

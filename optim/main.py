@@ -150,9 +150,9 @@ def train_in(
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
     with interruptible(signals):
-        measure_selected(folder, config, beginning.network, dataset)
+        selected = measure_selected(folder, config, beginning.network, dataset)
         measuring = time.perf_counter() - started
-        broadcast_from_first(conclude, folder, config, beginning.network, dataset, trained, measuring=measuring)
+        broadcast_from_first(conclude, folder, config, beginning.network, dataset, trained, selected, measuring=measuring)
     if not config.saved_epochs():
         broadcast_from_first(folder.remove_checkpoints)  # of the states, the solution alone is wanted
 

@@ -28,7 +28,7 @@ from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
 from optim.config import RunConfig
 from optim.folder import RunFolder
-from optim.model import Stored, load_stored, put_into
+from optim.model import Stored, let_go, load_stored, take_over
 
 log = logging.getLogger(__name__)
 SPECTRUM = METRICS["spectrum"]
@@ -205,19 +205,24 @@ def measure_state(
 
 
 def restore_in_all(network: nn.Module, path: Path) -> Stored:
-    """Put the weights of a run's file into the network of every process; what the file holds. All processes call this."""
+    """Put the weights of a run's file into the network of every process; what the file holds. All processes call this.
+
+    The network's own values are gone before the file is read, and lost where that fails.
+    """
+    let_go(network)
     stored = broadcast_from_first(load_stored, path)
-    put_into(network, stored, path)
+    take_over(network, stored, path)
     return stored
 
 
-def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> None:
-    """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them."""
+def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> Stored:
+    """Measure the selected weights, where metrics.csv does not have it yet; `network` is left with them, which are returned."""
     stored = restore_in_all(network, folder.model)
     network.to(dataset.train.inputs.device)
     table = broadcast_from_first(folder.metrics)
     measure_into(table, network, stored.mask, dataset, config.metrics, epoch=stored.epoch, seed=config.random_state)
     measure_spectrum_into(folder, network, stored.mask, dataset, config.metrics, epoch=None, seed=config.random_state)
+    return stored
 
 
 def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask, dataset: Dataset, epoch: int) -> None:

@@ -81,6 +81,32 @@ def restore(network: nn.Module, origin: Path) -> Stored:
 
 def put_into(network: nn.Module, stored: Stored, origin: Path) -> None:
     """`restore` of a file that has been read."""
+    check_fit(network, stored, origin)
+    network.load_state_dict(stored.weights)
+
+
+def let_go(network: nn.Module) -> None:
+    """Free the memory of a network's values, which are to be replaced by those of a file: both need not be there at once.
+
+    Names and shapes stay, which `take_over` compares.
+    """
+    for value in network.state_dict(keep_vars=True).values():
+        value.data = value.data.new_zeros(()).expand(value.shape)
+
+
+def take_over(network: nn.Module, stored: Stored, origin: Path) -> None:
+    """Let a network have the tensors of a file as its own, without a copy of them; parameters stay the objects that they are.
+
+    Raises:
+        RuntimeError: as of `restore`.
+    """
+    check_fit(network, stored, origin)
+    for name, value in network.state_dict(keep_vars=True).items():
+        value.data = stored.weights[name].to(value)
+
+
+def check_fit(network: nn.Module, stored: Stored, origin: Path) -> None:
+    """Raise RuntimeError, with the first difference, unless a file's weights and mask are of a network's shape."""
     own, weights = network.state_dict(), stored.weights
     for name in [*own, *weights]:
         if name not in weights or name not in own:
@@ -95,7 +121,6 @@ def put_into(network: nn.Module, stored: Stored, origin: Path) -> None:
         stored.mask.parameters_of(network)
     except ValueError as error:
         raise RuntimeError(f"{origin}: {error}") from None
-    network.load_state_dict(weights)
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,20 @@ from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_folder, run_identity
-from optim.model import load_stored
+from optim.model import Stored
 from optim.trained import Trained
 
 
 def summarise(
-    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, trained: Trained, measuring: float
+    folder: RunFolder,
+    config: RunConfig,
+    network: nn.Module,
+    dataset: Dataset,
+    trained: Trained,
+    stored: Stored,
+    measuring: float,
 ) -> dict[str, Any]:
     """The content of summary.json; `network` has the selected weights, and what is said of the mask is said of theirs."""
-    stored = load_stored(folder.model)
     selected, mask = stored.epoch, stored.mask
     history = folder.history(noisy=dataset.noisy).rows
     row = next(row for row in history if row["epoch"] == str(selected))

@@ -23,10 +23,11 @@ from helper.system.seeds import stream
 from helper.system.signals import Interrupted
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
+from optim.checkpoint import save_state
 from optim.folder import RunFolder
 from optim.main import train_run
-from optim.measuring import measure_subsets
-from optim.model import load_run, stored_config
+from optim.measuring import measure_subsets, restore_in_all
+from optim.model import load_run, load_stored, model_state, stored_config
 from tests.conftest import tiny_conv
 from tests.exact import batch, random_mask
 from tests.outcome import outcome
@@ -338,3 +339,42 @@ def test_online_snr_survives_an_interruption_in_mid_epoch(train, tmp_path):
 def test_wrong_measurement_flags_are_refused_in_one_line(refuse, flags, words):
     line = refuse(*flags)
     assert all(word in line for word in words), line
+
+
+# -------------------------------------------------------------------------------------- weights of a file, in their place
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, BatchNorm's buffers, and a frozen parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(4)
+        self.frozen = nn.Parameter(torch.randn(4), requires_grad=False)
+
+
+@pytest.mark.parametrize("make", [Tied, lambda: tiny_conv(3), lambda: nn.Linear(3, 2)])
+def test_a_files_weights_take_the_place_of_a_networks_without_a_second_copy(tmp_path, monkeypatch, make):
+    saved, network = make(), make()
+    save_state(tmp_path / "model.pt", model_state(saved, Mask(), 3))
+    parameters, bytes_left = dict(network.named_parameters(remove_duplicate=False)), []
+
+    def load_after_counting(path):
+        bytes_left.append(sum(value.untyped_storage().nbytes() for value in network.state_dict().values()))
+        return load_stored(path)
+
+    monkeypatch.setattr("optim.measuring.load_stored", load_after_counting)
+    assert restore_in_all(network, tmp_path / "model.pt").epoch == 3
+    assert bytes_left[0] <= 8 * len(network.state_dict())
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in saved.state_dict().items())
+    now = dict(network.named_parameters(remove_duplicate=False))
+    assert all(now[name] is parameter for name, parameter in parameters.items())
+    assert all(a.requires_grad == b.requires_grad for a, b in zip(network.parameters(), saved.parameters(), strict=True))
+
+
+def test_a_file_of_another_network_is_refused_by_its_first_difference(tmp_path):
+    save_state(tmp_path / "model.pt", model_state(nn.Linear(3, 2), Mask(), 3))
+    with pytest.raises(RuntimeError, match=r"'weight' has shape \(2, 3\) but the network's is \(2, 4\)"):
+        restore_in_all(nn.Linear(4, 2), tmp_path / "model.pt")
