@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,11 +17,10 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
+from helper.look import DPI
 from helper.system.files import write_atomic
 from helper.untrusted.texts import one_line
 
-# Okabe & Ito 2008: distinguishable with every common form of colour blindness
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -34,26 +33,40 @@ STYLE = {
 }
 ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}  # places of legends, none of them on a curve
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-DPI = 150
 
 
-def save_figure(figure: Figure, stem: Path) -> Path:
-    """Write a figure as `<stem>.png` and `<stem>.pdf`, each replaced atomically, and close it; the PNG file's path.
+KINDS = ("png", "pdf")
 
+
+def save_figure(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> Path:
+    """Write a figure as `<stem>.png`, `<stem>.pdf`, each replaced atomically, and close it; the PNG file's path.
+
+    Args:
+        kinds: which of the two.
     Raises:
         OSError: it could not be written; the file that was there before is as it was.
     """
     literal(figure)
     figure.set_dpi(DPI)
-    png, pdf = io.BytesIO(), io.BytesIO()
+    contents = {}
     with plt.rc_context(STYLE):  # ticks take their style when they are drawn
-        figure.canvas.print_png(png)  # draws once, where savefig draws once more for the layout
+        if "png" in kinds:
+            contents["png"] = printed(figure.canvas.print_png)  # draws once, where savefig draws once more for the layout
+        else:
+            figure.draw_without_rendering()
         figure.set_layout_engine("none")  # it is found
-        FigureCanvasPdf(figure).print_pdf(pdf)
+        if "pdf" in kinds:
+            contents["pdf"] = printed(FigureCanvasPdf(figure).print_pdf)
     plt.close(figure)
-    write_atomic(stem.with_suffix(".png"), png.getvalue())
-    write_atomic(stem.with_suffix(".pdf"), pdf.getvalue())
+    for kind, content in contents.items():
+        write_atomic(stem.with_suffix(f".{kind}"), content)
     return stem.with_suffix(".png")
+
+
+def printed(write: Callable[[io.BytesIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
 
 
 FORMULA = re.compile(r"\$\\(alpha|mathdefault\{[\d.+×^{}\\times−-]*\})\$")  # what these figures mean to be one

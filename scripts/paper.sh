@@ -28,4 +28,4 @@ done
 run() { echo "$results"/cifar100/*/"$1/l1-$2-lr"*"-e$epochs-s1-"*; }
 "$PYTHON" experiment.py interpolate "$(run sparse-scratch 0.9)" "$(run sparse-finetune 0.9)"
 "$PYTHON" experiment.py disagree "$(run sparse-scratch "$disagree_at")" "$(run sparse-finetune "$disagree_at")"
-"$PYTHON" experiment.py report "$results"
+"$PYTHON" experiment.py report "$results" --png 1 --pdf 1

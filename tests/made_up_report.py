@@ -1,12 +1,15 @@
 """Reports made up on the spot, with names as hostile as a file system allows."""
 
+import math
 import random
 from pathlib import Path
 
 import matplotlib.image
 import numpy
 
-from study.reporting.page import Picture, Report, Row, Section, Sheet
+from helper.charts.chart import Axis, Chart, Dots, Level, Panel, Series
+from helper.look import Look
+from study.reporting.page import Picture, Plot, Report, Row, Section, Sheet
 
 HOSTILE = "<img src=x onerror=window.hostile=1>"
 HOSTILE_NAMES = (
@@ -59,6 +62,26 @@ def hostile_run() -> Row:
     return Row(FOLDER, cells, settings, ((HOSTILE, f"../{FOLDER}/figures/accuracy.png"),))
 
 
+def made_up_series(label: str, colour: str, marker: str, value: float, names: list[str]) -> Series:
+    """Two points, the first with an interval and two runs, the second with the last run."""
+    low, high = ([value + room, math.nan] for room in (0.15, 0.25))
+    dots = Dots([0.5, 0.9], [value + 0.12, value], [names[2], names[-1]])
+    runs = [names[2:4], [names[-1]]]
+    look = Look(colour, marker, "--")
+    return Series(label, look, [0.5, 0.9], [value + 0.2, value], low, high, runs=runs, dots=dots, texts=["0.5", "0.9"])
+
+
+def made_up_chart(runs: tuple[Row, ...]) -> Chart:
+    """Two panels with a dense level and two series, one with a hostile name, each point of which has runs behind it."""
+    names = [run.name for run in runs]
+    levels = [Level("dense", Look("#0072B2"), 0.9, 0.88, 0.92, runs=names[:2])]
+    series = [made_up_series(*one, names) for one in (("scratch", "#D55E00", "s", 0.6), (HOSTILE, "#009E73", "^", 0.7))]
+    along = Axis(HOSTILE_NAMES[1], ticks=[0.5, 0.9], names=["half", HOSTILE_NAMES[3]])
+    first = Panel(along, Axis(HOSTILE_NAMES[4]), HOSTILE, series, levels)
+    second = Panel(Axis("epoch", whole=True), Axis("Tr F (nats)", log=True), "positive", series[:1])
+    return Chart([first, second], 2, (8, 4), legend="series")
+
+
 def made_up_report(root: Path, n_runs: int = 40) -> Report:
     """A report with a figure and a table in each of two sections; hostile texts wherever a text goes.
 
@@ -75,7 +98,10 @@ def made_up_report(root: Path, n_runs: int = 40) -> Report:
         Section(
             title,
             HOSTILE_NAMES[1],
-            (Picture(f"figure {i}", HOSTILE, HOSTILE_NAMES[2], picture, (("PDF", "javascript:window.hostile=1"),)),),
+            (
+                Picture(f"figure {i}", HOSTILE, HOSTILE_NAMES[2], picture, (("PDF", "javascript:window.hostile=1"),)),
+                Plot(f"chart {i}", HOSTILE, HOSTILE_NAMES[2], made_up_chart(runs), command=f"report {HOSTILE}"),
+            ),
             (Sheet(f"table {i}", HOSTILE_NAMES[3], HOSTILE_NAMES[4], columns, rows),),
         )
         for i, title in enumerate(("Accuracy", HOSTILE), 1)

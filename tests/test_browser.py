@@ -11,6 +11,7 @@ import numpy
 import pandas
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -231,7 +232,7 @@ def test_hostile_names_are_shown_and_do_nothing(page, report):
     text = page.execute_script("return document.body.textContent")
     assert all(name in text for name in HOSTILE_NAMES)
     assert len(page.find_elements(By.TAG_NAME, "img")) == 3  # two of the sections, one of the run
-    assert len(page.find_elements(By.TAG_NAME, "script")) == 2
+    assert len(page.find_elements(By.TAG_NAME, "script")) == 5
     assert page.execute_script("return window.hostile") is None
 
 
@@ -261,13 +262,108 @@ def test_everything_works_from_the_keyboard(page, report):
     assert toggle.accessible_name.startswith("details of digits/mlp/")
 
 
+def drawn(driver, chart: str = "#chart-1"):
+    """A chart, as soon as it has been drawn."""
+    element = driver.find_element(By.CSS_SELECTOR, f"{chart} .chart")
+    driver.execute_script("arguments[0].scrollIntoView()", element)
+    wait(driver, lambda _: element.get_attribute("data-drawn") is not None)
+    return element
+
+
+SYMBOLS = ".mark-symbol"  # of a panel, first the single runs, then the means
+
+
+def marks(chart) -> list:
+    return chart.find_elements(By.CSS_SELECTOR, f"{SYMBOLS} path")
+
+
+def hover(driver, mark) -> list[str]:
+    """Lines of the tooltip of a mark."""
+    ActionChains(driver).move_to_element(mark).perform()
+    tip = driver.find_element(By.CSS_SELECTOR, ".tip")
+    wait(driver, lambda _: tip.is_displayed())
+    return [line.text for line in tip.find_elements(By.TAG_NAME, "p")]
+
+
+def test_charts_are_drawn_without_an_error_or_a_request_elsewhere(page):
+    for chart in ("#chart-1", "#chart-2"):
+        assert len(drawn(page, chart).find_elements(By.CSS_SELECTOR, "svg.marks")) == 2
+    assert page.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_point_of_a_chart_tells_its_mean_interval_and_runs_and_a_dot_its_run(page, report):
+    names = [run.name for run in report[0].runs]
+    groups = drawn(page).find_elements(By.CSS_SELECTOR, SYMBOLS)[:2]
+    dots, points = (group.find_elements(By.TAG_NAME, "path") for group in groups)
+    lines = hover(page, points[0])
+    assert lines[0] == "scratch"
+    assert "0.8 [0.75, 0.85]" in lines[2]
+    assert f"2 runs: {names[2]}, {names[3]}" in lines
+    told = hover(page, dots[0])
+    assert told[0] == f"{names[2]} (scratch)"
+    assert "0.72" in told[2]
+    assert page.get_log("browser") == []
+
+
+def test_a_click_on_a_point_leaves_its_runs_in_the_table_and_the_button_shows_all_again(page, report):
+    runs = report[0].runs
+    choose(page, "sparsity", "0.95")
+    mark = marks(drawn(page))[-1]
+    page.execute_script("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", mark)
+    count = page.find_element(By.CSS_SELECTOR, ".count output")
+    wait(page, lambda _: count.text != f"{len(runs)} of {len(runs)} runs")
+    assert count.text == f"1 of {len(runs)} run{'s' * (len(runs) > 1)}"
+    assert column(page, "folder") == [FOLDER]
+    source = page.find_element(By.CSS_SELECTOR, ".source")
+    assert source.text.startswith("of chart 1: ")
+    assert source.find_element(By.TAG_NAME, "a").get_attribute("href").endswith("#chart-1")
+    page.find_element(By.CSS_SELECTOR, ".clear").click()
+    assert count.text == f"{len(runs)} of {len(runs)} runs"
+    assert not source.is_displayed()
+
+
+@pytest.mark.parametrize("key", [None, Keys.SPACE])
+def test_the_legend_hides_and_shows_a_series_in_every_panel(page, key):
+    chart = drawn(page)
+    before = len(marks(chart))
+    (entry,) = [e for e in chart.find_elements(By.CSS_SELECTOR, ".entry") if e.text == "scratch"]
+    press = entry.click if key is None else lambda: entry.send_keys(key)
+    press()
+    wait(page, lambda _: len(marks(chart)) == before - 8)  # two points and two dots in either panel
+    assert entry.get_attribute("aria-pressed") == "false"
+    press()
+    wait(page, lambda _: len(marks(chart)) == before)
+    assert entry.get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_chart_is_as_wide_as_the_page_allows_and_follows_it(page, width):
+    for size in (1280, width):
+        emulate(page, size)
+        chart = drawn(page)
+        wait(page, lambda _, chart=chart: all(inside(svg, chart) for svg in chart.find_elements(By.CSS_SELECTOR, "svg.marks")))
+        rows = {svg.rect["y"] for svg in chart.find_elements(By.CSS_SELECTOR, "svg.marks")}
+        assert len(rows) == (2 if size == 400 else 1)  # panels one below the other on a phone
+
+
+def inside(element, frame) -> bool:
+    left, right = frame.rect["x"], frame.rect["x"] + frame.rect["width"]
+    return left <= element.rect["x"] and element.rect["x"] + element.rect["width"] <= right
+
+
 def test_without_javascript_figures_and_tables_are_there_and_the_runs_are_pointed_to(page, report):
     page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         page.get(report[1])
         assert len(page.find_elements(By.CSS_SELECTOR, "figure img")) == 2
         assert page.find_element(By.CSS_SELECTOR, "#table-1 tbody").is_displayed()
-        assert "The same rows are in runs.csv" in page.find_element(By.TAG_NAME, "noscript").text
+        charts, runs = (element.text for element in page.find_elements(By.TAG_NAME, "noscript"))
+        assert "The same rows are in runs.csv" in runs
+        assert "The charts of this page need JavaScript" in charts
+        assert not page.find_element(By.CSS_SELECTOR, ".chart").is_displayed()
         assert not page.find_element(By.CSS_SELECTOR, ".runs").is_displayed()
     finally:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
@@ -353,7 +449,8 @@ def test_the_page_is_readable_and_does_not_scroll_sideways(page, report, look, t
     wait(page, lambda d: d.find_elements(By.CSS_SELECTOR, ".details img[width]"))
     if look != "paper":  # there a browser shrinks what is too wide
         assert page.execute_script("return document.documentElement.scrollWidth") <= LOOKS[look]["width"]
-    for selector in ("h1", ".summary", ".text", "h3 a", "figcaption .text", "a[href]", "thead th", "td", ".missing", ".count"):
+    texts = ("h1", ".summary", ".text", "h3 a", "figcaption .text", "a[href]", "thead th", "td", ".missing", ".count")
+    for selector in (*texts, ".entry", ".panel-title"):
         text, paper = page.execute_script(COLOURS, selector)
         assert contrast(text, paper) >= 4.5, (selector, text, paper)
 

@@ -6,6 +6,7 @@ import pandas
 import pytest
 from matplotlib.axes import Axes
 
+from helper.charts.painting import paint
 from helper.schema.config import unflatten
 from optim.config import RunConfig
 from scripts.made_up_runs import write_run
@@ -61,7 +62,9 @@ def intervals(rows: pandas.DataFrame) -> numpy.ndarray:
 
 
 def test_figure_1_has_the_means_and_intervals_of_every_quantity_against_sparsity(records, table):
-    drawn = figures_sparsity.figure1(table, gaps(tidy_of(records), pair_runs(records)[0]), families_of(records))
+    runs = tidy_of(records)
+    compared = gaps(runs, pair_runs(records)[0])
+    drawn = paint(figures_sparsity.figure1(table, compared, families_of(records), figures_sparsity.SingleRuns(runs)))
     for axis, (quantity, _) in zip(drawn.axes, figures_sparsity.FIGURE1_PANELS, strict=True):
         for mode in ("sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, quantity, mode)
@@ -84,9 +87,8 @@ def tidy_of(records: tuple[FinishedRun, ...]) -> pandas.DataFrame:
 
 
 def test_training_cost_is_drawn_with_the_dense_run_of_weights_and_of_masks(records, table):
-    for axis, column in zip(
-        figures_sparsity.cost_figure(table, families_of(records)).axes, ("cost_weights", "cost_mask"), strict=True
-    ):
+    drawn = paint(figures_sparsity.cost_figure(table, families_of(records), figures_sparsity.SingleRuns(tidy_of(records))))
+    for axis, column in zip(drawn.axes, ("cost_weights", "cost_mask"), strict=True):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             rows = rows_of(table, "acc_test", mode)
             places, means, ends = bars(axis)[mode]
@@ -109,12 +111,13 @@ def geometric(records, mode: str, sparsity: float, subset: str) -> pandas.Series
 @pytest.mark.parametrize("number", [3, 5])
 def test_tr_f_is_drawn_as_the_geometric_mean_of_the_right_examples_and_sparsity(records, number):
     if number == 3:
-        axes = dict(zip(("dense", "sparse-finetune", "sparse-scratch"), figures_epochs.figure3(records).axes, strict=True))
+        panels = paint(figures_epochs.figure3(records)).axes
+        axes = dict(zip(("dense", "sparse-finetune", "sparse-scratch"), panels, strict=True))
         shown = [
             (axes[mode], f"{ratio:g}", mode, ratio, "all") for mode in ("sparse-finetune", "sparse-scratch") for ratio in RATIOS
         ]
     else:
-        axes = dict(zip(("clean", "mislabelled"), figures_epochs.figure5(records).axes, strict=True))
+        axes = dict(zip(("clean", "mislabelled"), paint(figures_epochs.figure5(records)).axes, strict=True))
         modes = ("dense", "sparse-finetune", "sparse-scratch")
         shown = [(axis, mode, mode, 0.9, subset) for subset, axis in axes.items() for mode in modes]
     for axis, label, mode, ratio, subset in shown:
@@ -125,7 +128,7 @@ def test_tr_f_is_drawn_as_the_geometric_mean_of_the_right_examples_and_sparsity(
 
 
 def test_figure_4_has_the_means_over_seeds_of_every_column(records):
-    for axis, (column, _) in zip(figures_epochs.figure4(records).axes, figures_epochs.NOISY_PANELS, strict=True):
+    for axis, (column, _) in zip(paint(figures_epochs.figure4(records)).axes, figures_epochs.NOISY_PANELS, strict=True):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
             own = [
                 r.history.set_index("epoch")[column]
@@ -137,8 +140,8 @@ def test_figure_4_has_the_means_over_seeds_of_every_column(records):
 
 
 def test_figure_11_has_gradients_relative_to_the_weights_of_each_layer(records):
-    drawn, shown = figure11(records)
-    rows = numpy.array(drawn.axes[: 3 * len(shown)]).reshape(len(shown), 3)
+    chart, shown = figure11(records)
+    rows = numpy.array(paint(chart).axes[: 3 * len(shown)]).reshape(len(shown), 3)
     for axes, record in zip(rows, shown, strict=True):
         table = record.snr
         of_panels = (

@@ -40,7 +40,7 @@ def write_family(root, **flags) -> None:
 
 def test_the_report_has_every_figure_and_table_that_the_runs_can_show(tmp_path, run_command):
     write_family(tmp_path, loader_name="digits_noisy")
-    code, printed, _ = run_command("report", tmp_path)
+    code, printed, _ = run_command("report", tmp_path, "--png", 1, "--pdf", 1)
     assert code == 0
     assert printed.splitlines()[-1] == str(tmp_path / "report/index.html")
     assert "sparse-finetune" in printed
@@ -169,11 +169,11 @@ def test_comparisons_of_runs_that_test_accuracy_chose_say_so(tmp_path, run_comma
 
 def test_a_report_of_clean_runs_leaves_nothing_of_an_earlier_one(tmp_path, run_command):
     write_family(tmp_path, loader_name="digits_noisy")
-    run_command("report", tmp_path)
+    run_command("report", tmp_path, "--png", 1)
     before = set((tmp_path / "report/figures").iterdir())
     shutil.rmtree(tmp_path / "digits_noisy")
     write_family(tmp_path)
-    run_command("report", tmp_path)
+    run_command("report", tmp_path, "--png", 1)
     after = set((tmp_path / "report/figures").iterdir())
     assert after
     assert not before & after
@@ -250,7 +250,7 @@ def test_the_curve_of_tr_f_is_of_one_series_and_one_way_of_measuring(tmp_path):
     path.write_text(path.read_text().replace("layers,", "all,"))
     vouch(path.parent)
     records = collect(tmp_path).records
-    line = figures_epochs.fisher_lines(records, "all")[family_of({"mode": "sparse-scratch"}), 0.9]
+    line = figures_epochs.fisher_lines(records, "all")[family_of({"mode": "sparse-scratch"}), 0.9].curve
     alike = [r for r in records if r.mode == "sparse-scratch" and r.flags["prune_ratio"] == 0.9 and r.flags["n_epochs"] == 30]
     values = [
         r.metrics.query("metric == 'fisher' and layer == 'all' and epoch == 10")["value"].item() for r in alike if r.seed != 2

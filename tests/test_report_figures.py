@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from helper.charts.painting import paint
 from helper.drawing import STYLE, label_points
 from helper.plotter.columns import read_columns
 from helper.plotter.gradients import gradients, snr
@@ -22,7 +23,7 @@ from study.reporting.aggregate import curves, gaps, over_seeds, range_of
 from study.reporting.collect import collect
 from study.reporting.figures_epochs import figure3, figure4, figure5
 from study.reporting.figures_layers import figure11
-from study.reporting.figures_sparsity import cost_figure, figure1
+from study.reporting.figures_sparsity import SingleRuns, cost_figure, figure1
 from study.reporting.finished_run import families_of
 from study.reporting.pairs import pair_runs
 from study.reporting.tidy import tidy
@@ -49,11 +50,13 @@ def all_figures(collection) -> dict[str, Figure]:
     table, compared = over_seeds(runs), gaps(runs, pair_runs(records)[0])
     folder, families = records[0].path, families_of(records)
     history, layers = (read_columns(folder / f"{name}.csv") for name in ("history", "snr"))
-    return {
-        "1": figure1(table, compared, families), "cost": cost_figure(table, families), "3": figure3(records),
-        "4": figure4(records), "5": figure5(records), "6": interpolated(), "7": draw_classes(classes(10)),
-        "11": figure11(records)[0], "run": performance(history), "snr": snr(layers), "gradients": gradients(layers),
+    single = SingleRuns(runs)
+    charts = {
+        "1": figure1(table, compared, families, single), "cost": cost_figure(table, families, single), "3": figure3(records),
+        "4": figure4(records), "5": figure5(records), "11": figure11(records)[0],
     }  # fmt: skip
+    drawn = {name: paint(chart) for name, chart in charts.items()} | {"6": interpolated(), "7": draw_classes(classes(10))}
+    return drawn | {"run": performance(history), "snr": snr(layers), "gradients": gradients(layers)}
 
 
 def interpolated() -> Figure:
@@ -91,7 +94,7 @@ def test_training_cost_is_in_a_unit_that_needs_no_offset(collection, scale):
     runs = tidy(collection)
     costs = [column for column in runs if column.startswith("cost")]
     table = over_seeds(runs.assign(**{column: runs[column] * scale for column in costs}))
-    figure = cost_figure(table, families_of(collection.records))
+    figure = paint(cost_figure(table, families_of(collection.records), SingleRuns(runs)))
     figure.canvas.draw()
     for axis in figure.axes:
         assert axis.xaxis.get_offset_text().get_text() == ""
@@ -109,7 +112,8 @@ def test_sparsities_on_the_training_cost_figure_cover_neither_each_other_nor_a_p
     for mode, ratio in [("dense", 0.9), *itertools.product(modes, (0.5, 0.8, 0.9, 0.95, 0.98))]:
         write_run(unflatten(RunConfig, {"mode": mode, "prune_ratio": ratio, "results_root": str(tmp_path)}))
     found = collect(tmp_path)
-    for axis in cost_figure(over_seeds(tidy(found)), families_of(found.records)).axes:
+    runs = tidy(found)
+    for axis in paint(cost_figure(over_seeds(runs), families_of(found.records), SingleRuns(runs))).axes:
         boxes = boxes_of(axis)
         assert {text for text, _ in boxes} == {"0.5", "0.8", "0.9", "0.95", "0.98"}
         assert len(boxes) >= 13  # of 15, two of which have no room beside the others
@@ -179,7 +183,8 @@ def test_intervals_of_accuracies_and_entropies_end_at_what_they_can_be(collectio
         assert (rows["high"] <= high).all()
         assert (rows["low"] < rows["mean"]).all()
         assert (rows["mean"] < rows["high"]).all()
-    figure = figure1(table, gaps(runs, pair_runs(collection.records)[0]), families_of(collection.records))
+    compared = gaps(runs, pair_runs(collection.records)[0])
+    figure = paint(figure1(table, compared, families_of(collection.records), SingleRuns(runs)))
     for axis, top in zip(figure.axes[:3], (1, 1, math.log(10)), strict=True):
         ends = numpy.concatenate(
             [segment[:, 1] for bars in axis.collections if hasattr(bars, "get_segments") for segment in bars.get_segments()]

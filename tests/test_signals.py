@@ -251,14 +251,14 @@ def test_a_report_is_interrupted_between_figures_and_made_by_the_same_command(tm
 
     root = tmp_path / "results"
     shutil.copytree(pair[0].parents[3], root)
-    picture = study_sections.picture
+    plot = study_sections.plot
 
     def interrupted(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return picture(*args)
+        return plot(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(study_sections, "picture", interrupted)
+        patch.setattr(study_sections, "plot", interrupted)
         found = command("report", root)
     assert (found.code, (root / "report/index.html").exists()) == (75, False)
     assert command("report", root).code == 0

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import experiment
+from helper.charts.painting import paint
 from helper.drawing import STYLE
 from helper.schema.config import unflatten
 from optim.config import RunConfig
@@ -15,6 +16,7 @@ from scripts.made_up_runs import write_run
 from study.reporting.aggregate import over_seeds
 from study.reporting.collect import collect
 from study.reporting.figures_masks import density_figure
+from study.reporting.figures_sparsity import SingleRuns
 from study.reporting.figures_ways import WIDTH, ways_figure
 from study.reporting.finished_run import families_of
 from study.reporting.tidy import tidy
@@ -43,10 +45,10 @@ def write_ways(root, labels=LABELS, ratios=(0.8, 0.95), seeds=(1, 2)) -> None:
         write_run(unflatten(RunConfig, flags), weights=True)
 
 
-def report(capsys, root) -> tuple[str, str]:
+def report(capsys, root, *flags) -> tuple[str, str]:
     """(the page, what was printed on standard error)."""
     with pytest.raises(SystemExit) as stop:
-        experiment.main(["report", str(root)])
+        experiment.main(["report", str(root), *flags])
     captured = capsys.readouterr()
     assert stop.value.code == 0, captured.err
     return (root / "report/index.html").read_text(), captured.err
@@ -54,7 +56,7 @@ def report(capsys, root) -> tuple[str, str]:
 
 def test_a_study_of_many_methods_has_figures_ranks_overlap_and_verdicts(tmp_path, capsys):
     write_ways(tmp_path)
-    page, errors = report(capsys, tmp_path)
+    page, errors = report(capsys, tmp_path, "--png")
     assert errors == ""
     for title in (
         "Test accuracy of every way", "Tr F of every way", "Tr H of every way", "Memorised share of every way",
@@ -73,7 +75,9 @@ def test_a_study_of_many_methods_has_figures_ranks_overlap_and_verdicts(tmp_path
     assert claims["claim"].nunique() == 6
     assert "agrees" in set(claims["verdict"])
     assert set(claims.loc[claims["p"].isna(), "verdict"]) == {"cannot tell"}
-    for path in (tmp_path / "report/figures").glob("*_ways_*.png"):
+    drawn = list((tmp_path / "report/figures").glob("*_ways_*.png"))
+    assert len(drawn) == 4
+    for path in drawn:
         assert Image.open(path).width == round(WIDTH * 150)  # 400 pixels show it at three quarters of its size
 
 
@@ -112,14 +116,15 @@ def test_without_a_dense_run_there_is_no_cost_and_one_run_is_enough(tmp_path, ca
 def test_figures_have_labels_and_their_legend_lies_outside_of_the_axes(tmp_path):
     write_ways(tmp_path)
     collection = collect(tmp_path)
-    table, families = over_seeds(tidy(collection)), families_of(collection.records)
+    runs = tidy(collection)
+    table, families = over_seeds(runs), families_of(collection.records)
     with plt.rc_context(STYLE):
         figures = [
-            ways_figure(table[table["quantity"] == name], families, name, highest=highest, log=log)
+            ways_figure(table[table["quantity"] == name], families, name, SingleRuns(runs), highest=highest, log=log)
             for name, highest, log in (("acc_test", True, False), ("fisher", False, True))
         ]
         figures.append(density_figure(collection.records))
-        for figure in figures:
+        for figure in map(paint, figures):
             figure.canvas.draw()
             (legend,) = figure.legends
             box = legend.get_window_extent()

@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import numpy
 from matplotlib.figure import Figure
 
-from helper.drawing import ABOVE, BLUE, GREEN, ORANGE
+from helper.drawing import ABOVE
 from helper.interval import half_interval
+from helper.look import BLUE, GREEN, ORANGE
 from helper.plotter.columns import Columns, chosen
 
 SUBSETS = {"all": (BLUE, "o-"), "clean": (GREEN, "^--"), "mislabelled": (ORANGE, "s:")}

@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import numpy
 from matplotlib.axes import Axes
 
-from helper.drawing import BLUE, ORANGE, STYLE, save_figure
+from helper.drawing import STYLE, save_figure
+from helper.look import BLUE, ORANGE
 from helper.spectrum_file import MATRICES
 
 INTERVAL = 2.05  # standard errors of half of a 95 % interval of an eigenvalue: t of 29, as 30 groups of examples have

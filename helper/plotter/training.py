@@ -5,7 +5,8 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.drawing import ABOVE, BLUE, GREEN, ORANGE
+from helper.drawing import ABOVE
+from helper.look import BLUE, GREEN, ORANGE
 from helper.plotter.columns import Columns
 
 SPLITS = {"train": (BLUE, "-", "training"), "val": (GREEN, ":", "validation"), "test": (ORANGE, "--", "test")}

@@ -10,7 +10,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helper.drawing import BLUE, ORANGE, STYLE
+from helper.drawing import STYLE
+from helper.look import BLUE, ORANGE
 
 SIGNIFICANT = 0.05  # bound on the share of false discoveries
 FEW_CLASSES = 30  # up to so many all are named

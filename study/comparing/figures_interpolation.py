@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from helper.drawing import BLUE, GREEN, ORANGE, PURPLE, STYLE
+from helper.drawing import STYLE
+from helper.look import BLUE, GREEN, ORANGE, PURPLE
 from helper.plotter.training import SPLITS
 from study.bias import CHOSEN, marked
 

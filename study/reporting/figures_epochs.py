@@ -3,17 +3,13 @@
 import collections
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy
 import pandas
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from helper.drawing import BESIDE
+from helper.charts.chart import Axis, Chart, Panel, Ramp, Series
+from helper.look import Look, ramp
 from helper.metrics.main import METRICS
 from study.reporting.aggregate import COUNTED, curves, range_of
 from study.reporting.families import Family, in_order
@@ -21,51 +17,55 @@ from study.reporting.finished_run import FinishedRun, families_of, grouped, numb
 from study.reporting.statistics import independent
 
 FISHER = METRICS["fisher"]
+EPOCHS = Axis("epoch", whole=True)
 MOST_PANELS = 4  # in a row
+FEW_LINES = 8  # of which each has its place in a legend on paper
 
 
-def figure3(records: Sequence[FinishedRun], key: str = "all") -> Figure | None:
+def figure3(records: Sequence[FinishedRun], key: str = "all") -> Chart | None:
     """Tr F against the epoch, a panel a family and a line a sparsity, bands over seeds; None without three measured epochs."""
     lines = fisher_lines(records, key)
-    if not any(len(line) > 2 for line in lines.values()):
+    if not any(len(line.curve) > 2 for line in lines.values()):
         return None
     families = in_order(family for family, _ in lines)
-    n_columns = min(len(families), MOST_PANELS)
-    n_rows = math.ceil(len(families) / n_columns)
-    figure, grid = plt.subplots(n_rows, n_columns, figsize=(4.6 * n_columns, 4 * n_rows), sharey=True, squeeze=False)
-    axes = grid.flat[: len(families)]
-    for axis in grid.flat[len(families) :]:
-        axis.remove()
     sparsities = sorted({sparsity for _, sparsity in lines})
-    colour = ScalarMappable(Normalize(0, max(sparsities) / 0.85 or 1), "viridis")
-    for axis, family in zip(axes, families, strict=True):
-        for (own, sparsity), line in sorted(lines.items(), key=lambda one: one[0][1]):
-            if own == family:
-                shown = colour.to_rgba(sparsity)
-                axis.plot(line["epoch"], line["mean"], "o-", markersize=3, color=shown, label=f"{sparsity:g}")
-                axis.fill_between(line["epoch"], line["low"], line["high"], color=shown, alpha=0.2, linewidth=0)
-        axis.set(xlabel="epoch", title=family.label, yscale="log")
-    if len(sparsities) <= 8:
-        shown = [Line2D([], [], color=colour.to_rgba(s), marker="o", markersize=3, label=f"{s:g}") for s in sparsities]
-        grid[0, -1].legend(handles=shown, title="share pruned", fontsize=8, **BESIDE)
-    else:
-        bar = figure.colorbar(colour, ax=grid[0, -1], label="share pruned")
-        bar.ax.set_ylim(0, max(sparsities))
-    for axis in grid[:, 0]:
-        axis.set_ylabel(FISHER.axis)
-    keep_positive(axes)
-    return figure
+    ramped = Ramp("share pruned", 0, max(sparsities)) if len(sparsities) > FEW_LINES else None
+    places = {s: s / max(sparsities) if ramped else i / max(len(sparsities) - 1, 1) for i, s in enumerate(sparsities)}
+    shades = {sparsity: ramp(0.85 * place) for sparsity, place in places.items()}
+    axis = positive_axis(FISHER.axis, [line.curve for line in lines.values()])
+    panels = []
+    for family in families:
+        own = sorted((sparsity, line) for (of, sparsity), line in lines.items() if of == family)
+        series = [curve_of(f"{sparsity:g}", Look(shades[sparsity], "o"), line) for sparsity, line in own]
+        panels.append(Panel(EPOCHS, axis, family.label, series))
+    columns = min(len(families), MOST_PANELS)
+    size = (4.6 * columns, 4.0 * math.ceil(len(families) / columns))
+    return Chart(panels, columns, size, same_y="all", legend="share pruned", ramp=ramped, beside=True)
 
 
-def keep_positive(axes: Sequence[Axes]) -> None:
-    """Limit logarithmic axes to the lines: a band over few seeds may reach over many decades."""
-    values = numpy.concatenate([line.get_ydata() for axis in axes for line in axis.lines])
+@dataclass(frozen=True)
+class Line:
+    """A curve over seeds, see `aggregate.curves`, and the names of the runs behind it."""
+
+    curve: pandas.DataFrame
+    runs: Sequence[str]
+
+
+def curve_of(label: str, look: Look, line: Line) -> Series:
+    curve = line.curve
+    columns = (curve[name].tolist() for name in ("epoch", "mean", "low", "high"))
+    return Series(label, look, *columns, bars=False, size=3, runs=[line.runs])
+
+
+def positive_axis(label: str, curves: Iterable[pandas.DataFrame]) -> Axis:
+    """A logarithmic axis that ends at twice the range of the lines: a band over few seeds may reach over many decades."""
+    values = numpy.concatenate([curve["mean"].to_numpy() for curve in curves])
     positive = values[(values > 0) & numpy.isfinite(values)]
-    if len(positive):
-        axes[0].set_ylim(positive.min() / 2, positive.max() * 2)
+    limits = (float(positive.min()) / 2, float(positive.max()) * 2) if len(positive) else (None, None)
+    return Axis(label, log=True, limits=limits)
 
 
-def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[Family, float], pandas.DataFrame]:
+def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[Family, float], Line]:
     """{(family, sparsity): curve of Tr F over seeds, geometric means}, of each one's main series.
 
     Measured in the way that most rows are.
@@ -75,7 +75,7 @@ def fisher_lines(records: Sequence[FinishedRun], subset: str) -> dict[tuple[Fami
         points = [{int(row["epoch"]): number(row["value"]) for row in part} for _, part in alike]
         units = independent([record.origins for record, _ in alike])
         tables = [pandas.DataFrame(sorted(part.items()), columns=["epoch", "value"]) for part in points]
-        found[setting] = curves(tables, "value", units, logarithmic=True)
+        found[setting] = Line(curves(tables, "value", units, logarithmic=True), [record.name for record, _ in alike])
     return found
 
 
@@ -124,55 +124,45 @@ NOISY_PANELS = (
 )
 
 
-def figure4(records: Sequence[FinishedRun]) -> Figure | None:
+def figure4(records: Sequence[FinishedRun]) -> Chart | None:
     """Label noise: losses and accuracies against the epoch, for every family at one sparsity, bands over seeds."""
     noisy = by_family([r for r in records if "acc_memorized" in r.history])
     if not noisy:
         return None
-    figure, axes = plt.subplots(3, 3, figsize=(11, 9), sharex=True)
-    for axis, (column, label) in zip(axes.flat, NOISY_PANELS, strict=True):
-        for family, rows in noisy.items():
-            plot_curve(axis, history_curve(rows, column), family)
-        axis.set_title(label, fontsize=9)
-        if column.startswith("acc"):
-            axis.set_ylim(0, 1.02)
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    panels = []
+    for column, label in NOISY_PANELS:
+        axis = Axis("", limits=(0, 1.02) if column.startswith("acc") else (None, None))
+        series = [curve_of(family.label, Look(family.colour, "", family.line), history_curve(rows, column))
+                  for family, rows in noisy.items()]  # fmt: skip
+        panels.append(Panel(EPOCHS, axis, label, series))
+    return Chart(panels, 3, (11, 9))
 
 
-def history_curve(records: Sequence[FinishedRun], column: str) -> pandas.DataFrame:
+def history_curve(records: Sequence[FinishedRun], column: str) -> Line:
     """A column of history.csv over seeds, see `aggregate.curves`."""
     counted = [record.summary.get("examples", {}).get(COUNTED.get(column), numpy.nan) for record in records]
-    return curves(
+    found = curves(
         [record.history for record in records], column, independent([record.origins for record in records]),
         least=1 / min(counted), within=range_of(column, numpy.nan),
     )  # fmt: skip
+    return Line(found, [record.name for record in records])
 
 
-def figure5(records: Sequence[FinishedRun]) -> Figure | None:
+def figure5(records: Sequence[FinishedRun]) -> Chart | None:
     """Tr F of the clean and of the mislabelled training examples against the epoch, for every family."""
     lines = {subset: fisher_lines(of_families(records), subset) for subset in SUBSETS}
-    if not all(any(len(line) > 1 for line in part.values()) for part in lines.values()):
+    if not all(any(len(line.curve) > 1 for line in part.values()) for part in lines.values()):
         return None
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
-    for axis, (subset, label) in zip(axes, SUBSETS.items(), strict=True):
-        for (family, _), line in lines[subset].items():
-            plot_curve(axis, line, family, marker=family.marker or "o")
-        axis.set(xlabel="epoch", title=label, yscale="log")
-    keep_positive(axes)
-    axes[0].set_ylabel(FISHER.axis)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    axis = positive_axis(FISHER.axis, [line.curve for part in lines.values() for line in part.values()])
+    panels = []
+    for subset, label in SUBSETS.items():
+        series = [curve_of(family.label, Look(family.colour, family.marker or "o", family.line), line)
+                  for (family, _), line in lines[subset].items()]  # fmt: skip
+        panels.append(Panel(EPOCHS, axis, label, series))
+    return Chart(panels, 2, (9.5, 4.2), same_y="all")
 
 
 SUBSETS = {"clean": "examples with true labels", "mislabelled": "mislabelled examples"}
-
-
-def plot_curve(axis: Axes, curve: pandas.DataFrame, look: Family, marker: str = "") -> None:
-    axis.plot(curve["epoch"], curve["mean"], look.line, marker=marker, markersize=3, color=look.colour, label=look.label)
-    axis.fill_between(curve["epoch"], curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0)
 
 
 def by_family(records: Sequence[FinishedRun]) -> dict[Family, list[FinishedRun]]:

@@ -14,7 +14,7 @@ from optim.model import load_stored
 from study.reporting.finished_run import FinishedRun, grouped
 
 OVERLAP = ["first", "second", "seed", "jaccard", "chance"]
-CHANGES = ["family", "seed", "epoch", "with_first", "chance_first", "with_last", "chance_last"]
+CHANGES = ["family", "seed", "epoch", "with_first", "chance_first", "with_last", "chance_last", "run"]
 
 
 @dataclass(frozen=True)
@@ -128,5 +128,5 @@ def changes(records: Sequence[FinishedRun], reader: Reader) -> pandas.DataFrame:
         ends = states[min(states)], states[max(states)]
         for epoch, mask in states.items():
             compared = [value for end in ends for value in (jaccard(mask, end), expected_jaccard(mask, end))]
-            rows.append((record.family.label, record.seed, epoch, *compared))
+            rows.append((record.family.label, record.seed, epoch, *compared, record.name))
     return pandas.DataFrame(rows, columns=CHANGES)

@@ -108,13 +108,15 @@ function choices(data, entries) {
   });
 }
 
+// Returns a function that narrows the table to the runs at some places of the data: those behind a mark of a chart.
 function showRuns(part, data) {
   const table = part.querySelector("table");
-  const [search, count, clear] = ["input", "output", ".clear"].map((selector) => part.querySelector(selector));
+  const [search, count, clear, source] = ["input", "output", ".clear", ".source"].map((selector) => part.querySelector(selector));
+  let picked = null;
   const headers = ["", ...data.columns, "folder"].map((column) => element("th", { scope: "col" }, column));
   headers[0].ariaLabel = "details";
   table.tHead.rows[0].append(...headers);
-  const entries = data.runs.map((run) => runEntry(run, data));
+  const entries = data.runs.map((run, place) => Object.assign(runEntry(run, data), { place }));
   table.tBodies[0].append(...entries.map((entry) => entry.rows[0]));
   sortable(table, entries);
   const lists = choices(data, entries);
@@ -126,6 +128,7 @@ function showRuns(part, data) {
     let shown = 0;
     for (const entry of entries) {
       const fits =
+        (!picked || picked.has(entry.place)) &&
         words.every((word) => entry.searched.includes(word)) &&
         chosen.every(({ column, values, select }) => entry.texts[column] === values[select.selectedIndex - 1]);
       entry.rows.forEach((row) => (row.hidden = !fits));
@@ -133,17 +136,30 @@ function showRuns(part, data) {
     }
     count.value = `${shown} of ${entries.length} run${entries.length === 1 ? "" : "s"}`;
     clear.hidden = shown === entries.length;
+    source.hidden = !picked;
+  }
+  function reset() {
+    search.value = "";
+    lists.forEach(({ select }) => (select.selectedIndex = 0));
+    picked = null;
+    filter();
   }
   search.addEventListener("input", filter);
   lists.forEach(({ select }) => select.addEventListener("change", filter));
   clear.addEventListener("click", () => {
-    search.value = "";
-    lists.forEach(({ select }) => (select.selectedIndex = 0));
-    filter();
+    reset();
     search.focus();
   });
   filter();
   part.hidden = false;
+
+  return (places, { name, anchor, label }) => {
+    reset();
+    picked = new Set(places);
+    source.replaceChildren("of ", element("a", { href: `#${anchor}` }, name), `: ${label}`);
+    filter();
+    part.parentElement.scrollIntoView();
+  };
 }
 
 // A click on a figure, or Enter, shows it whole over the page, to be scrolled; Escape, another click or the button close it.
@@ -175,4 +191,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   sortable(table, rows.map((row) => ({ keys: [...row.cells].map(sortKey), rows: [row] })));
 }
 const runData = document.querySelector("script.run-data");
-if (runData) showRuns(document.querySelector(".runs"), JSON.parse(runData.textContent));
+const allRuns = runData ? JSON.parse(runData.textContent) : { runs: [] };
+const pickRuns = runData ? showRuns(document.querySelector(".runs"), allRuns) : () => {};
+const chartData = document.querySelector("script.chart-data");
+if (chartData) drawCharts(JSON.parse(chartData.textContent), allRuns.runs.map((run) => run.name), pickRuns);

@@ -1,4 +1,4 @@
-"""The report as one HTML page that opens from a file, offline; only the runs' own figures stay in files beside it.
+"""The report as one HTML page that opens from a file, offline, and draws its charts; runs' own figures stay in files.
 
 Every text in it may be hostile (a folder is named by whoever made it): the template escapes all of them, the script sets
 text and never markup, links are percent-encoded paths, and the page's own security policy lets no other script run.
@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,7 +22,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from helper.drawing import DPI
+from helper.charts.bundle import chart_scripts
+from helper.charts.chart import Chart
+from helper.charts.vega import vega
+from helper.look import DPI
 from study.digits import digits
 
 RUNS_CSV = "runs.csv"  # beside index.html: the run table for readers without JavaScript
@@ -46,6 +50,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A figure that the page draws; `more` are (label, path) of the same as files, `command` is what makes them."""
+
+    id: str
+    title: str
+    caption: str
+    chart: Chart
+    more: tuple[tuple[str, str], ...] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class Sheet:
     """A table.
 
@@ -66,7 +82,7 @@ class Section:
 
     title: str
     intro: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Picture | Plot, ...] = ()
     sheets: tuple[Sheet, ...] = ()
 
 
@@ -132,27 +148,47 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    charts = charts_of(report)
+    numbers = {id(plot): number for number, plot in enumerate(plots_of(report))}
     environment.filters |= {"image": image, "link": link, "anchor": anchor, "cells": cells_of}
-    style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    environment.filters["number"] = lambda picture: numbers.get(id(picture))
+    style, charting, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "charts.js", "page.js"))
+    scripts = [chart_scripts(), charting, script] if charts else [script]
     page = environment.get_template("page.html.jinja").render(
         report=report,
         counts=counts(report),
         data=run_data(report),
+        charts=charts,
         style=Markup(style),
-        script=Markup(script),
-        policy=security_policy(style, script),
+        scripts=[Markup(one) for one in scripts],
+        policy=security_policy(style, scripts),
         runs_csv=RUNS_CSV,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold bytes that are no text
 
 
-def security_policy(style: str, script: str) -> str:
-    """Nothing but this style sheet, this script, and images in the page or beside it."""
-    style_hash, script_hash = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+def plots_of(report: Report) -> list[Plot]:
+    return [picture for section in report.sections for picture in section.pictures if isinstance(picture, Plot)]
+
+
+def charts_of(report: Report) -> list[dict[str, Any]]:
+    """What the script draws, see `helper.charts.vega`; runs by their place in the run table."""
+    places = {run.name: place for place, run in enumerate(report.runs)}
+    return [vega(plot.chart, places.__getitem__) for plot in plots_of(report)]
+
+
+def security_policy(style: str, scripts: Sequence[str]) -> str:
+    """Nothing but this style sheet, these scripts, and images in the page or beside it."""
+    allowed = " ".join(map(hash_of, scripts))
     return (
-        f"default-src 'none'; img-src data: file: 'self'; style-src 'sha256-{style_hash}'; "
-        f"script-src 'sha256-{script_hash}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data: file: 'self'; style-src {hash_of(style)}; script-src {allowed}; base-uri 'none'; "
+        "form-action 'none'"
     )
+
+
+def hash_of(text: str) -> str:
+    """As a security policy names a text within a page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def counts(report: Report) -> str:

@@ -24,11 +24,9 @@ from study.reporting.comparison_sections import comparison_sections
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
-from study.reporting.remedies import comparisons
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
-from study.reporting.sheets_remedies import remedies_sheet, remedy_rows
 from study.reporting.sheets_ways import claim_rows, claims_sheet
-from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, StudyParts, study_sections
+from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, Making, StudyParts, study_sections
 from study.reporting.tidy import REPORTED, tidy
 from study.reporting.unreliable import UNRELIABLE_NOTE, count_of, doubt_noted, doubted, unreliable_of
 from study.titles import read_titles
@@ -45,6 +43,8 @@ class ReportConfig(Config):
 
     title: str = flag("The Price of Sparsity", "heading of the page")
     margin: float = flag(MARGIN, "gap of accuracies from which one counts; there is none if its interval lies within", low=1e-6)
+    png: bool = flag(False, "every chart also as PNG, in the folder figures beside the page")
+    pdf: bool = flag(False, "every chart also as PDF")
 
 
 def report(config: ReportConfig, results_root: str) -> int:
@@ -62,11 +62,10 @@ def report(config: ReportConfig, results_root: str) -> int:
     with exclusive(folder):
         write_atomic(folder / "runs.csv", csv_text(runs))
         write_atomic(folder / "over_seeds.csv", csv_text(table))
-        parts = study_sections(runs, collection, folder, config.margin, titles)
+        parts = study_sections(runs, collection, Making(folder, config.margin, kinds_of(config)), titles)
         write_atomic(folder / "gaps.csv", csv_text(gap_rows([part.gaps for part in parts])))
         sections = [section for part in parts for section in part.sections]
         sections += claims_section(folder, parts, collection, runs, config.margin)
-        sections += remedies_section(folder, collection, runs, config.margin)
         sections += comparison_sections(root, collection)
         collection.left_out.extend(line for part in parts for line in part.left_out)
         page = Report(
@@ -87,6 +86,11 @@ def report(config: ReportConfig, results_root: str) -> int:
     return 0
 
 
+def kinds_of(config: ReportConfig) -> tuple[str, ...]:
+    """The files that every chart is drawn into as well."""
+    return tuple(kind for kind in ("png", "pdf") if getattr(config, kind))
+
+
 def claims_section(
     folder: Path, parts: Sequence[StudyParts], collection: Collection, runs: pandas.DataFrame, margin: float
 ) -> list[Section]:
@@ -100,16 +104,6 @@ def claims_section(
     write_atomic(folder / "ranks.csv", csv_text(pandas.concat(ranks)))
     write_atomic(folder / "claims.csv", csv_text(claim_rows(found)))
     return [Section("What the field says", "Over all studies of this report.", sheets=(claims_sheet(found, margin),))]
-
-
-def remedies_section(folder: Path, collection: Collection, runs: pandas.DataFrame, margin: float) -> list[Section]:
-    """What remedies change, over all studies, where there are runs with and without one; remedies.csv beside it."""
-    found = comparisons(collection.records, runs, margin)
-    if not found:
-        (folder / "remedies.csv").unlink(missing_ok=True)
-        return []
-    write_atomic(folder / "remedies.csv", csv_text(remedy_rows(found)))
-    return [Section("Remedies", "Over all studies of this report.", sheets=(remedies_sheet(found, margin),))]
 
 
 def entries(runs: pandas.DataFrame, records: Sequence[FinishedRun]) -> Iterator[Row]:
@@ -133,10 +127,10 @@ def plain(value: Any) -> str | float | int | None:
 
 
 def remove_stale(folder: Path, sections: Sequence[Section]) -> None:
-    """Delete figures of an earlier report that this one does not show."""
-    kept = {picture.file.stem for section in sections for picture in section.pictures}
+    """Delete the figures of an earlier report: files of which this page does not tell."""
+    kept = {path for section in sections for picture in section.pictures for _, path in picture.more}
     for file in (folder / "figures").glob("*"):
-        if file.stem not in kept:
+        if file.relative_to(folder).as_posix() not in kept:
             file.unlink()
 
 

@@ -2,15 +2,14 @@
 
 import itertools
 import multiprocessing.pool
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas
-from matplotlib.figure import Figure
 
-from helper.drawing import STYLE, save_figure
+from helper.charts.chart import Chart
 from helper.processes.interruption import check_signals, checking_signals
 from helper.progress import tracked
 from helper.system.devices import available_cores
@@ -20,10 +19,10 @@ from study.reporting.aggregate import gaps, over_seeds, studies
 from study.reporting.collect import Collection
 from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, fisher_marks, main_sparsity, of_families
 from study.reporting.figures_layers import figure11
-from study.reporting.figures_sparsity import cost_figure, figure1
+from study.reporting.figures_sparsity import SingleRuns, cost_figure, figure1
 from study.reporting.finished_run import FinishedRun, families_of
 from study.reporting.overlap import Reader
-from study.reporting.page import Picture, Section, Sheet
+from study.reporting.page import Plot, Section, Sheet
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import rule
 from study.reporting.sheets import gap_tests, listed, not_paired, sharpness, table1, table2
@@ -59,18 +58,28 @@ class StudyParts:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def study_sections(
-    runs: pandas.DataFrame, collection: Collection, folder: Path, margin: float, titles: dict[str, list[str]]
-) -> list[StudyParts]:
-    """The parts of every study, headed by the titles of its sweeps.
+@dataclass(frozen=True)
+class Making:
+    """How the parts of a study are made.
 
-    Drawing takes the time, so that several studies are shared out over the cores.
+    Attributes:
+        folder: of the report. margin: of a gap that counts. kinds: of files that every chart is drawn into as well.
     """
+
+    folder: Path
+    margin: float
+    kinds: tuple[str, ...] = ()
+
+
+def study_sections(
+    runs: pandas.DataFrame, collection: Collection, making: Making, titles: dict[str, list[str]]
+) -> list[StudyParts]:
+    """The parts of every study, headed by the titles of its sweeps; several studies are shared out over the cores."""
     records = {record.name: record for record in collection.records}
     work = []
     for name, part in studies(runs):
         heading = ": ".join(filter(None, (title_of(part["run"], titles), name)))
-        work.append((heading, part, [records[run] for run in part["run"]], folder, margin))
+        work.append((heading, part, [records[run] for run in part["run"]], making))
     n_workers = min(len(work), available_cores())
     if n_workers == 1:
         return [study_parts(*one) for one in tracked(work, "tables and figures", "studies")]
@@ -87,59 +96,58 @@ def when_ready(result: multiprocessing.pool.AsyncResult) -> StudyParts:
     return result.get()
 
 
-def study_parts(name: str, runs: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float) -> StudyParts:
+def study_parts(name: str, runs: pandas.DataFrame, records: Sequence[FinishedRun], making: Making) -> StudyParts:
     """Figures and tables of one dense setting and the sparse runs that belong to it."""
+    margin = making.margin
     pairs, alone = pair_runs(records)
     table, compared = over_seeds(runs), gaps(runs, pairs, margin)
     key = runs["study"].iloc[0]
     sheets = [table1(compared, margin), gap_tests(compared, margin), sharpness(compared)] if len(compared) else []
     sheets += [not_paired(alone)] if alone else []
     sheets += [table2(table)]
-    with plt.rc_context(STYLE):
-        figures = study_figures(runs, table, compared, records, margin)
-        pictures = [picture(folder, key, *drawn) for drawn in checking_signals(figures)]
+    figures = study_figures(runs, table, compared, records, margin)
+    pictures = [plot(making, key, *drawn) for drawn in checking_signals(figures)]
     about = " ".join(filter(None, (intro(records), count_of(*unreliable_of(runs, MEASUREMENTS), ALL_MEASUREMENTS))))
     section = Section(f"{name} ({key})", about, tuple(pictures), tuple(sheets))
     if not many_ways(records):
         return StudyParts((section,), compared.assign(study=key), pandas.DataFrame())
     reader = Reader()
-    ways, ranks = ways_section(f"Ways to a mask: {name} ({key})", runs, table, records, folder, margin, reader)
+    ways, ranks = ways_section(f"Ways to a mask: {name} ({key})", runs, table, records, making, reader)
     return StudyParts((section, ways), compared.assign(study=key), ranks, tuple(reader.left_out))
 
 
 def ways_section(
-    title: str, runs: pandas.DataFrame, table: pandas.DataFrame, records: Sequence[FinishedRun], folder: Path, margin: float,
-    reader: Reader,
-) -> tuple[Section, pandas.DataFrame]:  # fmt: skip
+    title: str, runs: pandas.DataFrame, table: pandas.DataFrame, records: Sequence[FinishedRun], making: Making, reader: Reader
+) -> tuple[Section, pandas.DataFrame]:
     """Figures and tables of the methods of a study, and the rows of ranks.csv."""
     key = runs["study"].iloc[0]
-    sheets, ranks = ranking_sheets(runs, margin)
+    sheets, ranks = ranking_sheets(runs, making.margin)
     pictures = []
-    with plt.rc_context(STYLE):
-        for part in checking_signals(itertools.chain(ways_figures(runs, table, records, BANDS), mask_figures(records, reader))):
-            if isinstance(part, Sheet):
-                sheets.append(part)
-            else:
-                pictures.append(picture(folder, key, *part))
+    for part in checking_signals(itertools.chain(ways_figures(runs, table, records, BANDS), mask_figures(records, reader))):
+        if isinstance(part, Sheet):
+            sheets.append(part)
+        else:
+            pictures.append(plot(making, key, *part))
     return Section(title, "", tuple(pictures), tuple(sheets)), ranks
 
 
 def study_figures(
     runs: pandas.DataFrame, table: pandas.DataFrame, compared: pandas.DataFrame, records: Sequence[FinishedRun], margin: float
-) -> Iterator[tuple[str, str, str, Figure]]:
-    """(id, title, caption, figure) of what the runs of a study have to show."""
-    families = families_of(records)
+) -> Iterator[tuple[str, str, str, Chart]]:
+    """(id, title, caption, chart) of what the runs of a study have to show."""
+    families, single = families_of(records), SingleRuns(runs)
     if (table["sparsity"] > 0).any():
         caption = f"Grey: dense. {BANDS} Shaded: the gap between finetuned and scratch. {rule(margin)}"
         caption = doubt_noted(bias_noted(caption, records), *unreliable_of(runs, ["fisher"]), "values of Tr F")
-        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, figure1(table, compared, families)
+        chart = figure1(table, compared, families, single)
+        yield "figure 1", "Accuracy, loss and prediction entropy against sparsity", caption, chart
         caption = (
             "Cost counts the multiply-accumulates of the weights that are left, for one example, times the epochs; a training "
             "step takes about three times that. Left: finetuning pays for the dense run it continues. Right: whoever uses a "
             f"mask pays for the dense run it was made from. Small numbers: share pruned. {BANDS}"
         )
         caption = bias_noted(caption, records)
-        yield "training cost", "Test accuracy against training cost", caption, cost_figure(table, families)
+        yield "training cost", "Test accuracy against training cost", caption, cost_figure(table, families, single)
     figure = figure3(records)
     if figure:
         caption = doubt_noted(GEOMETRIC, *fisher_marks(records, ["all"]), "values of Tr F")
@@ -161,10 +169,21 @@ def study_figures(
         yield "figure 11", "Gradients and weights of every layer", caption, figure
 
 
-def picture(folder: Path, study: str, id: str, title: str, caption: str, figure: Figure) -> Picture:
+def plot(making: Making, study: str, id: str, title: str, caption: str, chart: Chart) -> Plot:
+    """A figure for the page, drawn into files where these are asked for."""
     stem = f"{study}_{slug(id)}"
-    file = save_figure(figure, folder / "figures" / stem)
-    return Picture(id, title, caption, file, more=tuple((kind, f"figures/{stem}.{kind.lower()}") for kind in ("PDF", "PNG")))
+    if making.kinds:
+        draw_into_files(making.folder / "figures" / stem, chart, making.kinds)
+    files = tuple((kind.upper(), f"figures/{stem}.{kind}") for kind in making.kinds)
+    command = f"python experiment.py report {shlex.quote(str(making.folder.parent))} --png 1 --pdf 1"
+    return Plot(id, title, caption, chart, files, command)
+
+
+def draw_into_files(stem: Path, chart: Chart, kinds: Sequence[str]) -> None:
+    from helper.charts.painting import paint  # Matplotlib takes a second to load, which a report without files does not need
+    from helper.drawing import save_figure
+
+    save_figure(paint(chart), stem, kinds)
 
 
 def intro(records: Sequence[FinishedRun]) -> str:

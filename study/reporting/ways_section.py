@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas
-from matplotlib.figure import Figure
 
+from helper.charts.chart import Chart
 from helper.metrics.main import METRICS
 from study.bias import bias_noted
 from study.reporting.families import in_order
 from study.reporting.figures_epochs import main_sparsity, of_main_series
 from study.reporting.figures_masks import changes_figure, density_figure, overlap_figure
+from study.reporting.figures_sparsity import SingleRuns
 from study.reporting.figures_ways import ways_figure
 from study.reporting.finished_run import FinishedRun, families_of, grouped
 from study.reporting.overlap import Reader, changes, overlaps
@@ -20,7 +21,7 @@ from study.reporting.sheets_ways import cost_ranking, overlap_sheet, rank_rows, 
 from study.reporting.tidy import series_labels
 from study.reporting.unreliable import doubt_noted, unreliable
 
-Drawn = tuple[str, str, str, Figure]  # id, title, caption, figure
+Drawn = tuple[str, str, str, Chart]  # id, title, caption, chart
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def ways_figures(
     runs: pandas.DataFrame, table: pandas.DataFrame, records: Sequence[FinishedRun], bands: str
 ) -> Iterator[Drawn]:
     """What every method reaches for its sparsity and for its cost."""
-    families = families_of(records)
+    families, single = families_of(records), SingleRuns(runs)
     for quantity in QUANTITIES:
         rows = compared(table[table["quantity"] == quantity.name])
         if not (rows["sparsity"] > 0).any():
@@ -71,7 +72,7 @@ def ways_figures(
         caption = bias_noted(caption, records) if quantity.name == "acc_test" else caption
         caption = doubt_noted(caption, *unreliable(runs, quantity.name), f"values of {quantity.title}")
         title = f"{quantity.title} of every way to a mask"
-        own = ways_figure(rows, families, quantity.label, highest=quantity.highest, log=quantity.log)
+        own = ways_figure(rows, families, quantity.label, single, highest=quantity.highest, log=quantity.log)
         yield f"ways, {quantity.title}", title, caption, own
 
 
