@@ -11,7 +11,7 @@ from helper.system.files import write_atomic
 from helper.untrusted.reasons import Unfit, reason_of
 
 # columns of a run's tables that hold texts; all others hold numbers
-TEXTS = frozenset(("layer", "mode", "metric", "split", "subset", "params", "estimator", "settings", "checkpoint"))
+TEXTS = frozenset(("layer", "mode", "precision", "metric", "split", "subset", "params", "estimator", "settings", "checkpoint"))
 
 
 class DamagedTable(RuntimeError):

@@ -8,7 +8,11 @@ HISTORY = [
 ]  # fmt: skip
 NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
 LATER = ("density", "training_macs", "churn", "recalibrated")  # of HISTORY: older tables have none of them
-SNR = ["epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode"]
+SNR = [
+    "epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode",
+    "standard_error", "noise_floor", "precision",
+]  # fmt: skip
+SNR_LATER = ("standard_error", "noise_floor", "precision")  # of SNR: older tables have none of them
 METRICS_COLUMNS = [
     "epoch", "metric", "split", "subset", "layer", "params", "value", "standard_error", "n_samples", "estimator",
     "settings", "checkpoint", "seconds", "degrees", "skewness", "reliable",

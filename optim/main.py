@@ -31,7 +31,7 @@ from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
-from optim.measuring import check_examples, measure_selected, measure_state
+from optim.measuring import check_examples, lacks_snr, measure_selected, measure_state
 from optim.model import Beginning, rewind_file, start
 from optim.pruning import Pruning
 from optim.resume import resume
@@ -223,8 +223,10 @@ def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset, signals
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
     with held_for_measuring(folder, config, dataset.fingerprint, signals):
+        snr = broadcast_from_first(lacks_snr, folder, config)
         for epoch in tracked(broadcast_from_first(folder.kept_epochs), "kept states", "states"):
-            measure_state(folder, config, network, dataset, epoch, curvature=config.metrics.due(epoch, config.first_epoch))
+            curvature = config.metrics.due(epoch, config.first_epoch)
+            measure_state(folder, config, network, dataset, epoch, snr=snr, curvature=curvature)
         measure_selected(folder, config, network, dataset)
         broadcast_from_first(refresh_summary, folder, config)
         broadcast_from_first(track, folder, config)

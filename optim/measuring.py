@@ -1,6 +1,7 @@
 """From a network and a data set to rows of metrics.csv and snr.csv."""
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from helper.metrics.estimate import Estimate, stratified, whole_estimate
 from helper.metrics.evaluation import evaluate
 from helper.metrics.main import METRICS
 from helper.metrics.metric import Metric
+from helper.metrics.quantities.snr import snr_epochs
 from helper.metrics.quantities.spectrum import arrays_of, words_of
 from helper.metrics.snr import GradientMoments
 from helper.processes.first import broadcast_from_first
@@ -38,21 +40,32 @@ KEY = ("epoch", "metric", "split", "params", "settings", "checkpoint")
 
 def evaluate_training(
     network: nn.Module, mask: Mask, dataset: Dataset, batch_size: int, seed: int, *, snr: bool,
-    forward: Callable[[Tensor], Tensor] | None = None,
+    forward: Callable[[Tensor], Tensor] | None = None, precision: str = "fp32",
 ) -> tuple[dict[str, float], list[dict]]:  # fmt: skip
     """(means over the training split, SNR rows) from one pass, always over the same random mini-batches.
 
     Random ones, because a file may be in an order of its own: the toy set counts through its bit patterns.
 
     Args:
-        forward: as `evaluate` takes it.
+        forward: as `evaluate` takes it; another one than the network computes in float32.
+        precision: of the network's own pass; bf16: of the means as well.
     """
     order = torch.randperm(len(dataset.train), generator=stream(seed, "evaluation"))
-    moments = GradientMoments(network, mask) if snr else None
+    moments = GradientMoments(network, mask, with_errors=True) if snr else None
+    precision = precision if forward in (None, network) else "fp32"
+    if precision == "bf16":
+        forward = functools.partial(in_bfloat16, network)
     batches = dataset.batches(dataset.train, batch_size, order, own=True)
     shown = tracked(batches, f"training set{' and SNR' if snr else ''}", "batches")
     means = evaluate(network, shown, forward=forward, moments=moments, batch_size=batch_size, noisy=dataset.noisy)
-    return means, [row | {"batch_size": batch_size, "mode": "fixed"} for row in moments.table()] if moments else []
+    how = {"batch_size": batch_size, "mode": "fixed", "precision": precision}
+    return means, [row | how for row in moments.table()] if moments else []
+
+
+def in_bfloat16(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits as float32 of a network that computes as `--precision bf16` trains it, also inside of `full_precision`."""
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        return network(inputs).float()
 
 
 def measure_into(
@@ -188,16 +201,18 @@ def copy_measured(folder: RunFolder, path: Path, key: dict[str, str]) -> bool:
 
 
 def measure_state(
-    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, epoch: int, *, curvature: bool = True
-) -> None:
+    folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset, epoch: int, *, snr: bool = True,
+    curvature: bool = True,
+) -> None:  # fmt: skip
     """Measure a kept state, where the tables do not have it yet; `network` is left with its weights.
 
     Args:
-        curvature: whether more than the SNR is measured.
+        snr, curvature: whether that is measured, as far as it is asked for.
     """
     device = dataset.train.inputs.device
     mask = restore_in_all(network, folder.epoch_state(epoch)).mask.to(device)
-    add_snr(folder, config, network, mask, dataset, epoch)
+    if snr:
+        add_snr(folder, config, network, mask, dataset, epoch)
     if curvature:
         table = broadcast_from_first(folder.metrics)
         measure_into(table, network, mask, dataset, config.metrics, epoch=epoch, seed=config.random_state)
@@ -213,6 +228,13 @@ def restore_in_all(network: nn.Module, path: Path) -> Stored:
     stored = broadcast_from_first(load_stored, path)
     take_over(network, stored, path)
     return stored
+
+
+def lacks_snr(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether a finished run has not the SNR of every epoch after which a pass was to measure it."""
+    epochs = folder.read_summary().get("epochs", config.train.n_epochs)  # which a budget may have said
+    there = {int(row["epoch"]) for row in folder.snr().rows if row["mode"] == "fixed"}
+    return not snr_epochs(config.metrics.snr_every, epochs, config.first_epoch) <= there
 
 
 def measure_selected(folder: RunFolder, config: RunConfig, network: nn.Module, dataset: Dataset) -> Stored:
@@ -231,7 +253,9 @@ def add_snr(folder: RunFolder, config: RunConfig, network: nn.Module, mask: Mask
     metrics = config.metrics
     there = any(row["epoch"] == str(epoch) and row["mode"] == "fixed" for row in table.rows)
     if metrics.save_snr and metrics.snr_mode == "fixed" and not there:
-        _, rows = evaluate_training(network, mask, dataset, config.train.batch_size, config.random_state, snr=True)
+        _, rows = evaluate_training(
+            network, mask, dataset, config.train.batch_size, config.random_state, snr=True, precision=metrics.snr_precision
+        )
         for row in rows:
             table.append({"epoch": epoch, **row})
         table.rows.sort(key=lambda row: int(row["epoch"]))

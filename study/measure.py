@@ -86,14 +86,15 @@ def with_measurements(run: RunConfig, config: MeasureConfig, given: Mapping[str,
     for name, values in given.items():
         if name.startswith("save_"):
             raise FlagError(f"--{name}: say it with --metrics {name.removeprefix('save_')}")
-        if name == "metric_every":
-            raise FlagError("--metric_every: say with --epochs which states are measured")
+        if name in ("metric_every", "snr_every"):
+            raise FlagError(f"--{name}: say with --epochs which states are measured")
         if name == "snr_mode":
             raise FlagError("--snr_mode: of saved states only the SNR at fixed weights can be measured")
         if len(values) > 1:
             raise FlagError(f"--{name} {','.join(values)}: one value is measured at a time")
     wanted = config.metrics.split(",")
     flags = {f"save_{name}": name in wanted for name in NAMES} | {"metric_every": 0, "snr_mode": "fixed", "train_eval": "pass"}
+    flags |= {"snr_every": None}
     place = {} if config.root is None else {"root": config.root}
     return replace(run, **flags, **place, device=config.device, **{name: values[0] for name, values in given.items()})
 

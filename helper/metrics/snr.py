@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from helper.metrics.jackknife import BatchGroups
 from helper.metrics.parameters import active, counted_parameters
 from helper.processes.group import world_size
 from helper.processes.sharing import sum_over_processes
@@ -16,21 +17,25 @@ class GradientMoments:
     Args:
         network: its weights are followed, as `counted_parameters(network, "weights")` gives them.
         mask: weight name -> bool tensor; pruned coordinates do not count.
+        with_errors: whether the ratios get standard errors, for which batches have to be independent: not where weights move.
     """
 
-    def __init__(self, network: nn.Module, mask=None) -> None:
+    def __init__(self, network: nn.Module, mask=None, *, with_errors: bool = False) -> None:
         weights = {name: p for parameters in counted_parameters(network, "weights").values() for name, p in parameters.items()}
         self.names, self.weights = list(weights), list(weights.values())
         self.active = [active(weight, name, mask) for name, weight in zip(self.names, self.weights, strict=True)]
         self.mean = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]  # sums of squared deviations from the mean
         self.n_batches = 0
+        self.groups = BatchGroups(self.weights, self.active) if with_errors else None
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor | None]) -> None:
         """Take in the gradients of one more batch, in the order of `weights`; None of a weight that is not used is zero."""
         gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)]
         self.n_batches += 1
+        if self.groups is not None:
+            self.groups.update(gradients)
         before = torch._foreach_sub(gradients, self.mean)
         torch._foreach_add_(self.mean, before, alpha=1 / self.n_batches)
         after = torch._foreach_sub(gradients, self.mean)
@@ -59,20 +64,21 @@ class GradientMoments:
         self.squares = [t.to(w) for t, w in zip(state["squares"], self.weights, strict=True)]
 
     @torch.no_grad()
-    def table(self) -> list[dict[str, str | float | int]]:
-        """A row for each layer: ||W||, ||mean gradient||, ||std of the gradient|| (ddof 1), their ratio, batches.
+    def table(self) -> list[dict[str, str | float | int | None]]:
+        """A row for each layer: ||W||, ||mean gradient||, ||std of the gradient|| (ddof 1), their ratio with its standard
+        error, batches, and the ratio that independent gradients of mean zero would show. All processes call it.
 
-        For pure noise the ratio is about 1/sqrt(n_batches), not 0. No rows with fewer than two batches; the ratio of a
-        layer without active weights, or without noise, is nan.
+        No rows with fewer than two batches; the ratio of a layer without active weights, or without noise, is nan.
         """
         if self.n_batches < 2:
             return []
-        rows = []
+        rows, squares = [], []
         tensors = zip(self.weights, self.active, self.mean, self.squares, strict=True)
         for name, tensors_of_layer in zip(self.names, tensors, strict=True):
-            weight, keep, mean, squares = (tensor.cpu() for tensor in tensors_of_layer)  # their number depends on the mask
-            variance = squares[keep].double() / (self.n_batches - 1)
+            weight, keep, mean, deviations = (tensor.cpu() for tensor in tensors_of_layer)  # their number depends on the mask
+            variance = deviations[keep].double() / (self.n_batches - 1)
             signal, noise = mean[keep].double().norm(), variance.sum().sqrt()
+            squares.append(noise.square() * (self.n_batches - 1))
             rows.append(
                 {
                     "layer": name.removesuffix(".weight"),
@@ -81,6 +87,11 @@ class GradientMoments:
                     "grad_std_norm": noise.item(),
                     "snr": (signal / noise).item() if noise > 0 else float("nan"),
                     "n_batches": self.n_batches,
+                    "noise_floor": self.n_batches**-0.5,
                 }
             )
+        if self.groups is not None:
+            means = [mean * keep for mean, keep in zip(self.mean, self.active, strict=True)]
+            errors = self.groups.standard_errors(means, torch.stack(squares), self.n_batches)
+            rows = [row | {"standard_error": error} for row, error in zip(rows, errors, strict=True)]
         return rows

@@ -15,10 +15,10 @@ from helper.plotter.columns import Columns, chosen
 
 
 def snr(table: Columns) -> Figure:
-    """Gradient signal-to-noise ratio of every layer, and the ratio that independent zero-mean gradients would show."""
+    """Gradient signal-to-noise ratio of every layer within two standard errors, and that of independent zero-mean gradients."""
     table = one_mode(table)
     figure, axis = plt.subplots(figsize=(6.5, 4))
-    by_layer(axis, table, table["snr"])
+    by_layer(axis, table, table["snr"], errors=table.get("standard_error"))
     floor = 1 / table["n_batches"][0] ** 0.5
     axis.axhline(floor, color="0.4", linestyle=":", linewidth=1)
     axis.annotate(
@@ -57,14 +57,21 @@ def gradients(table: Columns) -> Figure:
     return figure
 
 
-def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, legend: bool = True) -> None:
-    """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many."""
+def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, errors: Any = None, legend: bool = True) -> None:
+    """A line a layer, dark at the input and light at the output; named ones for a few layers, a colour bar for many.
+
+    Args:
+        errors: standard errors of the values, twice of which are drawn as a band; nan or None: there are none.
+    """
     layers = list(dict.fromkeys(table["layer"]))
     scale = ScalarMappable(Normalize(0, max(len(layers) - 1, 1) / 0.9), "viridis")
     for index, layer in enumerate(layers):
         rows = numpy.asarray(table["layer"] == layer)
-        epochs = numpy.asarray(table["epoch"])[rows]
-        axis.plot(epochs, numpy.asarray(values)[rows], color=scale.to_rgba(index), label=layer, linewidth=1.2)
+        epochs, shown, colour = numpy.asarray(table["epoch"])[rows], numpy.asarray(values)[rows], scale.to_rgba(index)
+        axis.plot(epochs, shown, color=colour, label=layer, linewidth=1.2)
+        if errors is not None and not numpy.isnan(half := 2 * numpy.asarray(errors)[rows]).all():
+            below = numpy.maximum(shown - half, shown / 10)  # the axis is logarithmic
+            axis.fill_between(epochs, below, shown + half, color=colour, alpha=0.15, linewidth=0)
     if legend and len(layers) <= 8:
         axis.legend(fontsize=8, title="layer", **BESIDE)
     elif legend:

@@ -5,6 +5,7 @@ from typing import Any
 
 from helper.metrics.config import MetricConfig
 from helper.metrics.evaluation import evaluate
+from helper.metrics.quantities.snr import snr_epochs
 from helper.metrics.snr import GradientMoments
 from helper.processes.first import broadcast_from_first
 from helper.progress import tracked
@@ -28,7 +29,9 @@ class Evaluate(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self.snr = broadcast_from_first(self.folder.snr)
         self.snr.keep_until(trainer.recorded)
-        self.pass_snr = self.metrics.save_snr and self.metrics.snr_mode == "fixed"
+        passes = self.metrics.save_snr and self.metrics.snr_mode == "fixed"
+        n_epochs = trainer.config.n_epochs
+        self.snr_epochs = snr_epochs(self.metrics.snr_every, n_epochs, trainer.first_epoch) if passes else set()
         if self.metrics.save_snr and len(trainer.dataset.train) < 2 * trainer.config.batch_size:
             log.warning(
                 "no SNR: it needs two full batches and --batch_size %d gives %d from %d examples",
@@ -38,12 +41,15 @@ class Evaluate(Callback):
     def on_epoch(self, trainer: Trainer) -> None:
         data, batch_size = trainer.dataset, trainer.config.batch_size
         forward = trainer.sparse_step.forward_for(trainer.mask_owner)
+        with_snr = trainer.epoch in self.snr_epochs
         if trainer.config.train_eval == "running" and trainer.sums is not None:
             train = trainer.sums.to("cpu").means()
         else:
+            last = trainer.epoch == trainer.config.n_epochs  # its accuracies go into the summary
             train, snr = evaluate_training(
-                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=self.pass_snr, forward=forward
-            )
+                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=with_snr, forward=forward,
+                precision=self.metrics.snr_precision if with_snr and not last else "fp32",
+            )  # fmt: skip
             for row in snr:
                 self.snr.append({"epoch": trainer.epoch, **row})
         trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
@@ -52,7 +58,7 @@ class Evaluate(Callback):
                 batches = data.batches(split, batch_size, own=True)
                 means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"), forward=forward)
                 trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
-        if self.pass_snr and self.snr.rows:
+        if with_snr and self.snr.rows:
             broadcast_from_first(self.snr.write)
 
 

@@ -14,7 +14,7 @@ import pandas
 from helper.schema.config import all_flags, counts, digest, flag_fields
 from helper.tables import TEXTS, DamagedTable, cells_of
 from helper.untrusted.reasons import Unfit
-from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR
+from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR, SNR_LATER
 from optim.config import PruneConfig, RunConfig
 from optim.modes import MODES, ModeSpec
 from study.bias import is_biased
@@ -26,7 +26,7 @@ SCHEDULE = ("n_epochs", "lr_milestones")  # what a run that is trained longer ha
 BUDGET = "train_budget"  # of an identity: it says how long a run is trained, and the other flags are the dense run's
 TABLES = {
     "history": [name for name in HISTORY if name not in LATER],
-    "snr": SNR,
+    "snr": [name for name in SNR if name not in SNR_LATER],
     "metrics": [name for name in METRICS_COLUMNS if name not in SHAPE],
 }  # and the columns that all have
 

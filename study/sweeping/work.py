@@ -11,6 +11,7 @@ import torch
 
 from helper.metrics.macs import count_macs
 from helper.metrics.price import FORWARD
+from helper.metrics.quantities.snr import snr_epochs
 from helper.pruner import prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
@@ -20,7 +21,7 @@ from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
-CELLS = {"history": 160, "snr": 105, "metrics": 225, "log": 130}  # bytes of a row
+CELLS = {"history": 160, "snr": 150, "metrics": 225, "log": 130}  # bytes of a row
 FIGURE = 125_000  # bytes of one, as PNG and PDF
 SMALL = 5_000  # bytes of config.yaml, summary.json and the headings of tables
 
@@ -63,13 +64,13 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     epochs = config.train.n_epochs - max(last, begin)
     evaluated = config.train.n_epochs - last  # the first epoch as well
     passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
-    snr = metrics.save_snr and metrics.snr_mode == "fixed"
+    snr = sum(epoch > last for epoch in epochs_with_snr(config)) if metrics.snr_mode == "fixed" else 0
     shares = sparse_shares(config, sizes, last)
     bytes_, files = disk_of(config, sizes)
     return Work(
         training=shares.training * epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
-        forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (0 if snr else passes * sizes.train)),
-        gradient=shares.passes * passes * sizes.train if snr else 0,
+        forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (passes - snr) * sizes.train),
+        gradient=shares.passes * snr * sizes.train,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
         bytes=bytes_,
         files=files,
@@ -81,6 +82,14 @@ def measured_epochs(config: RunConfig, former: int = -1) -> list[int]:
     begin, last = config.first_epoch, config.train.n_epochs
     epochs = range(max(former + 1, begin), last + 1)
     return [epoch for epoch in epochs if epoch == last or config.metrics.due(epoch, begin)]
+
+
+def epochs_with_snr(config: RunConfig) -> set[int]:
+    """Those that have rows in snr.csv."""
+    metrics, first, last = config.metrics, config.first_epoch, config.train.n_epochs
+    if not metrics.save_snr:
+        return set()
+    return snr_epochs(metrics.snr_every, last, first) if metrics.snr_mode == "fixed" else set(range(first + 1, last + 1))
 
 
 def state_images(config: RunConfig, sizes: Sizes) -> float:
@@ -142,7 +151,7 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     kinds = metrics.tabulated()
     measured = len(measured_epochs(config)) * len(kinds) * (3 if noisy else 1)
     tables = epochs * (CELLS["history"] * (1.4 if noisy else 1) + CELLS["log"])
-    tables += CELLS["snr"] * epochs * shape.layers if snr else 0
+    tables += CELLS["snr"] * len(epochs_with_snr(config)) * shape.layers if snr else 0
     tables += CELLS["metrics"] * measured * (1 + shape.layers)
     figures = config.figures * (1 + noisy + 2 * snr + bool(kinds) + metrics.save_spectrum)
     labels = 3 * 8 * sizes.train if noisy else 0
