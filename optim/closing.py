@@ -32,7 +32,7 @@ def conclude(
     draw(folder, config)
     folder.check_there()
     folder.write_summary(summary)  # last: now the run is finished
-    track(folder, config)
+    trained.trackers.end()
     log.info("test accuracy %.4f (epoch %d), %s", summary["acc_test"], summary["epoch_selected"], folder.path)
 
 

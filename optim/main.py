@@ -37,7 +37,7 @@ from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
 from optim.sparse_step import check_sparse_step
-from optim.trackers.main import chosen_trackers
+from optim.trackers.main import Trackers, chosen_trackers
 from optim.trained import Trained
 from optim.trainer import Trainer, steps_per_epoch
 from optim.updating import MaskSchedule
@@ -161,10 +161,10 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
     """Put the loop together and run it, from the checkpoint if there is one."""
     network, written = beginning.network, dict[str, str]()
     network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
-    progress = Progress()
+    progress, trackers = Progress(), Trackers(config.tracker, folder)
     trainer = Trainer(
         network, dataset, config.train, seed=config.random_state, mask=beginning.mask, first_epoch=config.first_epoch,
-        callbacks=callbacks_of(folder, config, written, signals, progress),
+        callbacks=callbacks_of(folder, config, written, signals, progress, trackers),
     )  # fmt: skip
     trainer.mask_owner.meter.add_scoring(beginning.macs)
     state = broadcast_from_first(load_latest, folder.checkpoint)
@@ -176,7 +176,7 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
     with progress:
         trainer.fit(signals)
     how = trainer.sparse_step.record(trainer.mask_owner)
-    return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs, how)
+    return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs, trackers, how)
 
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:

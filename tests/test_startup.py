@@ -22,7 +22,7 @@ from optim.optimizers import OPTIMIZERS
 COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "triton")
 STATISTICS = ("pandas", "scipy", "sklearn")
 DRAWING = ("matplotlib", "PIL", "jinja2", "rich")
-LIBRARIES = ("nngeometry", "pyhessian", "hessian_eigenthings", "submitit", "tensorboard", "torchvision")
+LIBRARIES = ("nngeometry", "pyhessian", "hessian_eigenthings", "submitit", "tensorboard", "wandb", "mlflow", "torchvision")
 
 
 def imported_by(code: str) -> set[str]:

@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 import experiment
 import helper.tables
+import optim.trackers.main
 import optim.trackers.tensorboard
 from helper.command_line.parsing import parse
 from helper.schema.config import unflatten
@@ -32,7 +33,8 @@ from optim.folder import RunFolder
 from optim.identity import run_identity
 from optim.main import train_run
 from optim.trackers.main import TRACKERS, Trackers, TrackerSpec
-from optim.trackers.tensorboard import SNR_QUANTITIES, NewRows, TensorBoard
+from optim.trackers.rows import SNR_QUANTITIES, NewRows
+from optim.trackers.tensorboard import TensorBoard
 from study.sweeping.sweep import SweepConfig
 from tests.conftest import shell
 from tests.lines_tracker import Lines
@@ -286,7 +288,7 @@ def test_a_folder_that_cannot_be_written_costs_the_events_and_not_the_run(train)
     assert [row["acc_test"] for row in rows(folder, "history")] == before
     assert (folder / "summary.json").exists()
     log = (folder / "training.log").read_text()
-    assert log.count("--tracker tensorboard: ") == 2  # once while training, and at the end
+    assert log.count("--tracker tensorboard: ") == 1
     assert "the tables have everything" in log
     (folder / "tensorboard").unlink()
     train(*SHORT, *TRACKED)
@@ -311,30 +313,37 @@ def test_after_half_a_record_the_next_epoch_starts_from_the_tables(train, monkey
     assert of_history(points(folder)) == history_points(folder)
 
 
-def without_tensorboard(*flags: object) -> subprocess.CompletedProcess:
-    """run.py in a process in which the package cannot be imported."""
-    code = f"import sys; sys.modules['tensorboard'] = None; import run; run.main({list(map(str, flags))!r})"
+def without(package: str, *flags: object) -> subprocess.CompletedProcess:
+    """run.py in a process in which a package cannot be imported."""
+    code = f"import sys; sys.modules[{package!r}] = None; import run; run.main({list(map(str, flags))!r})"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT)
 
 
-def test_without_the_package_one_line_says_so_before_anything_is_trained(tmp_path):
-    done = without_tensorboard("--mode", "sparse-finetune", *SHORT, *TRACKED, "-rr", tmp_path / "results")
+@pytest.mark.parametrize(
+    ("tracker", "package", "cure"),
+    [("tensorboard", "tensorboard", "tensorboard"), ("wandb", "wandb", "wandb"),
+     ("mlflow", "sqlalchemy", "mlflow sqlalchemy alembic")],
+)  # fmt: skip
+def test_without_the_package_one_line_says_so_before_anything_is_trained(tmp_path, tracker, package, cure):
+    flags = ("--mode", "sparse-finetune", *SHORT, "--tracker", tracker, "-rr", tmp_path / "results")
+    done = without(package, *flags)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "run.py: error: --tracker tensorboard: the package tensorboard is not installed; "
-        "pip install tensorboard, or use --tracker none"
+        f"run.py: error: --tracker {tracker}: the package {package} is not installed; pip install {cure}, or use --tracker none"
     ]
     assert not (tmp_path / "results").exists()
 
 
 def test_without_the_flag_the_package_is_not_needed(tmp_path):
-    done = without_tensorboard(*SHORT, "-rr", tmp_path)
+    done = without("tensorboard", *SHORT, "-rr", tmp_path)
     assert done.returncode == 0, done.stderr
     assert not (Path(done.stdout.strip()) / "tensorboard").exists()
 
 
 def test_an_unknown_tracker_is_refused(refuse):
-    assert "--tracker tensorbord: not one of none, tensorboard; did you mean tensorboard?" in refuse("--tracker", "tensorbord")
+    assert "--tracker tensorbord: not one of none, tensorboard, wandb, mlflow; did you mean tensorboard?" in refuse(
+        "--tracker", "tensorbord"
+    )
 
 
 @pytest.mark.parametrize("words", ["none,tensorboard", "tensorboard,none", "", ","])
@@ -384,7 +393,7 @@ def test_a_second_tracker_works_beside_tensorboard_in_run_measure_and_report(lin
     assert outcome(experiment.main, "report", tmp_path).code == 0
 
     train(*SHORT, "--overwrite", 1)  # each of them cleans its own folder, whether or not the run has it now
-    assert not [file for name in TRACKERS for file in (folder / name).iterdir()]
+    assert not [file for name in ("lines", "tensorboard") for file in (folder / name).iterdir()]
 
 
 def test_both_go_on_with_a_resumed_run(lines, train, monkeypatch, tmp_path):
@@ -415,6 +424,27 @@ def test_a_tracker_that_fails_again_after_it_worked_is_reported_again(lines, tmp
         trackers.epoch(epoch)
     assert [line.split()[0] for line in written(tmp_path)] == ["1", "3"]
     assert caplog.text.count("the line is engaged") == 2
+
+
+def test_a_tracker_that_takes_long_to_fail_is_left_alone_for_ten_times_as_long_but_not_at_the_end(lines, tmp_path, monkeypatch):
+    lines.refuse, now, tried = (0, 1, "end"), [0.0], []
+    monkeypatch.setattr(optim.trackers.main.time, "monotonic", lambda: now[0])
+    usual = lines.write
+
+    def slow(tracker: Lines, event: int | str, line: str) -> None:
+        now[0] += 30.0
+        tried.append(event)
+        usual(tracker, event, line)
+
+    monkeypatch.setattr(lines, "write", slow)
+    trackers = Trackers("lines", tables(tmp_path, epochs=1, measured=[]))
+    trackers.epoch(0)
+    now[0] += 299.0
+    trackers.epoch(1)
+    trackers.end()
+    now[0] += 301.0
+    trackers.epoch(2)
+    assert tried == [0, "end", 2]
 
 
 def test_an_interruption_is_no_failure_of_a_tracker(lines, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from optim.trackers.main import Trackers
 
 
 def callbacks_of(
-    folder: RunFolder, config: RunConfig, written: dict[str, str], signals: Signals, progress: Progress
+    folder: RunFolder, config: RunConfig, written: dict[str, str], signals: Signals, progress: Progress, trackers: Trackers
 ) -> list[Callback]:
     """Those of a run.
 
@@ -37,7 +37,7 @@ def callbacks_of(
         SelectBest(folder, written, updater),
         KeepStates(folder, config.saved_epochs(), written),
         WriteHistory(folder),
-        Track(Trackers(config.tracker, folder)),
+        Track(trackers),
         progress,
         WriteCheckpoint(folder, written, signals),
     ]

@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from helper.untrusted.texts import one_line
 from optim.folder import RunFolder
 
 log = logging.getLogger(__name__)
+LONG = 1.0  # seconds to fail
+PATIENCE = 10  # times the seconds that a tracker took to fail: a run loses a tenth of its time by it at most
 
 
 class Tracker:
@@ -41,11 +45,14 @@ class TrackerSpec:
         name: that word, and the name of the tracker's own folder in the run folder.
         module: where its `make(folder, place) -> Tracker` is; imported only for runs that ask for it.
         needs: packages that the module imports and a plain installation may lack.
+        joins_sweeps: whether the module has a `join_sweep(root, name)`, which gives the environment variables by which the
+            runs of a sweep are shown together.
     """
 
     name: str
     module: str
     needs: tuple[str, ...] = ()
+    joins_sweeps: bool = False
 
     def check(self) -> None:
         """Before anything is trained. Raises RuntimeError: a package is missing."""
@@ -69,14 +76,18 @@ class TrackerSpec:
         return folder.path / self.name
 
     def clear(self, folder: RunFolder) -> None:
-        """Remove the files that it has written of a run that is repeated."""
-        for file in self.place(folder).rglob("*"):
-            if not file.is_dir():
-                file.unlink(missing_ok=True)
+        """Remove what it has written of a run that is repeated."""
+        for path in sorted(self.place(folder).rglob("*"), reverse=True):  # what is in a folder before the folder
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
 
 TRACKERS: dict[str, TrackerSpec] = by_name(
     TrackerSpec("tensorboard", "optim.trackers.tensorboard", needs=("tensorboard",)),
+    TrackerSpec("wandb", "optim.trackers.wandb", needs=("wandb",), joins_sweeps=True),
+    TrackerSpec("mlflow", "optim.trackers.mlflow", needs=("mlflow", "sqlalchemy", "alembic"), joins_sweeps=True),
 )
 
 
@@ -85,10 +96,27 @@ def chosen_trackers(names: str) -> list[TrackerSpec]:
     return [TRACKERS[name] for name in names.split(",") if name in TRACKERS]
 
 
+def join_sweep(names: str, root: Path, name: str) -> None:
+    """Have the runs that this process starts shown as those of a sweep. A tracker that raises is reported.
+
+    Args:
+        root: folder of all run folders. name: of the sweep.
+    """
+    for spec in chosen_trackers(names):
+        if not spec.joins_sweeps:
+            continue
+        try:
+            os.environ.update(importlib.import_module(spec.module).join_sweep(root, name))
+        except Exception as error:  # noqa: BLE001  (see `Trackers.tell`)
+            reason = one_line(cause(type(error), error), 300)
+            log.warning("--tracker %s: %s; its runs are not shown as those of one sweep", spec.name, reason)
+
+
 class Trackers:
     """The trackers of a run, none of which can stop it or keep another one from its work.
 
-    One that raises is reported once, and made anew at the next event, so that it starts from what the tables hold.
+    One that raises is reported once, and made anew at the next event, so that it starts from what the tables hold. If it took
+    long to fail, as one does that waits for a server, it is left alone for `PATIENCE` times as long, or until the run's end.
     """
 
     def __init__(self, names: str, folder: RunFolder) -> None:
@@ -96,11 +124,13 @@ class Trackers:
         self.specs = chosen_trackers(names)
         self.at_work: dict[str, Tracker] = {}
         self.reported: dict[str, str] = {}  # the last error of those that do not work
+        self.rests: dict[str, float] = {}  # of those, until when
 
     def epoch(self, epoch: int) -> None:
         """The tables have the rows of an epoch."""
         for spec in self.specs:
-            self.tell(spec, lambda tracker: tracker.epoch(epoch))
+            if time.monotonic() >= self.rests.get(spec.name, 0.0):
+                self.tell(spec, lambda tracker: tracker.epoch(epoch))
 
     def end(self) -> None:
         """The folder holds all that it will."""
@@ -108,6 +138,7 @@ class Trackers:
             self.tell(spec, lambda tracker: tracker.end())
 
     def tell(self, spec: TrackerSpec, event: Callable[[Tracker], None]) -> None:
+        started = time.monotonic()
         try:
             if spec.name not in self.at_work:
                 self.at_work[spec.name] = spec.make(self.folder)
@@ -117,6 +148,8 @@ class Trackers:
             raise
         except Exception as error:  # noqa: BLE001  (anyone's tracker may raise anything, and a run of days must not end by it)
             self.at_work.pop(spec.name, None)
+            now = time.monotonic()
+            self.rests[spec.name] = now + PATIENCE * (now - started) * (now - started > LONG)
             reason = one_line(cause(type(error), error), 300)
             if self.reported.get(spec.name) != reason:
                 log.warning(

@@ -5,13 +5,10 @@ on with another one's file.
 """
 
 import io
-import itertools
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -23,10 +20,9 @@ from helper.system.files import write_atomic
 from helper.untrusted.yaml_text import read_yaml
 from optim.folder import RunFolder
 from optim.trackers.main import Tracker
+from optim.trackers.rows import NewRows, final_numbers
 
 FILES = "*tfevents*"  # what TensorBoard takes for an event file
-SNR_QUANTITIES = ("snr", "weight_norm", "grad_mean_norm", "grad_std_norm")
-Scalars = dict[int, dict[str, float]]  # {epoch: {tag: value}}
 
 
 def make(folder: RunFolder, place: Path) -> Tracker:
@@ -98,58 +94,6 @@ def empty(file: Path) -> None:
         file.unlink()
 
 
-class NewRows:
-    """The numbers of a run's tables, each of them once: `read` gives what has been added since it was called before.
-
-    Of the epochs that history.csv has: what other tables hold beyond it is of an epoch that was interrupted and comes again.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.history, self.snr, self.metrics = folder.table_readers()
-
-    def go_on(self) -> bool:
-        """Whether the tables hold, in their places, all rows that have been read."""
-        return all(reader.goes_on() for reader in (self.history, self.snr, self.metrics))
-
-    def read(self) -> tuple[dict[int, float], Scalars]:
-        """({epoch: when it ended, in seconds since 1970}, {epoch: {tag: value}}) in the order of the epochs of history.csv."""
-        rows = self.history.new_rows()
-        times = end_times(rows, self.history.path)
-        values: Scalars = {epoch: {} for epoch in times}
-        for epoch, cells in self.tagged_cells(rows):
-            if epoch in values:
-                values[epoch] |= {tag: float(cell) for tag, cell in cells.items() if cell != ""}
-        return times, values
-
-    def tagged_cells(self, history: list[dict[str, str]]) -> Iterator[tuple[int, dict[str, str]]]:
-        """(epoch, {tag: text}) of every new row; TensorBoard makes a group of what has the first word in common."""
-        for row in history:
-            yield int(row["epoch"]), {f"history/{column}": row[column] for column in row if column != "epoch"}
-        for row in self.snr.new_rows():
-            yield int(row["epoch"]), {f"{name}/{row['mode']}/{row['layer']}": row[name] for name in SNR_QUANTITIES}
-        for row in self.metrics.new_rows():
-            yield int(row["epoch"]), {f"{measurement(row)}/{column}": row[column] for column in ("value", "standard_error")}
-
-
-def measurement(row: dict[str, str]) -> str:
-    """Tag of a row of metrics.csv: what was measured on what and how, so that no two measurements of a run share one."""
-    options = json.loads(row["settings"])
-    how = "-".join(value if isinstance(value, str) else f"{name}{value}" for name, value in options.items())
-    where = [row["metric"], "", ""] if row["layer"] == "all" else [f"{row['metric']}_by_layer", row["layer"]]
-    return "/".join(filter(None, [where[0], row["split"], row["subset"], row["params"], how, where[1]]))
-
-
-def final_numbers(folder: RunFolder) -> Scalars:
-    """The numbers of a finished run's summary.json and the measured totals with their standard errors."""
-    if not folder.finished:
-        return {}
-    summary = folder.read_summary()
-    numbers: dict[str, Any] = {name: value for name, value in summary.items() if isinstance(value, (int, float))}
-    for name, estimate in summary["metrics"].items():
-        numbers |= {name: estimate["value"], f"{name}_standard_error": estimate["standard_error"]}
-    return {summary["epoch_selected"]: {f"final/{name}": float(number) for name, number in numbers.items()}}
-
-
 def settings(folder: RunFolder) -> list[Summary]:
     """The flags of config.yaml as the hyperparameters of a session, which has ended once the run is finished.
 
@@ -158,13 +102,6 @@ def settings(folder: RunFolder) -> list[Summary]:
     """
     _, start, end = hparams(read_yaml(folder.config.read_text()), {})
     return [start, end] if folder.finished else [start]
-
-
-def end_times(history: list[dict[str, str]], path: Path) -> dict[int, float]:
-    """{epoch: when it ended} of the last rows of a table: counted back from the file's time stamp, without interruptions."""
-    ends = list(itertools.accumulate(float(row["seconds"] or 0) for row in history))
-    began = path.stat().st_mtime - (ends[-1] if ends else 0)
-    return {int(row["epoch"]): began + end for row, end in zip(history, ends, strict=True)}
 
 
 def scalar_event(epoch: int, values: dict[str, float], wall_time: float) -> Event:

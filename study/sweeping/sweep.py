@@ -14,6 +14,8 @@ from helper.progress import Task
 from helper.schema.config import FlagError
 from helper.system.signals import EXIT_INTERRUPTED, GOES_ON, Interrupted, Signals
 from helper.untrusted.texts import one_line
+from optim.config import RunConfig
+from optim.trackers.main import join_sweep
 from study.sweeping.dry_run import dry_run
 from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNING, Executor, LocalPool
 from study.sweeping.job import Job, failed_before
@@ -48,6 +50,7 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
         for file, title in titles.items():
             if title:
                 write_title(root, title, [run.name for run in plan(of_file[file])])
+    join_sweep(trackers_of(configs), root, " + ".join(titles[file] or file.stem for file in of_file))
     earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
     executor = executor_of(config, runs, root)
     way = f"{config.jobs} at a time" if config.executor == "local" else "in SLURM"
@@ -60,6 +63,11 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     signal = follow(executor, runs)
     away = config.executor == "slurm" and not config.slurm.watch and not executor.waiting
     return report_end(executor, todo, earlier, signal, away=away)
+
+
+def trackers_of(configs: Sequence[RunConfig]) -> str:
+    """The words of --tracker of all runs together."""
+    return ",".join({name: None for config in configs for name in config.tracker.split(",")})
 
 
 def follow(executor: Executor, runs: Sequence[PlannedRun]) -> str | None:
