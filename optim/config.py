@@ -21,7 +21,7 @@ from optim.prune_config import PruneConfig
 from optim.rounds import canonical, check_rewinding, check_rounds
 from optim.schedule import SCHEDULES
 from optim.trackers.main import TRACKERS
-from optim.train_config import TrainConfig
+from optim.train_config import REMEDIES, TrainConfig
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
 OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
@@ -65,6 +65,10 @@ class ParentConfig(Config):
     )
     random_state_pretrain: int | None = flag(
         None, "its seed, 0: draw one; default: the run's own", low=0, when=OWN_PARENT, identity=False
+    )
+
+    plain_pretrain: bool = flag(
+        False, f"train it without --{', --'.join(REMEDIES)}, which the run itself may have", when=OWN_PARENT, identity=False
     )
 
     def __post_init__(self) -> None:
@@ -189,7 +193,9 @@ class RunConfig(Config):
         """The run that trains this run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}
-        inherited = dict.fromkeys(flatten(self.parent)) | defaults_of_strict()
+        inherited = flatten(ParentConfig()) | defaults_of_strict()
+        if self.parent.plain_pretrain:
+            inherited |= {name: getattr(TrainConfig, name) for name in REMEDIES}
         if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
             changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
         return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)

@@ -13,6 +13,9 @@ from optim.prune_config import MASKED
 from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES
 
+# What may be done against memorisation and sharpness, all off by default: a run with one is set beside the same run without.
+REMEDIES = ("clip_norm", "label_smoothing", "mix", "mix_alpha", "reg_type", "reg_weight", "ema")
+
 
 @dataclass(frozen=True)
 class TrainConfig(Config):

@@ -17,6 +17,7 @@ from helper.untrusted.reasons import Unfit
 from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR, SNR_LATER
 from optim.config import PruneConfig, RunConfig
 from optim.modes import MODES, ModeSpec
+from optim.train_config import REMEDIES
 from study.bias import is_biased
 from study.reporting.families import USUAL_MODE, Family, family_of, in_order
 
@@ -91,6 +92,11 @@ class FinishedRun:
         return field is None or (name != "mode" and counts(field.metadata["flag"], self.flags | {"mode": USUAL_MODE}))
 
     @functools.cached_property
+    def remedies(self) -> dict[str, Any]:
+        """The options of its own training that are remedies, see `optim.train_config.REMEDIES`."""
+        return {name: value for name, value in self.identity.items() if name in REMEDIES}
+
+    @functools.cached_property
     def study(self) -> str:
         """Hash over what a dense run, all sparse runs that start from it, and those that need none have in common.
 
@@ -157,27 +163,31 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def with_dense_runs(records: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Sparse runs without a parent that are trained longer or shorter join the study of the dense run that is otherwise equal.
+    """Sparse runs without a parent join the study of the dense run that is otherwise equal, if they are trained longer or
+    shorter, or with a remedy that no dense run has.
 
-    One of which no dense run has all settings, and of which several have all but the schedule, stays by itself.
+    One of which no dense run has all settings, and of which several have all but these, stays by itself.
     """
     dense = [record for record in records if not record.mode_spec.has_mask]
     studies = {record.study for record in dense}
     others: dict[str, set[str]] = {}
     for record in dense:
-        others.setdefault(without_length(record), set()).add(record.study)
+        for left_out in (SCHEDULE, *([] if record.remedies else [(*SCHEDULE, *REMEDIES)])):
+            others.setdefault(dense_without(record, left_out), set()).add(record.study)
     found = []
     for record in records:
-        near = others.get(without_length(record), set()) if not record.mode_spec.needs_parent else set()
+        keys = [dense_without(record, left_out) for left_out in (SCHEDULE, (*SCHEDULE, *REMEDIES))]
+        near = next((others[key] for key in keys if key in others), set()) if not record.mode_spec.needs_parent else set()
         joins = record.study not in studies and len(near) == 1
         found.append(dataclasses.replace(record, joined=next(iter(near))) if joins else record)
     return found
 
 
-def without_length(record: FinishedRun) -> str:
-    """Hash of a run's dense settings, whatever its seed and how long it is trained."""
+def dense_without(record: FinishedRun, left_out: Sequence[str]) -> str:
+    """Hash of a run's dense settings, whatever its seed and these options."""
     where = {name: record.flags[name] for name in ("loader_name", "net_name")}
-    return digest(where | {"dense": without_schedule(without_seed(record.dense or {}))})
+    options = {name: value for name, value in without_seed(record.dense or {}).items() if name not in left_out}
+    return digest(where | {"dense": options, "without": list(left_out)})
 
 
 def without_schedule(options: dict[str, Any]) -> dict[str, Any]:

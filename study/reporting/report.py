@@ -24,7 +24,9 @@ from study.reporting.comparison_sections import comparison_sections
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
+from study.reporting.remedies import comparisons
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
+from study.reporting.sheets_remedies import remedies_sheet, remedy_rows
 from study.reporting.sheets_ways import claim_rows, claims_sheet
 from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, Making, StudyParts, study_sections
 from study.reporting.tidy import REPORTED, tidy
@@ -66,6 +68,7 @@ def report(config: ReportConfig, results_root: str) -> int:
         write_atomic(folder / "gaps.csv", csv_text(gap_rows([part.gaps for part in parts])))
         sections = [section for part in parts for section in part.sections]
         sections += claims_section(folder, parts, collection, runs, config.margin)
+        sections += remedies_section(folder, collection, runs, config.margin)
         sections += comparison_sections(root, collection)
         collection.left_out.extend(line for part in parts for line in part.left_out)
         page = Report(
@@ -104,6 +107,16 @@ def claims_section(
     write_atomic(folder / "ranks.csv", csv_text(pandas.concat(ranks)))
     write_atomic(folder / "claims.csv", csv_text(claim_rows(found)))
     return [Section("What the field says", "Over all studies of this report.", sheets=(claims_sheet(found, margin),))]
+
+
+def remedies_section(folder: Path, collection: Collection, runs: pandas.DataFrame, margin: float) -> list[Section]:
+    """What remedies change, over all studies, where there are runs with and without one; remedies.csv beside it."""
+    found = comparisons(collection.records, runs, margin)
+    if not found:
+        (folder / "remedies.csv").unlink(missing_ok=True)
+        return []
+    write_atomic(folder / "remedies.csv", csv_text(remedy_rows(found)))
+    return [Section("Remedies", "Over all studies of this report.", sheets=(remedies_sheet(found, margin),))]
 
 
 def entries(runs: pandas.DataFrame, records: Sequence[FinishedRun]) -> Iterator[Row]:
