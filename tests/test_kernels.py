@@ -19,7 +19,8 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0"
 MEMCHECK = ("valgrind", "-q", "--error-exitcode=9")
 ARM = "aarch64-linux-gnu-g++"
 SANITIZED = ("asan", "ubsan")
-OVER_ALL_SHAPES = ("tests/test_sparse.py", "tests/test_sparse_plan.py", "-k", "dense_one_to_rounding or definition")
+SHAPES = "to_rounding or definition or geometry"
+OVER_ALL_SHAPES = ("tests/test_sparse.py", "tests/test_sparse_plan.py", "tests/test_sparse_blocks.py", "-k", SHAPES)
 checked = pytest.mark.checkers
 WAYS = {  # to build and to run them: (compiler and options, what runs it, bytes of a vector)
     "plain vectors": (("g++", *STANDARD, "-march=x86-64", "-fopenmp"), (), 16),
@@ -57,7 +58,7 @@ def test_kernels_give_what_dense_layers_give_in_float64(way, cases, tmp_path):
 )
 def test_a_step_too_far_would_be_seen(way, said, tmp_path):
     x, one = torch.ones(20), torch.ones(1)
-    arrays = [(GIVEN, x), (GIVEN, None), (RESULT, x[:19]), *[(GIVEN, one)] * 4, *[(GIVEN, None)] * 2]
+    arrays = [(GIVEN, x), (GIVEN, None), (RESULT, x[:19]), *[(GIVEN, one)] * 2, (RESULT, one.expand(3)), *[(GIVEN, one)] * 2]
     path = write(tmp_path / "short", [case(NORMALISE, [1, 1, 20, 1, 0], arrays)])
     command, runner, _ = WAYS[way]
     done = subprocess.run([*runner, str(built(command, tmp_path)), str(path)], capture_output=True, text=True, timeout=300)

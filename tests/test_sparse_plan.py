@@ -103,3 +103,22 @@ def test_rows_that_nothing_reads_and_that_read_nothing_are_empty():
     plan = check(layer, mask, (1, 1))
     assert plan.active.tolist() == [3 * 70 + 65]
     assert np.diff(plan.backward.starts.ravel()).nonzero()[0].tolist() == [65]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(convolutions())
+def test_bands_read_within_their_reach_and_find_the_same_pixels_through_windows(drawn):
+    layer, image = drawn
+    layer_plans = layer_plan(layer, torch.ones(layer.weight.shape, dtype=torch.bool), image)
+    for plan in (layer_plans.forward, layer_plans.backward):
+        plane = plan.struct.source_plane
+        plan.offsets_in(plane + 3)
+        (moved, _), starts = plan.in_windows[plane + 3], plan.starts.reshape(-1, plan.channels + 1)
+        assert (np.diff(plan.reach, axis=0) >= 0).all()
+        assert np.diff(plan.reach).max() <= plan.widest
+        for band, run in ((b, r) for b in range(len(plan.reach)) for r in plan.runs[plan.bands[b] : plan.bands[b + 1]]):
+            entries = slice(starts[run["kind"], 0], starts[run["kind"], -1])
+            for pixel in range(run["source"], run["source"] + run["pixels"]):
+                channels, read = np.divmod(pixel + plan.offsets[entries], plane)
+                assert ((plan.reach[band, 0] <= read) & (read < plan.reach[band, 1])).all()
+                assert np.array_equal(pixel + moved[entries], channels * (plane + 3) + read)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from helper.sparse.functional import lanes_of, lanes_of_features
 from helper.sparse.norm import LanesNorm
-from helper.sparse.view import View, lanes_of
+from helper.sparse.view import View
 from network.resnet import ResNet
 from network.vgg import VGG
 from tests.conftest import NETWORKS_TRIED, TinyConv, small_network
@@ -367,9 +368,10 @@ def test_what_a_trace_cannot_know_has_no_view(way):
     assert random.getstate() == before[1]
 
 
-def test_large_batches_are_divided_evenly():
-    assert [lanes_of(n) for n in (1, 100, 256, 512, 1000, 2048, 997)] == [1, 100, 256, 256, 1000, 256, 997]
-    assert all(n % lanes_of(n) == 0 for n in range(1, 3000))
+def test_batches_are_divided_evenly():
+    assert [lanes_of_features(n) for n in (1, 100, 256, 512, 1000, 2048, 997)] == [1, 100, 256, 256, 1000, 256, 997]
+    assert [lanes_of(n) for n in (1, 20, 100, 128, 512, 1000, 96, 80, 997)] == [1, 20, 25, 32, 32, 25, 32, 16, 997]
+    assert all(n % lanes_of(n) == n % lanes_of_features(n) == 0 for n in range(1, 3000))
 
 
 # ---------------------------------------------------------------------------------------------------- BatchNorm

@@ -5,17 +5,33 @@ memory. PyTorch's own operations on (N, C, D, H, W) work on them as they are. Be
 lanes).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from helper.sparse.library import kernels
-from helper.sparse.plan import PARTS, LayerPlan, Plan
+from helper.sparse.calls import Around, gather, gradients, targets
+from helper.sparse.library import PRECISION
+from helper.sparse.plan import LayerPlan
+from helper.sparse.structs import NormBackStruct, NormSumsStruct, address, norm_struct
 
-PRECISION = {torch.float32: "float", torch.float64: "double"}
-ROWS_APIECE = 16  # at least, where a weight gradient is divided by rows
+MOST_LANES = 256
+LANES = 32  # of images: so many that rows of all channels fit into the cache, and few pixels make many vectors
+
+
+def lanes_of(n: int) -> int:
+    """Into blocks of how many images a batch is divided: about 32, a multiple of 16 if that is possible."""
+    fit = [lanes for lanes in range(LANES // 2, 2 * LANES + 1) if n % lanes == 0]
+    return min(fit, key=lambda lanes: (lanes % 16 > 0, abs(lanes - LANES), -lanes), default=lanes_of_features(n))
+
+
+def lanes_of_features(n: int) -> int:
+    """The same of examples that are no images: all of a usual batch, an even part of a large one."""
+    if n <= MOST_LANES:
+        return n
+    return next((lanes for lanes in range(MOST_LANES, 0, -16) if n % lanes == 0), n)
 
 
 def to_lanes(x: Tensor, lanes: int) -> Tensor:
@@ -49,6 +65,13 @@ def sparse_layer_and_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, plan
 
     The gradient that comes back for those is added to the layer's own in one pass over memory.
     """
+    check_inputs(x, weight, plan)
+    y, _, inputs = SparseLayer.apply(x, weight, bias, None, None, None, None, Between(plan))
+    return y, inputs
+
+
+def check_inputs(x: Tensor, weight: Tensor, plan: LayerPlan) -> None:
+    """Raise ValueError unless a plan is for such inputs and such a weight."""
     channels = plan.backward.channels
     shape = (channels, *plan.backward.image) if x.dim() == 5 else (channels,)
     if x.shape[1:-1] != shape or (x.dim() == 3 and plan.backward.image != (1, 1)):
@@ -57,87 +80,109 @@ def sparse_layer_and_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, plan
         raise ValueError(f"inputs are {x.dtype} and weights {weight.dtype}: sparse layers are in float32, or both in float64")
     if weight.shape != plan.active.shape and weight.stride() != plan.strides:
         raise ValueError(f"the plan is for weights of strides {plan.strides}, not {weight.stride()}")
-    return SparseLayer.apply(x, weight, bias, plan)
+
+
+@dataclass(frozen=True)
+class Normed:
+    """What a layer reads instead of its inputs: a BatchNorm of them, `+ residual`, then a ReLU if `relu`.
+
+    Attributes:
+        norm: whose parameters are used; its statistics are in `statistics`, from the convolution that gave the inputs.
+        keep: whether others read the result too, so that it is written to memory.
+    """
+
+    norm: nn.Module
+    statistics: Tensor
+    residual: Tensor | None
+    relu: bool
+    keep: bool
+
+
+def normed_layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan, before: Normed | None, after: nn.Module | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(what `sparse_layer` gives, its statistics, what the layer has read for whoever else reads that).
+
+    Args:
+        before: how the layer's inputs come from x; None: they are x.
+        after: BatchNorm that the outputs are to be given to; None: there are no statistics. See norm.py.
+    Raises:
+        ValueError: as `sparse_layer`, or training on one value per channel.
+    """
+    check_inputs(x, weight, plan)
+    if before is None:
+        return SparseLayer.apply(x, weight, bias, None, None, None, None, Between(plan, after=after))
+    norm, between = before.norm, Between(plan, not before.norm.training, before.relu, before.keep, after)
+    return SparseLayer.apply(x, weight, bias, before.statistics, norm.weight, norm.bias, before.residual, between)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A layer between BatchNorms: of what `given` statistics, whether a ReLU follows, whether that is kept; `after` it."""
+
+    plan: LayerPlan
+    given: bool = False
+    relu: bool = False
+    keep: bool = False
+    after: nn.Module | None = None
 
 
 class SparseLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: LayerPlan) -> tuple[Tensor, Tensor]:
-        x = x.contiguous()
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        statistics: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        residual: Tensor | None,
+        between: Between,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x, plan, norm = x.contiguous(), between.plan, None
+        inputs = torch.empty_like(x) if between.keep else None
+        if statistics is not None:
+            residual = None if residual is None else residual.contiguous()
+            norm = norm_struct(statistics, norm_weight, norm_bias, residual, inputs, relu=between.relu)
+        y, found = gather(plan.forward, plan.active, x, weight, bias, norm=norm, after=between.after)
+        given = between.after is not None and not between.after.training
+        ctx.between, ctx.given, ctx.has_bias, ctx.has_residual = between, given, bias is not None, residual is not None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight)
-        ctx.plan, ctx.has_bias = plan, bias is not None
-        return gather(plan.forward, plan.active, x, weight, bias), x
+        outputs = (None, None) if found is None else (y, found)
+        ctx.save_for_backward(x, weight, statistics, norm_weight, norm_bias, inputs, *outputs)
+        return y, found, x if statistics is None else inputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, more: Tensor | None) -> tuple[Tensor | None, ...]:
-        (x, weight), plan = ctx.saved_tensors, ctx.plan
-        if gradient is None:
-            return more, None, None, None
-        gradient, more = gradient.contiguous(), None if more is None else more.contiguous()
+    def backward(ctx: Any, gradient: Tensor | None, factors: Tensor | None, more: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, statistics, norm_weight, norm_bias, inputs, y, found = ctx.saved_tensors
+        plan, more = ctx.between.plan, None if more is None else more.contiguous()
+        if gradient is None and statistics is None:
+            return more, *(None,) * 7
+        gradient = torch.zeros_like(targets(plan.forward, x)) if gradient is None else gradient.contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        of_x = of_weight = None
-        if needs_weight:
-            of_x, of_weight = gradients(plan, x, gradient, weight, more, needs_x=needs_x)
+        norm = outputs = sums = of_x = of_weight = of_bias = None
+        of_norm: tuple[Tensor | None, ...] = (None, None, None)
+        if statistics is not None:
+            norm, needs_x = norm_struct(statistics, norm_weight, norm_bias, None, inputs, relu=ctx.between.relu), True
+            of_norm = torch.empty_like(statistics), torch.empty_like(norm_weight), torch.empty_like(norm_bias)
+            sums = NormSumsStruct(None, *map(address, of_norm), ctx.between.given)
+        if factors is not None:
+            outputs = NormBackStruct(*map(address, (factors, y, found)), found.shape[1], ctx.given)
+        if needs_weight or norm is not None or outputs is not None:
+            of_x, of_weight = gradients(plan, x, gradient, weight, more, Around(norm, outputs, sums), needs_x=needs_x)
         elif needs_x:
-            of_x = gather(plan.backward, plan.active, gradient, weight, more=more)
-        of_bias = gradient.sum([0, *range(2, gradient.dim())]) if ctx.has_bias and needs_bias else None
-        return of_x, of_weight, of_bias, None
+            of_x, _ = gather(plan.backward, plan.active, gradient, weight, more=more)
+        if ctx.has_bias and needs_bias:
+            of_bias = bias_gradient(gradient, factors, given=ctx.given)
+        of_residual = of_x if ctx.has_residual else None
+        return of_x, of_weight, of_bias, *of_norm, of_residual, None
 
 
-def address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def targets(plan: Plan, x: Tensor) -> Tensor:
-    """Room for what a plan makes of its sources."""
-    return x.new_empty((len(x), plan.channels, *(plan.image if x.dim() == 5 else ()), x.shape[-1]))
-
-
-def gather(
-    plan: Plan, active: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, more: Tensor | None = None
-) -> Tensor:
-    """Every target's sum over the sources that its active weights connect it with, plus the row's bias and `more`."""
-    y, precision = targets(plan, x), PRECISION[x.dtype]
-    values = weight if weight.dim() == 1 and plan.in_order else entry_values(plan, active, weight)
-    bias = None if bias is None else bias.contiguous()
-    getattr(kernels(precision).functions, f"gather_{precision}")(
-        plan.address, x.data_ptr(), y.data_ptr(), values.data_ptr(), address(bias), address(more), len(x), x.shape[-1],
-        torch.get_num_threads(),
-    )  # fmt: skip
-    return y
-
-
-def entry_values(plan: Plan, active: Tensor, weight: Tensor) -> Tensor:
-    """The weight of every entry."""
-    precision, whole = PRECISION[weight.dtype], weight.dim() > 1
-    compact, values = weight.new_empty(plan.n_active if whole else 0), weight.new_empty(plan.n_entries)
-    arrays = (weight.data_ptr(), active.data_ptr() if whole else None, compact.data_ptr(), values.data_ptr())
-    getattr(kernels(precision).functions, f"fill_{precision}")(plan.address, *arrays, torch.get_num_threads())
-    return values
-
-
-def gradients(
-    plan: LayerPlan, x: Tensor, gradient: Tensor, weight: Tensor, more: Tensor | None, *, needs_x: bool
-) -> tuple[Tensor | None, Tensor]:
-    """(the loss's gradient of the inputs plus `more`, that of the active weights; zero at the others).
-
-    The order of the weights' sums is the plan's.
-    """
-    forward, back, precision = plan.forward, plan.backward, PRECISION[x.dtype]
-    parts = max(1, min(PARTS, len(x) * (len(forward.bands) - 1)))
-    by_rows = 1 if parts == PARTS else max(1, min(PARTS, forward.channels // ROWS_APIECE))
-    sums = x.new_zeros(parts, forward.n_active)
-    if weight.dim() > 1:
-        result, active = torch.zeros_like(weight), plan.active
-    else:
-        result, active = sums[0] if parts == 1 else torch.empty_like(weight), None
-    values = entry_values(back, plan.active, weight) if needs_x else None
-    of_x = targets(back, gradient) if needs_x else None
-    getattr(kernels(precision).functions, f"weight_gradient_{precision}")(
-        forward.address, x.data_ptr(), gradient.data_ptr(), address(active), sums.data_ptr(), result.data_ptr(),
-        back.address if needs_x else None, address(values), address(more), address(of_x),
-        len(x), x.shape[-1], parts, by_rows, torch.get_num_threads(),
-    )  # fmt: skip
-    return of_x, result
+def bias_gradient(gradient: Tensor, factors: Tensor | None, *, given: bool) -> Tensor:
+    if factors is None:
+        return gradient.sum([0, *range(2, gradient.dim())])
+    if not given:  # BatchNorm takes the bias away again
+        return torch.zeros_like(factors[0])
+    return factors[0] * factors[1] * (gradient.numel() // gradient.shape[1])

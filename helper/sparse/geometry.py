@@ -29,7 +29,7 @@ class Axis:
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray, list[dict[int, int]]]:
         """(first source pixel of each target pixel, its kind, {place: distance from that first pixel} of each kind)."""
-        bases = [taps[0][1] if taps else 0 for taps in self.taps]
+        bases = [min((source for _, source in taps), default=0) for taps in self.taps]
         shapes = [tuple((place, source - base) for place, source in taps) for taps, base in zip(self.taps, bases, strict=True)]
         number = {shape: i for i, shape in enumerate(dict.fromkeys(shapes))}
         return np.array(bases), np.array([number[shape] for shape in shapes]), [dict(shape) for shape in number]

@@ -8,6 +8,10 @@
 // the image; each kind has its own rows of entries, one row per target channel. An entry is a weight and the distance, in
 // pixels over all channels, between what it reads and the source of its run; a run is a piece of an image row of one kind.
 // With source and target exchanged, the same plan of the transposed layer gives the gradient of the inputs.
+//
+// BatchNorm between two layers takes no pass over memory. A layer adds up the moments of what it gives while that is in the
+// cache. The next one normalises what it reads, rows of pixels at a time, into a window in the cache; on the way back it gives
+// the sums that BatchNorm's gradient takes, which the former layer applies where it reads it.
 
 #include <cstdint>  // no more: reading the standard library's headers takes as long as compiling all of this
 
@@ -21,7 +25,13 @@
 #define VECTOR_BYTES 16
 #define REGISTERS 8
 #endif
+#if defined(_OPENMP)
+extern "C" int omp_get_thread_num(void);
+#else
+static inline int omp_get_thread_num(void) { return 0; }
+#endif
 #define INLINE static inline __attribute__((always_inline))
+#define ONCE __attribute__((noinline))  // compiled once, not in every place that calls it
 #if defined(__clang__)
 #define UNROLLED _Pragma("clang loop unroll(full)")
 #else
@@ -39,9 +49,11 @@ struct Plan {
     const int32_t* which;    // (entries): number of the active weight
     const Run* runs;
     const int64_t* bands;    // (bands + 1): where, in `runs`, each band of image rows begins; there, kinds lie side by side
+    const int64_t* reach;    // (bands, 2): from which pixel of a channel on, and before which, each band reads; both ascend
     int64_t n_runs, n_bands, rows, n_entries, n_active;
-    int64_t source_size, target_size;  // pixels of all channels
-    int64_t target_plane;              // pixels of a channel
+    int64_t source_size, target_size;    // pixels of all channels
+    int64_t source_plane, target_plane;  // pixels of a channel
+    int64_t band_pixels;                 // of all bands but the last, which may be smaller
 };
 
 struct Weights {  // of a layer, as its plan sees them
@@ -135,7 +147,252 @@ INLINE void totals(const Vec<T, W>* vectors, T* results) {
     }
 }
 
+// ------------------------------------------------------------------------------------------------ elements and moments
+
+constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
+
+// Calls `f(i, n)` for the vectors of `size` elements from `begin` on, each of which has `n`. Where the size is no multiple of a
+// vector's, the last one begins earlier, so that `f` sees some elements twice.
+template <typename T, typename F>
+INLINE void each(int64_t begin, int64_t size, F f) {
+    constexpr int W = WIDTH<T>;
+    int64_t i = 0;
+    for (; i + W <= size; i += W) f(begin + i, W);
+    if (i < size) f(begin + larger(0, size - W), int(smaller(W, size)));
+}
+
+// Adds to `sums` those of `term(i, n, vectors)` over `size` elements.
+template <typename T, int N, typename Term>
+INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
+    constexpr int W = WIDTH<T>, U = 4;
+    for (int64_t begin = 0; begin < size; begin += SHORT) {
+        const int64_t end = smaller(begin + SHORT, size);
+        Vec<T> parts[U][N] = {}, terms[N];
+        int64_t i = begin;
+        for (; i + U * W <= end; i += U * W)
+            UNROLLED for (int u = 0; u < U; u++) {
+                term(i + u * W, W, terms);
+                UNROLLED for (int s = 0; s < N; s++) parts[u][s] += terms[s];
+            }
+        for (; i < end; i += W) {
+            const int64_t at = smaller(i, larger(0, end - W));
+            term(at, int(smaller(W, end)), terms);
+            UNROLLED for (int s = 0; s < N; s++) parts[0][s] += between<T, WIDTH<T>>(i - at, end - at, terms[s]);
+        }
+        UNROLLED for (int s = 0; s < N; s++)
+            sums[s] += double(total<T, W>((parts[0][s] + parts[1][s]) + (parts[2][s] + parts[3][s])));
+    }
+}
+
+// The first `n` elements of a vector; what lies behind them in memory is neither read nor written.
+template <typename T>
+INLINE Vec<T> first(const T* p, int n) {
+    if (n == WIDTH<T>) return load<T>(p);
+    Vec<T> v = {};
+    __builtin_memcpy(&v, p, n * sizeof(T));
+    return v;
+}
+template <typename T>
+INLINE void put(T* p, Vec<T> v, int n) {
+    if (n == WIDTH<T>) return store<T>(p, v);
+    __builtin_memcpy(p, &v, n * sizeof(T));
+}
+// `v` where `of` is above zero or no number, as PyTorch's ReLU and its gradient have it; zero elsewhere.
+template <typename T>
+INLINE Vec<T> where_positive(Vec<T> of, Vec<T> v) {
+    return of <= Vec<T>{} ? Vec<T>{} : v;
+}
+
+struct Moments {  // of numbers that have been seen
+    double n, mean, squares;  // the last are of distances from the mean
+
+    void join(const Moments& other) {  // Chan et al. (1979)
+        if (!other.n) return;
+        const double distance = other.mean - mean, all = n + other.n;
+        squares += other.squares + distance * distance * n * other.n / all;
+        n = all;
+        mean += distance * other.n / n;
+    }
+};
+
+// In one pass, as distances from the mean of the first numbers, so that little cancels.
+template <typename T>
+ONCE Moments moments(const T* x, int64_t size) {
+    const int some = int(smaller(size, WIDTH<T>));
+    const T centre = size ? total<T, WIDTH<T>>(first<T>(x, some)) / T(some) : T(0);
+    double sums[2] = {};
+    add_up<T>(size, sums, [=](int64_t i, int k, Vec<T>* terms) {
+        terms[0] = first<T>(x + i, k) - centre;
+        terms[1] = terms[0] * terms[0];
+    });
+    const double n = double(size), off = size ? sums[0] / n : 0;
+    return {n, double(centre) + off, sums[1] - off * sums[0]};
+}
+
+template <typename T>
+struct Statistics {  // of what BatchNorm is given
+    T* values;                           // (3, channels): mean, variance, 1 / deviation
+    T *running_mean, *running_variance;  // (channels), of which `share` becomes this batch's
+    Moments* parts;                      // of each channel of each band of each block
+    double eps, share;
+    int64_t channels, given;  // the running ones are those to use, and stay
+
+    void set(int64_t c, double mean, double variance) const {
+        values[c] = T(mean);
+        values[channels + c] = T(variance);
+        values[2 * channels + c] = T(1 / __builtin_sqrt(variance + eps));
+    }
+    void take(int64_t c, const Moments& found) const {
+        if (given) return set(c, double(running_mean[c]), double(running_variance[c]));
+        set(c, found.mean, found.squares / found.n);
+        running_mean[c] += T(share) * (T(found.mean) - running_mean[c]);
+        running_variance[c] += T(share) * (T(found.squares / (found.n - 1)) - running_variance[c]);
+    }
+};
+
+template <typename T>
+struct Norm {  // BatchNorm, plus a residual if there is one, and the positive part if asked for
+    const T *statistics, *weight, *bias;  // as above, and (channels)
+    const T* residual;
+    T* y;  // what comes out; null: it is made where it is read
+    int64_t channels, relu;
+
+    struct Scale {  // of one channel
+        T factor, shift;
+    };
+    Scale scale(int64_t c) const {
+        const T factor = weight[c] * statistics[2 * channels + c];
+        return {factor, bias[c] - statistics[c] * factor};
+    }
+    // Of `size` elements of channel `c` from `at` on.
+    ONCE void apply(int64_t c, const T* x, int64_t at, int64_t size, T* to) const {
+        const Scale by = scale(c);
+        const T *from = x + at, *with = residual ? residual + at : nullptr;
+        const bool positive = relu;
+        each<T>(0, size, [=](int64_t i, int k) {
+            Vec<T> v = first<T>(from + i, k) * by.factor + by.shift;
+            if (with) v += first<T>(with + i, k);
+            put<T>(to + i, positive ? where_positive<T>(v, v) : v, k);
+        });
+    }
+};
+
+template <typename T>
+struct NormBack {  // the gradient of what BatchNorm is given: (g - even - (x - mean) * along) * factor
+    const T *factors, *x, *mean;  // (3, channels): factor, even, along; null: the gradient is as it is. Then x and its mean
+    int64_t channels, given;      // then even and along do not count
+
+    ONCE void apply(int64_t c, const T* g, int64_t at, int64_t size, T* to) const {
+        const T factor = factors[c], even = factors[channels + c], along = factors[2 * channels + c], centre = mean[c];
+        const T *from = g + at, *values = x + at;
+        if (given) return each<T>(0, size, [=](int64_t i, int k) { put<T>(to + i, first<T>(from + i, k) * factor, k); });
+        each<T>(0, size, [=](int64_t i, int k) {
+            put<T>(to + i, (first<T>(from + i, k) - even - (first<T>(values + i, k) - centre) * along) * factor, k);
+        });
+    }
+};
+
+template <typename T>
+struct NormSums {  // what the gradients of BatchNorm take
+    double* parts;              // (pieces, channels, 2): the gradient below the ReLU, and its products with x - mean
+    T *factors, *weight, *bias;  // results: as above, and the gradients of weight and bias
+    int64_t given;  // the statistics do not depend on x
+
+    void finish(const Norm<T>& norm, int64_t c, int64_t pieces, double n) const {
+        double sum = 0, product = 0;
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            sum += parts[(piece * norm.channels + c) * 2];
+            product += parts[(piece * norm.channels + c) * 2 + 1];
+        }
+        const double inverse = double(norm.statistics[2 * norm.channels + c]);
+        bias[c] = T(sum);
+        weight[c] = T(product * inverse);
+        factors[c] = norm.scale(c).factor;
+        factors[norm.channels + c] = T(sum / n);
+        factors[2 * norm.channels + c] = T(product / n * inverse * inverse);
+    }
+};
+
+// Of a piece of a channel: lets the gradient `g` of what BatchNorm gave, `y`, through where its ReLU did, in place.
+template <typename T>
+ONCE void norm_sums(const Norm<T>& norm, int64_t c, const T* x, const T* y, T* g, int64_t size, double* parts) {
+    const T mean = norm.statistics[c];
+    const bool relu = norm.relu;
+    double sums[2] = {};
+    add_up<T>(size, sums, [=](int64_t i, int k, Vec<T>* terms) {
+        terms[0] = first<T>(g + i, k);
+        if (relu) put<T>(g + i, terms[0] = where_positive<T>(first<T>(y + i, k), terms[0]), k);
+        terms[1] = terms[0] * (first<T>(x + i, k) - mean);
+    });
+    parts[0] = sums[0];
+    parts[1] = sums[1];
+}
+
+template <typename T>
+struct Windows {  // into a block of images, one for each thread, small enough for the cache
+    T* to;                   // (threads, channels, stride, lanes)
+    const int32_t* offsets;  // of a plan that reads there: its own, with `stride` pixels from channel to channel
+    int64_t channels, room, stride;  // `room` pixels of a channel are there at a time
+};
+
+template <typename T>
+struct Window {  // rows of pixels that are read in place of those in memory, made as they are needed
+    T* to;
+    const Windows<T>& of;
+    int64_t lanes;
+    int64_t start = 0, done = 0;  // pixels from the first one to before the second are there
+
+    Window(const Windows<T>& all, int64_t n_lanes)
+        : to(all.to + omp_get_thread_num() * all.channels * all.stride * n_lanes), of(all), lanes(n_lanes) {}
+
+    // Calls `make(c, pixel, n, place)` for pixels up to `end` that are not there yet; none before `begin` are needed any more.
+    template <typename F>
+    void reach(int64_t begin, int64_t end, F make) {
+        if (end <= done) return;
+        const int64_t from = larger(begin, done);
+        if (end > start + of.room) {
+            for (int64_t c = 0; c < of.channels && from > begin; c++) {
+                T* channel = to + c * of.stride * lanes;
+                __builtin_memmove(channel, channel + (begin - start) * lanes, uint64_t((from - begin) * lanes) * sizeof(T));
+            }
+            start = begin;
+        }
+        for (int64_t c = 0; c < of.channels; c++) make(c, from, end - from, to + (c * of.stride + from - start) * lanes);
+        done = end;
+    }
+    // The same for pixels that nobody reads here, in as many pieces as it takes.
+    template <typename F>
+    void pass(int64_t end, F make) {
+        while (done < end) reach(done, smaller(end, done + of.room), make);
+    }
+    // From where a channel's pixels are `stride` apart from the next one's.
+    const T* origin() const { return to - start * lanes; }
+};
+
 // ---------------------------------------------------------------------------------------------- weighted sums of sources
+
+// The weight of every entry. Without `active`, the weight is that of the active ones alone, and there is nothing to compact;
+// without a weight, the values are there.
+template <typename T>
+struct Weight {
+    const T* weight;
+    const int64_t* active;
+    T *compact, *values;
+
+    void fill(const Plan& plan, int threads) const {
+        if (!weight) return;
+        const T* from = active ? compact : weight;
+#pragma omp parallel num_threads(threads)
+        {
+            if (active) {
+#pragma omp for schedule(static)
+                for (int64_t i = 0; i < plan.n_active; i++) compact[i] = weight[active[i]];
+            }
+#pragma omp for schedule(static)
+            for (int64_t e = 0; e < plan.n_entries; e++) values[e] = from[plan.which[e]];
+        }
+    }
+};
 
 template <typename T>
 struct Rows {  // of one run: what is read, where the sums go
@@ -196,42 +453,84 @@ void sum_run(const Rows<T>& rows, const T* x, const T* more, T* y, int64_t lengt
 template <typename T>
 struct Gather {  // of one plan: y = the sums over what it reads of x, plus `bias` of the row and `more` of the same place
     const Plan& plan;
-    const T *x, *values, *bias, *more;  // the last two may be null
+    const T *values, *bias, *more;  // the last two may be null
     T* y;
     int64_t lanes;
 
-    void rows(int64_t block, const Run& run, int64_t first, int64_t last) const {
-        const Rows<T> rows = {plan.starts + run.kind * (plan.rows + 1), plan.offsets, values, bias, first, last, lanes,
-                              plan.target_plane};
-        const int64_t to = (block * plan.target_size + run.target) * lanes;
-        sum_run<T>(rows, x + (block * plan.source_size + run.source) * lanes, more ? more + to : nullptr, y + to,
-                   run.pixels * lanes);
+    // Rows of a band of a block, whose sources are at `x`, as far apart as `offsets` say.
+    void band(const T* x, const int32_t* offsets, int64_t block, int64_t band, int64_t first, int64_t last) const {
+        for (const Run* run = plan.runs + plan.bands[band]; run < plan.runs + plan.bands[band + 1]; run++) {
+            const Rows<T> rows = {plan.starts + run->kind * (plan.rows + 1), offsets, values, bias, first, last, lanes,
+                                  plan.target_plane};
+            const int64_t to = (block * plan.target_size + run->target) * lanes;
+            sum_run<T>(rows, x + run->source * lanes, more ? more + to : nullptr, y + to, run->pixels * lanes);
+        }
+    }
+    int64_t band_begin(int64_t band) const { return smaller(band * plan.band_pixels, plan.target_plane); }
+    // Where a row of a band lies in a block, and its size.
+    int64_t place(int64_t row, int64_t band) const { return (row * plan.target_plane + band_begin(band)) * lanes; }
+    int64_t size(int64_t band) const { return (band_begin(band + 1) - band_begin(band)) * lanes; }
+    void add_moments(const Statistics<T>* to, int64_t block, int64_t band, int64_t first, int64_t last) const {
+        if (!to || to->given) return;
+        for (int64_t row = first; row < last; row++)
+            to->parts[(block * plan.n_bands + band) * plan.rows + row] =
+                moments(y + block * plan.target_size * lanes + place(row, band), size(band));
     }
 };
 
+// Of `norm` of x where that is given, read through `windows`, and with statistics of y where these are.
 template <typename T>
-void gather(const Gather<T>& g, int64_t blocks, int threads) {
-    const int64_t n_runs = g.plan.n_runs, pieces = blocks * n_runs, wanted = 4 * int64_t(threads), n_rows = g.plan.rows;
+void gather(const Gather<T>& g, const T* x, const Norm<T>* norm, const Windows<T>* windows, const Statistics<T>* statistics,
+            int64_t blocks, int threads) {
+    const Plan& plan = g.plan;
+    const int64_t wanted = 4 * int64_t(threads), lanes = g.lanes, n_bands = plan.n_bands, plane = plan.source_plane;
+    const int64_t segments = norm && blocks ? smaller(n_bands, (wanted + blocks - 1) / blocks) : n_bands;
+    const int64_t pieces = blocks * segments, n_rows = plan.rows;
     const int64_t parts = pieces ? larger(1, smaller(n_rows, (wanted + pieces - 1) / pieces)) : 1;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t task = 0; task < pieces * parts; task++) {
-        const int64_t part = task % parts, piece = task / parts;
-        g.rows(piece / n_runs, g.plan.runs[piece % n_runs], n_rows * part / parts, n_rows * (part + 1) / parts);
-    }
-}
-
-// Without `active`, the weight is that of the active ones alone, and there is nothing to compact.
-template <typename T>
-void fill(const Plan& plan, const T* weight, const int64_t* active, T* compact, T* values, int threads) {
-    const T* from = active ? compact : weight;
 #pragma omp parallel num_threads(threads)
     {
-        if (active) {
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < plan.n_active; i++) compact[i] = weight[active[i]];
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < pieces * parts; task++) {
+            const int64_t part = task % parts, block = task / parts / segments, segment = task / parts % segments;
+            const int64_t begin = n_bands * segment / segments, end = n_bands * (segment + 1) / segments;
+            const int64_t first = n_rows * part / parts, last = n_rows * (part + 1) / parts;
+            const int64_t at = block * plan.source_size * lanes;
+            if (norm) {
+                Window<T> window(*windows, lanes);
+                T* kept = part == 0 ? norm->y : nullptr;  // of which each segment writes a share
+                const int64_t own = plane * segment / segments, others = plane * (segment + 1) / segments;
+                const auto make = [=](int64_t c, int64_t pixel, int64_t n, T* to) {
+                    const int64_t from = larger(pixel, own), behind = smaller(pixel + n, others);
+                    norm->apply(c, x, at + (c * plane + pixel) * lanes, n * lanes, to);
+                    if (kept && from < behind)
+                        __builtin_memcpy(kept + at + (c * plane + from) * lanes, to + (from - pixel) * lanes,
+                                         uint64_t((behind - from) * lanes) * sizeof(T));
+                };
+                if (kept) window.done = smaller(own, plan.reach[2 * begin]);
+                for (int64_t band = begin; band < end; band++) {
+                    if (kept) window.pass(plan.reach[2 * band], make);
+                    window.reach(plan.reach[2 * band], plan.reach[2 * band + 1], make);
+                    g.band(window.origin(), windows->offsets, block, band, first, last);
+                    g.add_moments(statistics, block, band, first, last);
+                }
+                if (kept) window.pass(others, make);
+            } else {
+                for (int64_t band = begin; band < end; band++) {
+                    g.band(x + at, plan.offsets, block, band, first, last);
+                    g.add_moments(statistics, block, band, first, last);
+                }
+            }
         }
+        if (statistics) {
 #pragma omp for schedule(static)
-        for (int64_t e = 0; e < plan.n_entries; e++) values[e] = from[plan.which[e]];
+            for (int64_t row = 0; row < n_rows; row++) {
+                Moments all = {};
+                if (!statistics->given)
+                    for (int64_t piece = 0; piece < blocks * n_bands; piece++)
+                        all.join(statistics->parts[piece * n_rows + row]);
+                statistics->take(row, all);
+            }
+        }
     }
 }
 
@@ -291,43 +590,84 @@ void short_products(int n, const Run* run, const Run* end, const T* g, const T* 
     for (int i = 0; i < n; i++) products<T, W, 1>(run, end, g, x, offsets + i, which + i, lanes, sums);
 }
 
+template <typename T>
+struct Back {  // of a layer: where the gradients of its inputs go, and what lies before and behind it
+    const Gather<T>* inputs;         // null: nobody asks for them
+    const Norm<T>* norm;             // of x, which gives what is read; null: x is
+    const NormSums<T>* sums;         // of that
+    const NormBack<T>* outputs;      // of what the layer gives; null: `g` is its gradient
+    const Windows<T>*windows, *output_windows;  // for x where `norm` is not in memory, and for g where `outputs` are given
+};
+
 // `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order. The
-// gradient is laid out like the weight, as in `fill`. Where `inputs` are given, their gradients are computed on the way, of
+// gradient is laid out like the weight, or it is that of the active ones alone. Gradients of inputs are computed on the way, of
 // each band while its part of `g` is in the cache.
 template <typename T>
-void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient,
-                     const Gather<T>* inputs, int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
+void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* active, T* sums, T* gradient, const Back<T>& back,
+                     int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts, int threads) {
     constexpr int TOGETHER = SUMS<T> / 2;
     const int64_t pieces = blocks * plan.n_bands;
+    const Gather<T>* inputs = back.inputs;
+    const Norm<T>* norm = back.norm;
+    const int64_t channels = norm ? norm->channels : 0, back_bands = inputs ? inputs->plan.n_bands : 0;
+    const Windows<T> none = {};
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < parts * row_parts; task++) {
             const int64_t part = task / row_parts, row_part = task % row_parts;
             const int64_t first = plan.rows * row_part / row_parts, last = plan.rows * (row_part + 1) / row_parts;
+            Window<T> sources(back.windows ? *back.windows : none, lanes);
+            Window<T> targets(back.output_windows ? *back.output_windows : none, lanes);
             for (int64_t piece = pieces * part / parts; piece < pieces * (part + 1) / parts; piece++) {
                 const int64_t block = piece / plan.n_bands, band = piece % plan.n_bands;
-                const T *from = x + block * plan.source_size * lanes, *with = g + block * plan.target_size * lanes;
-                const Run *run = plan.runs + plan.bands[band], *end = plan.runs + plan.bands[band + 1];
-                while (run < end) {
+                const int64_t x_at = block * plan.source_size * lanes, g_at = block * plan.target_size * lanes;
+                const int64_t begin = back_bands * band / plan.n_bands, end = back_bands * (band + 1) / plan.n_bands;
+                if (!band) sources.done = sources.start = targets.done = targets.start = 0;
+                const T *from = (norm && norm->y ? norm->y : x) + x_at, *with = g + g_at;
+                const int32_t *offsets = plan.offsets, *back_offsets = inputs ? inputs->plan.offsets : nullptr;
+                int64_t source_plane = plan.source_plane, target_plane = plan.target_plane;
+                if (back.windows) {
+                    sources.reach(smaller(plan.reach[2 * band], inputs->band_begin(begin)),
+                                  larger(plan.reach[2 * band + 1], inputs->band_begin(end)),
+                                  [=](int64_t c, int64_t pixel, int64_t n, T* to) {
+                                      norm->apply(c, x, x_at + (c * plan.source_plane + pixel) * lanes, n * lanes, to);
+                                  });
+                    from = sources.origin(), offsets = back.windows->offsets, source_plane = back.windows->stride;
+                }
+                if (back.output_windows) {
+                    int64_t near = band * plan.band_pixels, far = smaller(near + plan.band_pixels, plan.target_plane);
+                    if (begin < back_bands) near = smaller(near, inputs->plan.reach[2 * begin]);
+                    if (begin < end) far = larger(far, inputs->plan.reach[2 * end - 1]);
+                    targets.reach(near, far, [=](int64_t c, int64_t pixel, int64_t n, T* to) {
+                        back.outputs->apply(c, g, g_at + (c * plan.target_plane + pixel) * lanes, n * lanes, to);
+                    });
+                    with = targets.origin(), back_offsets = back.output_windows->offsets;
+                    target_plane = back.output_windows->stride;
+                }
+                const Run *run = plan.runs + plan.bands[band], *behind = plan.runs + plan.bands[band + 1];
+                while (run < behind) {
                     const Run* same = run;
                     int64_t shortest = run->pixels * lanes;
-                    for (; same < end && same->kind == run->kind; same++) shortest = smaller(shortest, same->pixels * lanes);
+                    for (; same < behind && same->kind == run->kind; same++)
+                        shortest = smaller(shortest, same->pixels * lanes);
                     const int64_t* starts = plan.starts + run->kind * (plan.rows + 1);
                     const auto add = shortest < WIDTH<T> ? short_products<T, WIDTH<T> / 2> : products_of<T, TOGETHER>;
                     for (int64_t k = first; k < last; k++)
                         for (int64_t e = starts[k]; e < starts[k + 1]; e += TOGETHER)
-                            add(int(smaller(TOGETHER, starts[k + 1] - e)), run, same, with + k * plan.target_plane * lanes,
-                                from, plan.offsets + e, plan.which + e, lanes, shortest, sums + part * plan.n_active);
+                            add(int(smaller(TOGETHER, starts[k + 1] - e)), run, same, with + k * target_plane * lanes, from,
+                                offsets + e, plan.which + e, lanes, shortest, sums + part * plan.n_active);
                     run = same;
                 }
-                if (inputs) {
-                    const Plan& back = inputs->plan;
-                    const int64_t begin = back.bands[back.n_bands * band / plan.n_bands];
-                    const int64_t behind = back.bands[back.n_bands * (band + 1) / plan.n_bands];
-                    for (int64_t i = begin; i < behind; i++)
-                        inputs->rows(block, back.runs[i], back.rows * row_part / row_parts,
-                                     back.rows * (row_part + 1) / row_parts);
+                for (int64_t one = begin; one < end; one++) {
+                    const int64_t n_rows = inputs->plan.rows, own = n_rows * row_part / row_parts;
+                    const int64_t others = n_rows * (row_part + 1) / row_parts;
+                    inputs->band(with, back_offsets, block, one, own, others);
+                    for (int64_t c = own; norm && c < others; c++) {
+                        const int64_t at = x_at + inputs->place(c, one);
+                        norm_sums(*norm, c, x + at, from + (c * source_plane + inputs->band_begin(one)) * lanes, inputs->y + at,
+                                  inputs->size(one), back.sums->parts + ((block * back_bands + one) * channels + c) * 2);
+                    }
                 }
             }
         }
@@ -337,6 +677,9 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
             for (int64_t part = 0; part < parts; part++) sum += sums[part * plan.n_active + i];
             gradient[active ? active[i] : i] = sum;
         }
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < channels; c++)
+            back.sums->finish(*norm, c, blocks * back_bands, double(blocks * plan.source_plane * lanes));
     }
 }
 
@@ -433,163 +776,61 @@ void list_entries(const Entries& of, const int64_t* row_starts, int32_t* offsets
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------- BatchNorm
+// ------------------------------------------------------------------------------------------------- BatchNorm by itself
 
-constexpr int64_t SHORT = 2048;  // elements that are added up in their own precision, before the sums are in double
-
-// Calls `f(i, n)` for the vectors of `size` elements from `begin` on, each of which has `n`. Where the size is no multiple of a
-// vector's, the last one begins earlier, so that `f` sees some elements twice.
-template <typename T, typename F>
-INLINE void each(int64_t begin, int64_t size, F f) {
-    constexpr int W = WIDTH<T>;
-    int64_t i = 0;
-    for (; i + W <= size; i += W) f(begin + i, W);
-    if (i < size) f(begin + larger(0, size - W), int(smaller(W, size)));
-}
-
-// Adds to `sums` those of `term(i, n, vectors)` over `size` elements.
-template <typename T, int N, typename Term>
-INLINE void add_up(int64_t size, double (&sums)[N], Term term) {
-    constexpr int W = WIDTH<T>, U = 4;
-    for (int64_t begin = 0; begin < size; begin += SHORT) {
-        const int64_t end = smaller(begin + SHORT, size);
-        Vec<T> parts[U][N] = {}, terms[N];
-        int64_t i = begin;
-        for (; i + U * W <= end; i += U * W)
-            UNROLLED for (int u = 0; u < U; u++) {
-                term(i + u * W, W, terms);
-                UNROLLED for (int s = 0; s < N; s++) parts[u][s] += terms[s];
-            }
-        for (; i < end; i += W) {
-            const int64_t at = smaller(i, larger(0, end - W));
-            term(at, int(smaller(W, end)), terms);
-            UNROLLED for (int s = 0; s < N; s++) parts[0][s] += between<T, WIDTH<T>>(i - at, end - at, terms[s]);
-        }
-        UNROLLED for (int s = 0; s < N; s++)
-            sums[s] += double(total<T, W>((parts[0][s] + parts[1][s]) + (parts[2][s] + parts[3][s])));
-    }
-}
-
-// The first `n` elements of a vector; what lies behind them in memory is neither read nor written.
+// What `norm` gives for x; where `statistics` are given, they are found first.
 template <typename T>
-INLINE Vec<T> first(const T* p, int n) {
-    if (n == WIDTH<T>) return load<T>(p);
-    Vec<T> v = {};
-    __builtin_memcpy(&v, p, n * sizeof(T));
-    return v;
-}
-template <typename T>
-INLINE void put(T* p, Vec<T> v, int n) {
-    if (n == WIDTH<T>) return store<T>(p, v);
-    __builtin_memcpy(p, &v, n * sizeof(T));
-}
-// `v` where `of` is above zero or no number, as PyTorch's ReLU and its gradient have it; zero elsewhere.
-template <typename T>
-INLINE Vec<T> where_positive(Vec<T> of, Vec<T> v) {
-    return of <= Vec<T>{} ? Vec<T>{} : v;
-}
-
-template <typename T>
-struct Norm {
-    int64_t blocks, channels, size;  // elements of a channel in a block
-    const T *weight, *bias;          // (channels)
-    T *mean, *variance;              // (channels), of this batch or given
-    T *running_mean, *running_variance;  // (channels), of which `share` becomes this batch's; null: they stay
-    double eps, share;
-    int given, relu;
-};
-
-template <typename T>
-struct Scale {  // of one channel: y = x * factor + shift
-    T factor, shift;
-    Scale(const Norm<T>& norm, int64_t c)
-        : factor(T(norm.weight[c] / __builtin_sqrt(double(norm.variance[c]) + norm.eps))),
-          shift(norm.bias[c] - norm.mean[c] * factor) {}
-};
-
-// In one pass over memory: pieces that stay in the first cache have moments of their own, put together as Chan et al. (1979) do.
-template <typename T>
-void moments(const Norm<T>& norm, const T* x, int64_t c) {
-    double mean = 0, squares = 0, n = 0;  // of what has been seen; the second is of distances from the mean
-    for (int64_t b = 0; b < norm.blocks; b++)
-        for (int64_t begin = 0; begin < norm.size; begin += SHORT) {
-            const T* from = x + (b * norm.channels + c) * norm.size + begin;
-            const int64_t size = smaller(SHORT, norm.size - begin);
-            double sum[1] = {}, around[1] = {};
-            add_up<T>(size, sum, [=](int64_t i, int k, Vec<T>* terms) { terms[0] = first<T>(from + i, k); });
-            const double own = sum[0] / double(size);
-            const T centre = T(own);
-            add_up<T>(size, around, [=](int64_t i, int k, Vec<T>* terms) {
-                const Vec<T> d = first<T>(from + i, k) - centre;
-                terms[0] = d * d;
-            });
-            const double distance = own - mean, off = own - double(centre);
-            squares += around[0] - off * off * double(size) + distance * distance * n * double(size) / (n + double(size));
-            n += double(size);
-            mean += distance * double(size) / n;
-        }
-    norm.mean[c] = T(mean);
-    norm.variance[c] = T(squares / n);
-    if (norm.running_mean) {
-        const T share = T(norm.share);
-        norm.running_mean[c] += share * (T(mean) - norm.running_mean[c]);
-        norm.running_variance[c] += share * (T(squares / (n - 1)) - norm.running_variance[c]);
-    }
-}
-
-// y = (x - mean) / sqrt(variance + eps) * weight + bias, plus `residual` if there is one, and its positive part if asked for.
-template <typename T>
-void normalise(const Norm<T>& norm, const T* x, const T* residual, T* y, int threads) {
+void normalise(const Norm<T>& norm, const Statistics<T>* statistics, const T* x, int64_t blocks, int64_t size, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t c = 0; c < norm.channels; c++) {
-        if (!norm.given) moments<T>(norm, x, c);
-        const Scale<T> scale(norm, c);
-        for (int64_t b = 0; b < norm.blocks; b++) {
-            const int64_t slab = (b * norm.channels + c) * norm.size;
-            each<T>(slab, norm.size, [=](int64_t i, int k) {
-                Vec<T> v = first<T>(x + i, k) * scale.factor + scale.shift;
-                if (residual) v += first<T>(residual + i, k);
-                put<T>(y + i, norm.relu ? where_positive<T>(v, v) : v, k);
-            });
+        const int64_t slab = norm.channels * size;
+        if (statistics) {
+            Moments all = {};
+            for (int64_t b = 0; b < blocks && !statistics->given; b++) all.join(moments(x + b * slab + c * size, size));
+            statistics->take(c, all);
         }
+        for (int64_t b = 0; b < blocks; b++) norm.apply(c, x, b * slab + c * size, size, norm.y + b * slab + c * size);
     }
 }
 
-// Gradients of inputs, weight and bias; that of the residual where `g_residual` asks for it. Where a ReLU comes after a
-// residual, `y` says what it let through; without a residual that follows from x, which is read in any case.
+// Gradients of inputs, weight and bias; that below the ReLU where `g_below` asks for it. Where a ReLU comes after a residual,
+// `norm.y` says what it let through; without a residual that follows from x, which is read in any case. Without `gx`, that is
+// left to whoever reads `g_below` with the factors.
 template <typename T>
-void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight, T* g_bias,
-                        int threads) {
-    const double n = double(norm.blocks * norm.size);
+void normalise_backward(const Norm<T>& norm, const T* x, const T* g, T* gx, T* g_below, const NormSums<T>& results,
+                        int64_t blocks, int64_t size, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t c = 0; c < norm.channels; c++) {
-        const T mean = norm.mean[c];
-        const Scale<T> scale(norm, c);
-        const double deviations = 1 / __builtin_sqrt(double(norm.variance[c]) + norm.eps);
-        const auto before = [=](int64_t i, int k, Vec<T> at) {  // the gradient below the ReLU
+        const T mean = norm.statistics[c], *y = norm.y;
+        const auto scale = norm.scale(c);
+        const bool relu = norm.relu;
+        const auto below = [=](int64_t i, int k, Vec<T> at) {
             const Vec<T> v = first<T>(g + i, k);
-            if (!norm.relu) return v;
+            if (!relu) return v;
             return where_positive<T>(y ? first<T>(y + i, k) : at * scale.factor + scale.shift, v);
         };
-        double sums[2] = {};  // of the gradient, and of its products with x - mean
-        for (int64_t b = 0; b < norm.blocks; b++) {
-            const int64_t slab = (b * norm.channels + c) * norm.size;
-            add_up<T>(norm.size, sums, [=](int64_t i, int k, Vec<T>* terms) {
+        double sums[2] = {};
+        for (int64_t b = 0; b < blocks; b++) {
+            const int64_t slab = (b * norm.channels + c) * size;
+            add_up<T>(size, sums, [=](int64_t i, int k, Vec<T>* terms) {
                 const Vec<T> at = first<T>(x + slab + i, k);
-                terms[0] = before(slab + i, k, at);
+                terms[0] = below(slab + i, k, at);
                 terms[1] = terms[0] * (at - mean);
-                if (g_residual) put<T>(g_residual + slab + i, terms[0], k);
+                if (g_below) put<T>(g_below + slab + i, terms[0], k);
             });
         }
-        g_bias[c] = T(sums[0]);
-        g_weight[c] = T(sums[1] * deviations);
-        const T even = norm.given ? T(0) : T(sums[0] / n);
-        const T along = norm.given ? T(0) : T(sums[1] / n * deviations * deviations);
-        for (int64_t b = 0; b < norm.blocks; b++) {
-            const int64_t slab = (b * norm.channels + c) * norm.size;
-            each<T>(slab, norm.size, [=](int64_t i, int k) {
-                const Vec<T> at = first<T>(x + i, k), v = g_residual ? first<T>(g_residual + i, k) : before(i, k, at);
-                put<T>(gx + i, norm.given ? v * scale.factor : (v - even - (at - mean) * along) * scale.factor, k);
+        results.parts[2 * c] = sums[0];
+        results.parts[2 * c + 1] = sums[1];
+        results.finish(norm, c, 1, double(blocks * size));
+        if (!gx) continue;
+        const T factor = scale.factor, even = results.factors[norm.channels + c];
+        const T along = results.factors[2 * norm.channels + c];
+        const bool given = results.given;
+        for (int64_t b = 0; b < blocks; b++) {
+            const int64_t slab = (b * norm.channels + c) * size;
+            each<T>(slab, size, [=](int64_t i, int k) {
+                const Vec<T> at = first<T>(x + i, k), v = g_below ? first<T>(g_below + i, k) : below(i, k, at);
+                put<T>(gx + i, given ? v * factor : (v - even - (at - mean) * along) * factor, k);
             });
         }
     }
@@ -598,37 +839,31 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* y, const T* g,
 }  // namespace
 
 #define LAYER(NAME, T)                                                                                                    \
-    extern "C" void fill_##NAME(const Plan* plan, const T* weight, const int64_t* active, T* compact, T* values,          \
-                                int threads) {                                                                            \
-        fill<T>(*plan, weight, active, compact, values, threads);                                                         \
+    extern "C" void gather_##NAME(const Plan* plan, const T* x, T* y, const T* weight, const int64_t* active, T* compact, \
+                                  T* values, const T* bias, const T* more, const Norm<T>* norm,                           \
+                                  const Windows<T>* windows, const Statistics<T>* statistics, int64_t blocks,             \
+                                  int64_t lanes, int threads) {                                                           \
+        Weight<T>{weight, active, compact, values}.fill(*plan, threads);                                                  \
+        gather<T>({*plan, values, bias, more, y, lanes}, x, norm, windows, statistics, blocks, threads);                  \
     }                                                                                                                     \
-    extern "C" void gather_##NAME(const Plan* plan, const T* x, T* y, const T* values, const T* bias, const T* more,      \
-                                  int64_t blocks, int64_t lanes, int threads) {                                           \
-        gather<T>({*plan, x, values, bias, more, y, lanes}, blocks, threads);                                             \
+    extern "C" void weight_gradient_##NAME(const Plan* plan, const T* x, const T* g, const int64_t* places, T* sums,      \
+                                           T* gradient, const Plan* back, const T* weight, const int64_t* active,         \
+                                           T* compact, T* values, const T* more, T* of_inputs, const Norm<T>* norm,       \
+                                           const NormSums<T>* norm_sums, const NormBack<T>* outputs,                      \
+                                           const Windows<T>* windows, const Windows<T>* output_windows, int64_t blocks,   \
+                                           int64_t lanes, int64_t parts, int64_t row_parts, int threads) {                \
+        if (back) Weight<T>{weight, active, compact, values}.fill(*back, threads);                                        \
+        const Gather<T> inputs = {back ? *back : *plan, values, nullptr, more, of_inputs, lanes};                         \
+        const Back<T> all = {back ? &inputs : nullptr, norm, norm_sums, outputs, windows, output_windows};                \
+        weight_gradient<T>(*plan, x, g, places, sums, gradient, all, blocks, lanes, parts, row_parts, threads);           \
     }                                                                                                                     \
-    extern "C" void weight_gradient_##NAME(const Plan* plan, const T* x, const T* g, const int64_t* active, T* sums,      \
-                                           T* gradient, const Plan* back, const T* values, const T* more, T* of_inputs,   \
-                                           int64_t blocks, int64_t lanes, int64_t parts, int64_t row_parts,               \
-                                           int threads) {                                                                 \
-        const Gather<T> inputs = {back ? *back : *plan, g, values, nullptr, more, of_inputs, lanes};                      \
-        weight_gradient<T>(*plan, x, g, active, sums, gradient, back ? &inputs : nullptr, blocks, lanes, parts,           \
-                           row_parts, threads);                                                                           \
+    extern "C" void normalise_##NAME(const Norm<T>* norm, const Statistics<T>* statistics, const T* x, int64_t blocks,    \
+                                     int64_t size, int threads) {                                                         \
+        normalise<T>(*norm, statistics, x, blocks, size, threads);                                                        \
     }                                                                                                                     \
-    extern "C" void normalise_##NAME(const T* x, const T* residual, T* y, const T* weight, const T* bias, T* mean,        \
-                                     T* variance, T* running_mean, T* running_variance, int64_t blocks,                   \
-                                     int64_t channels, int64_t size, double share, double eps, int given, int relu,       \
-                                     int threads) {                                                                       \
-        const Norm<T> norm = {blocks, channels, size, weight, bias, mean, variance, running_mean, running_variance,       \
-                              eps, share, given, relu};                                                                   \
-        normalise<T>(norm, x, residual, y, threads);                                                                      \
-    }                                                                                                                     \
-    extern "C" void normalise_backward_##NAME(const T* x, const T* y, const T* g, T* gx, T* g_residual, T* g_weight,      \
-                                              T* g_bias, const T* weight, const T* bias, T* mean, T* variance,            \
-                                              int64_t blocks, int64_t channels, int64_t size, double eps, int given,      \
-                                              int relu, int threads) {                                                    \
-        const Norm<T> norm = {blocks, channels, size, weight, bias, mean, variance, nullptr, nullptr,                     \
-                              eps, 0, given, relu};                                                                       \
-        normalise_backward<T>(norm, x, y, g, gx, g_residual, g_weight, g_bias, threads);                                  \
+    extern "C" void normalise_backward_##NAME(const Norm<T>* norm, const T* x, const T* g, T* gx, T* g_below,             \
+                                              const NormSums<T>* results, int64_t blocks, int64_t size, int threads) {    \
+        normalise_backward<T>(*norm, x, g, gx, g_below, *results, blocks, size, threads);                                 \
     }
 #define LAYER_OF(T) LAYER(T, T)
 LAYER_OF(REAL)  // float, or double in a library of its own for checks

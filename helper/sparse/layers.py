@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from helper.sparse.functional import sparse_layer_and_inputs
+from helper.sparse.functional import Normed, normed_layer, sparse_layer_and_inputs
 from helper.sparse.plan import LayerPlan, layer_plan
 
 
@@ -24,10 +24,39 @@ class LanesLayer(nn.Module):
             self.plans[image] = layer_plan(self.layer, self.mask, image)
         return self.plans[image]
 
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight if self.values is None else self.values
+
+    def plan_for(self, x: Tensor) -> LayerPlan:
+        return self.plan(tuple(x.shape[2:-1]) or (1, 1))
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(what the layer gives, its inputs for whoever else reads them); see `sparse_layer_and_inputs`."""
-        weight = self.layer.weight if self.values is None else self.values
-        return sparse_layer_and_inputs(x, weight, self.layer.bias, self.plan(tuple(x.shape[2:-1]) or (1, 1)))
+        return sparse_layer_and_inputs(x, self.weight, self.layer.bias, self.plan_for(x))
+
+
+class LanesBlock(nn.Module):
+    """A sparse convolution with BatchNorm before it, behind it, or both, of which no activations are written to memory.
+
+    Args:
+        before: whose result the layer reads; None: it reads what it is given. after: to which its outputs go.
+        relu: whether one follows `before`. keep: whether others read what the layer reads.
+    """
+
+    def __init__(self, layer: LanesLayer, before: nn.Module | None, after: nn.Module | None, *, relu: bool, keep: bool) -> None:
+        super().__init__()
+        self.sparse, self.before, self.after, self.relu, self.keep = layer, before, after, relu, keep
+
+    def forward(
+        self, x: Tensor, statistics: Tensor | None = None, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """See `normed_layer`."""
+        before = None
+        if self.before is not None:
+            before = Normed(self.before, statistics, residual, self.relu, self.keep)
+        layer = self.sparse
+        return normed_layer(x, layer.weight, layer.layer.bias, layer.plan_for(x), before, self.after)
 
 
 class LanesLinear(nn.Module):

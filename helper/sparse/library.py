@@ -18,18 +18,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from helper.sparse.compiler import CURE, NO_PLACE, SOURCE, Compiler, NoCompiler, find_compiler, openmp_runtime
 from helper.system.files import file_hash, write_atomic
 
 log = logging.getLogger(__name__)
 MARK = b"\nsparse kernels "
-P, I64, INT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+P, I64, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+PRECISION = {torch.float32: "float", torch.float64: "double"}
 SIGNATURES = {
-    "fill": [P, P, P, P, P, INT],
-    "gather": [P, P, P, P, P, P, I64, I64, INT],
-    "weight_gradient": [P, P, P, P, P, P, P, P, P, P, I64, I64, I64, I64, INT],
-    "normalise": [P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, DOUBLE, INT, INT, INT],
-    "normalise_backward": [P, P, P, P, P, P, P, P, P, P, P, I64, I64, I64, DOUBLE, INT, INT, INT],
+    "gather": [*[P] * 12, I64, I64, INT],
+    "weight_gradient": [*[P] * 18, *[I64] * 4, INT],
+    "normalise": [P, P, P, I64, I64, INT],
+    "normalise_backward": [P, P, P, P, P, P, I64, I64, INT],
 }
 OF_PLANS = {  # these know no precision
     "plan_counts": [P, I64, I64, P, INT],

@@ -1,4 +1,11 @@
-"""BatchNorm of activations that lie batch-innermost, with a residual and a ReLU in the same pass over memory."""
+"""BatchNorm of activations that lie batch-innermost, with a residual and a ReLU in the same pass over memory.
+
+Behind a convolution it is a pair of calls. The convolution gives, besides its outputs, their `statistics` (3, channels): mean,
+variance and 1 / deviation. Whoever normalises them returns for the outputs the gradient below the ReLU, `g`, and for the
+statistics `factors` (3, channels): factor, even and along. Together they say what the gradient of the outputs is,
+(g - even - (outputs - mean) * along) * factor, which the convolution computes where it reads it. So outputs and statistics have
+one reader, the same one.
+"""
 
 from typing import Any
 
@@ -6,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from helper.sparse.functional import PRECISION
-from helper.sparse.library import kernels
+from helper.sparse.library import PRECISION, kernels
+from helper.sparse.structs import NormSumsStruct, address, norm_struct, reference, statistics_struct
 
 
 class LanesNorm(nn.Module):
@@ -21,56 +28,64 @@ class LanesNorm(nn.Module):
         super().__init__()
         self.norm, self.relu = norm, relu
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(blocks, channels, ..., lanes) -> the same shape. ValueError: training on one value per channel."""
-        norm = self.norm
-        if not norm.training:
-            return Normalise.apply(x, residual, norm, 0.0, self.relu, norm.weight, norm.bias)
-        n = x.numel() // x.shape[1]
-        if n == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-        norm.num_batches_tracked.add_(1)
-        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        return Normalise.apply(x, residual, norm, share, self.relu, norm.weight, norm.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
+        """(blocks, channels, ..., lanes) -> the same shape.
+
+        Args:
+            statistics: those of x, where the convolution that gave it has found them.
+        Raises:
+            ValueError: training on one value per channel.
+        """
+        return Normalise.apply(x, statistics, residual, self.norm.weight, self.norm.bias, self.norm, self.relu)
 
 
 class Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, norm: nn.Module, share: float, relu: bool, weight: Tensor, bias: Tensor
+        ctx: Any,
+        x: Tensor,
+        statistics: Tensor | None,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        norm: nn.Module,
+        relu: bool,
     ) -> Tensor:
-        """Share: that this batch has in the running statistics, in training."""
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-        given, running = not norm.training, (norm.running_mean, norm.running_var)
-        if given:  # the running ones may move on before the backward pass
-            mean, variance = norm.running_mean.clone(), norm.running_var.clone()
-        else:
-            mean, variance = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
-        y, ctx.options = torch.empty_like(x), (norm.eps, given, relu)
-        call("normalise", x, residual, y, weight, bias, mean, variance, *running, options=(share, *ctx.options))
-        ctx.save_for_backward(x, y if relu and residual is not None else None, weight, bias, mean, variance)
-        ctx.has_residual = residual is not None
+        y, found = torch.empty_like(x), None
+        ctx.relu, ctx.given, ctx.paired, ctx.has_residual = (
+            relu,
+            not norm.training,
+            statistics is not None,
+            residual is not None,
+        )
+        if statistics is None:
+            statistics = weight.new_empty(3, x.shape[1])
+            found = statistics_struct(norm, statistics, x.numel() // x.shape[1])
+        of = norm_struct(statistics, weight, bias, residual, y, relu=relu)
+        call("normalise", x, reference(of), reference(found), x.data_ptr())
+        ctx.save_for_backward(x, y if relu and residual is not None else None, weight, bias, statistics)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, weight, bias, mean, variance = ctx.saved_tensors
-        gradient, of_x = gradient.contiguous(), torch.empty_like(x)
-        of_residual = None if y is None else torch.empty_like(x)
-        of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
-        written = of_x, of_residual, of_weight, of_bias
-        call("normalise_backward", x, y, gradient, *written, weight, bias, mean, variance, options=ctx.options)
-        if ctx.has_residual and of_residual is None:
-            of_residual = gradient
-        return of_x, of_residual, None, None, None, of_weight, of_bias
+        x, y, weight, bias, statistics = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        below = torch.empty_like(x) if ctx.relu and (ctx.has_residual or ctx.paired) else None
+        of_x = None if ctx.paired else torch.empty_like(x)
+        factors, of_weight, of_bias = torch.empty_like(statistics), torch.empty_like(weight), torch.empty_like(weight)
+        parts = torch.empty(2 * x.shape[1], dtype=torch.float64)
+        sums = NormSumsStruct(*map(address, (parts, factors, of_weight, of_bias)), ctx.given)
+        of = norm_struct(statistics, weight, bias, None, y, relu=ctx.relu)
+        call("normalise_backward", x, reference(of), *map(address, (x, gradient, of_x, below)), reference(sums))
+        below = gradient if below is None else below
+        of_residual = below if ctx.has_residual else None
+        return below if ctx.paired else of_x, factors if ctx.paired else None, of_residual, of_weight, of_bias, None, None
 
 
-def call(name: str, x: Tensor, *tensors: Tensor | None, options: tuple[float, ...]) -> None:
+def call(name: str, x: Tensor, *arguments: Any) -> None:
     """A kernel for activations of the shape of `x`."""
     precision = PRECISION[x.dtype]
     function = getattr(kernels(precision).functions, f"{name}_{precision}")
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in (x, *tensors)]
-    blocks, channels = x.shape[:2]
-    size = x[0, 0].numel() if x.numel() else 0
-    function(*addresses, blocks, channels, size, *options, torch.get_num_threads())
+    function(*arguments, len(x), x[0, 0].numel() if x.numel() else 0, torch.get_num_threads())

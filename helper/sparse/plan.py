@@ -2,28 +2,33 @@
 
 import ctypes
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helper.sparse.bands import reach_of, rows_of_bands, widest, widest_both
 from helper.sparse.geometry import Geometry, geometry_of
 from helper.sparse.library import kernels
 
 RUN = np.dtype([("target", "i8"), ("source", "i8"), ("pixels", "i4"), ("kind", "i4")])
 ABSENT = np.iinfo(np.int64).min
-BAND = 32  # pixels of a band of image rows, whose data is to stay in the cache
 PARTS = 16  # into which the work of a weight gradient is divided, whatever the number of threads
+
+
+ARRAYS = ("starts", "offsets", "which", "runs", "bands", "reach")
+SIZES = (
+    "n_runs", "n_bands", "rows", "n_entries", "n_active", "source_size", "target_size", "source_plane", "target_plane",
+    "band_pixels",
+)  # fmt: skip
 
 
 class PlanStruct(ctypes.Structure):
     """`Plan` of kernels.cpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("starts", "offsets", "which", "runs", "bands")] + [
-        (name, ctypes.c_int64)
-        for name in ("n_runs", "n_bands", "rows", "n_entries", "n_active", "source_size", "target_size", "target_plane")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in ARRAYS] + [(name, ctypes.c_int64) for name in SIZES]
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,32 @@ class Plan:
     which: np.ndarray
     runs: np.ndarray
     bands: np.ndarray
+    reach: np.ndarray
     n_active: int
     channels: int
     image: tuple[int, int]
-    source_size: int
+    source_width: int
     struct: PlanStruct
     in_order: bool
+    in_windows: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+
+    @cached_property
+    def widest(self) -> int:
+        """Pixels of a channel that a band reads, at most."""
+        return widest(self.reach)
+
+    @property
+    def band_begins(self) -> np.ndarray:
+        """(bands + 1), in pixels."""
+        return np.minimum(np.arange(self.struct.n_bands + 1) * self.struct.band_pixels, self.struct.target_plane)
+
+    def offsets_in(self, stride: int) -> int:
+        """Where the offsets are for channels that are so many pixels apart."""
+        if stride not in self.in_windows:
+            channels, distances = np.divmod(self.offsets, self.struct.source_plane)
+            offsets = (channels * stride + distances).astype(np.int32)
+            self.in_windows[stride] = offsets, offsets.ctypes.data
+        return self.in_windows[stride][1]
 
     @property
     def n_entries(self) -> int:
@@ -69,6 +94,11 @@ class LayerPlan:
     backward: Plan
     active: Tensor
     strides: tuple[int, ...]
+
+    @cached_property
+    def widest(self) -> tuple[int, int]:
+        """Pixels of a channel of the inputs, and of the outputs, that a band of outputs takes on the way back, at most."""
+        return widest_both(*((plan.reach, plan.band_begins) for plan in (self.forward, self.backward)))
 
 
 def layer_plan(layer: nn.Linear | nn.Conv2d, mask: Tensor, image: tuple[int, int]) -> LayerPlan:
@@ -169,13 +199,16 @@ def plan(geometry: Geometry, of: Connections) -> Plan:
     starts = entry_starts(of, distances != ABSENT)
     offsets, which = entries(of, distances, starts, height * width)
     kinds = row_kinds[:, None] * len(column_shapes) + column_kinds
-    runs, bands = runs_of(kinds, row_bases[:, None] * width + column_bases)
-    arrays, plane, n_active = (starts, offsets, which, runs, bands), kinds.size, len(of.channels)
-    source_size = of.n_channels * height * width
-    sizes = (len(runs), len(bands) - 1, of.n_rows, len(offsets), n_active, source_size, of.n_rows * plane, plane)
+    rows_of_band = rows_of_bands(kinds.shape[1])
+    runs, bands = runs_of(kinds, row_bases[:, None] * width + column_bases, rows_of_band)
+    reach = reach_of(geometry.rows, rows_of_band) * width
+    arrays, plane, n_active = (starts, offsets, which, runs, bands, reach), kinds.size, len(of.channels)
+    source_size, target_size = of.n_channels * height * width, of.n_rows * plane
+    counts = (len(runs), len(bands) - 1, of.n_rows, len(offsets), n_active)
+    sizes = (*counts, source_size, target_size, height * width, plane, rows_of_band * kinds.shape[1])
     struct = PlanStruct(*(array.ctypes.data for array in arrays), *sizes)
     in_order = of.numbers is None and len(shapes) == 1 and len(offsets) == n_active
-    return Plan(*arrays, n_active, of.n_rows, geometry.target, source_size, struct, in_order)
+    return Plan(*arrays, n_active, of.n_rows, geometry.target, width, struct, in_order)
 
 
 def tap_distances(rows: dict[int, int], columns: dict[int, int], kernel: tuple[int, int], width: int) -> np.ndarray:
@@ -211,7 +244,7 @@ def entries(of: Connections, distances: np.ndarray, starts: np.ndarray, plane: i
     return offsets, which
 
 
-def runs_of(kinds: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def runs_of(kinds: np.ndarray, bases: np.ndarray, rows_of_band: int) -> tuple[np.ndarray, np.ndarray]:
     """(pieces of the target's rows within which kind and distance to the source stay the same, where each band of rows begins).
 
     Those of a band lie side by side, and among them those of a kind.
@@ -225,5 +258,5 @@ def runs_of(kinds: np.ndarray, bases: np.ndarray) -> tuple[np.ndarray, np.ndarra
     runs = np.zeros(len(first), RUN)
     runs["target"], runs["source"], runs["kind"] = first, bases.flat[first], kinds.flat[first]
     runs["pixels"] = np.diff(first, append=kinds.size)
-    band = first // (kinds.shape[1] * max(1, BAND // kinds.shape[1]))
+    band = first // (kinds.shape[1] * rows_of_band)
     return runs[np.lexsort((first, runs["kind"], band))], np.searchsorted(band, np.arange(band.max(initial=-1) + 2))

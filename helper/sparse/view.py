@@ -7,51 +7,50 @@ with what follows it in one pass; all others stay as they are, with activations 
 import operator
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from helper.sparse.functional import from_lanes, to_lanes
-from helper.sparse.layers import LanesLayer, LanesLinear
+from helper.sparse.functional import from_lanes, lanes_of, lanes_of_features, to_lanes
+from helper.sparse.layers import LanesBlock, LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
 from helper.sparse.reductions import CONCATENATIONS, concatenated, reduction
 from helper.sparse.tracing import python_of, shape, traced
 
-MOST_LANES = 256
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
 RELU = (F.relu, torch.relu, "relu")
 TANH, SIGMOID = (torch.tanh, F.tanh, "tanh"), (torch.sigmoid, F.sigmoid, "sigmoid")
 
 
-def lanes_of(n: int) -> int:
-    """Into blocks of how many examples a batch is divided: all of a usual one, an even part of a large one."""
-    if n <= MOST_LANES:
-        return n
-    return next((lanes for lanes in range(MOST_LANES, 0, -16) if n % lanes == 0), n)
-
-
 def enter(x: Tensor) -> Tensor:
-    return to_lanes(x, lanes_of(len(x)))
+    return to_lanes(x, lanes_of(len(x)) if x.dim() > 2 else lanes_of_features(len(x)))
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a call of the network has become: a node of the view, and whether its activations lie batch-innermost."""
+    """What a call of the network has become.
+
+    Attributes:
+        node: of the view. lanes: whether its activations lie batch-innermost.
+        statistics: of them, for the BatchNorm that is to read them; None: nobody has found them.
+    """
 
     node: fx.Node
     lanes: bool
+    statistics: fx.Node | None = None
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A BatchNorm that is not written yet, because a residual or a ReLU may follow."""
+    """A BatchNorm that is not written yet, because a residual or a ReLU may follow, or a layer that does it while reading."""
 
     norm: nn.Module
-    source: fx.Node
+    source: Value
     residual: fx.Node | None = None
+    relu: bool = False
 
 
 class View:
@@ -128,7 +127,7 @@ class Lowering:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
         self.pass_inputs_on()
         self.module = fx.GraphModule(self.parts, self.graph)
-        whole = [part for part in self.parts.values() if not isinstance(part, LanesLayer)]
+        whole = [part for part in self.parts.values() if not isinstance(part, (LanesLayer, LanesBlock))]
         self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
 
     def lowered(self, node: fx.Node) -> Value | Waiting | None:
@@ -157,13 +156,13 @@ class Lowering:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and dims == (2 if isinstance(module, nn.Linear) else 4):
             if node.target in self.sparse:
                 self.layers += [] if node.target in self.layers else [node.target]
-                return self.sparse_call(self.sparse[node.target], self.lanes(source))
+                return self.sparse_call(self.sparse[node.target], source, norm_behind(self.network, node))
             if isinstance(module, nn.Linear) and self.in_lanes(source):
                 return self.call(LanesLinear(module), self.lanes(source))
         if not self.in_lanes(source):
             return None
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine and module.track_running_stats:
-            return Waiting(module, self.lanes(source)) if dims in (2, 4) else None
+        if is_known_norm(module):
+            return Waiting(module, self.in_layout(source)) if dims in (2, 4) else None
         if isinstance(module, nn.ReLU):
             return self.relu(source)
         if isinstance(module, ELEMENTWISE):
@@ -196,26 +195,41 @@ class Lowering:
             return None
         return self.call(torch.cat, [self.lanes(part) for part in parts], 1)
 
-    def sparse_call(self, layer: LanesLayer, source: fx.Node) -> Value:
-        return self.call(operator.getitem, self.call(layer, source).node, 0)
+    def sparse_call(self, layer: LanesLayer, source: fx.Node, after: nn.Module | None) -> Value:
+        waiting = self.values[source]
+        convolution = isinstance(layer.layer, nn.Conv2d)
+        if convolution and isinstance(waiting, Waiting) and waiting.source.statistics is not None:
+            keep = len(source.users) > 1
+            block = LanesBlock(layer, waiting.norm, after, relu=waiting.relu, keep=keep)
+            residual = () if waiting.residual is None else (waiting.residual,)
+            call = self.call(block, waiting.source.node, waiting.source.statistics, *residual).node
+            if keep:
+                self.values[source] = self.call(operator.getitem, call, 2)
+        elif convolution and after is not None:
+            call = self.call(LanesBlock(layer, None, after, relu=False, keep=False), self.lanes(source)).node
+        else:
+            return self.call(operator.getitem, self.call(layer, self.lanes(source)).node, 0)
+        y = self.call(operator.getitem, call, 0)
+        return y if after is None else Value(y.node, True, self.call(operator.getitem, call, 1).node)
 
     def pass_inputs_on(self) -> None:
         """Let whoever reads a sparse layer's inputs after it have them from the layer, which then adds up their gradients."""
         place = {node: i for i, node in enumerate(self.graph.nodes)}
         for node in list(self.graph.nodes):
-            if node.op != "call_module" or not isinstance(self.parts.get(node.target), LanesLayer):
+            part = self.parts.get(node.target) if node.op == "call_module" else None
+            if not isinstance(part, (LanesLayer, LanesBlock)):
                 continue
             later = [user for user in node.args[0].users if place.get(user, 0) > place[node]]
             if later:
                 with self.graph.inserting_after(node):
-                    inputs = self.graph.call_function(operator.getitem, (node, 1))
+                    inputs = self.graph.call_function(operator.getitem, (node, 1 if isinstance(part, LanesLayer) else 2))
                 for user in later:
                     user.replace_input_with(node.args[0], inputs)
 
     def relu(self, source: fx.Node) -> Value | None:
         waiting = self.values[source]
-        if isinstance(waiting, Waiting) and len(source.users) == 1:
-            return self.normalised(waiting, relu=True)
+        if isinstance(waiting, Waiting) and not waiting.relu and len(source.users) == 1:
+            return replace(waiting, relu=True)
         return self.call(F.relu, self.lanes(source)) if self.in_lanes(source) else None
 
     def sum(self, node: fx.Node, a: Any, b: Any) -> Value | Waiting | None:
@@ -223,13 +237,14 @@ class Lowering:
             return None
         for one, other in ((a, b), (b, a)):
             waiting = self.values[one]
-            if isinstance(waiting, Waiting) and waiting.residual is None and len(one.users) == 1 and one is not other:
-                return Waiting(waiting.norm, waiting.source, self.lanes(other))
+            bare = isinstance(waiting, Waiting) and waiting.residual is None and not waiting.relu
+            if bare and len(one.users) == 1 and one is not other:
+                return replace(waiting, residual=self.lanes(other))
         return self.call(operator.add, self.lanes(a), self.lanes(b))
 
-    def normalised(self, waiting: Waiting, *, relu: bool) -> Value:
-        residual = () if waiting.residual is None else (waiting.residual,)
-        return self.call(LanesNorm(waiting.norm, relu=relu), waiting.source, *residual)
+    def normalised(self, waiting: Waiting) -> Value:
+        layer, source = LanesNorm(waiting.norm, relu=waiting.relu), waiting.source
+        return self.call(layer, source.node, waiting.residual, source.statistics)
 
     # ----------------------------------------------------------------------------------------------------- layouts
 
@@ -240,12 +255,15 @@ class Lowering:
     def written(self, node: fx.Node) -> Value:
         value = self.values[node]
         if isinstance(value, Waiting):
-            self.values[node] = value = self.normalised(value, relu=False)
+            self.values[node] = value = self.normalised(value)
         return value
 
-    def lanes(self, node: fx.Node) -> fx.Node:
+    def in_layout(self, node: fx.Node) -> Value:
         value = self.written(node)
-        return value.node if value.lanes else self.converted(enter, value.node)
+        return value if value.lanes else Value(self.converted(enter, value.node), lanes=True)
+
+    def lanes(self, node: fx.Node) -> fx.Node:
+        return self.in_layout(node).node
 
     def plain(self, node: fx.Node) -> fx.Node:
         value = self.written(node)
@@ -256,3 +274,16 @@ class Lowering:
         if node not in self.conversions:
             self.conversions[node] = self.graph.call_function(function, (node,))
         return self.conversions[node]
+
+
+def is_known_norm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine and module.track_running_stats
+
+
+def norm_behind(network: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The BatchNorm that alone reads what a call gives."""
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].op != "call_module":
+        return None
+    module = network.get_submodule(readers[0].target)
+    return module if is_known_norm(module) and readers[0].args == (node,) else None

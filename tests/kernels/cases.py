@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.sparse.functional import PARTS, to_lanes
-from helper.sparse.plan import LayerPlan, Plan, PlanStruct, layer_plan
+from helper.sparse.functional import to_lanes
+from helper.sparse.plan import PARTS, LayerPlan, Plan, PlanStruct, layer_plan
 
-GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD = range(5)
+GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS = range(7)
 GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT = range(5)
 Array = tuple[int, Tensor | None]
 
@@ -99,30 +99,138 @@ def both(plan: LayerPlan, weight: Tensor, x: Tensor, g: Tensor, dw: Tensor, dx: 
     return case(BOTH_GRADIENTS, [len(x), x.shape[-1], parts, row_parts], arrays, plan.forward, back)
 
 
+EPS = 1e-5
+Values = dict[str, Tensor]
+
+
+def statistics_of(x: Tensor) -> Tensor:
+    """(3, channels) of (blocks, channels, ...): mean, variance and 1 / deviation."""
+    dims = [0, *range(2, x.dim())]
+    variance = x.var(dims, unbiased=False)
+    return torch.stack([x.mean(dims), variance, (variance + EPS).rsqrt()])
+
+
+def factors_of(g: Tensor, x: Tensor, weight: Tensor, statistics: Tensor) -> Tensor:
+    """(3, channels): factor, even and along of norm.py, where `g` is the gradient of BatchNorm's outputs."""
+    dims, (mean, _, inverse) = [0, *range(2, x.dim())], statistics
+    distances = x - mean.view(-1, *[1] * (x.dim() - 2))
+    return torch.stack([weight * inverse, g.mean(dims), (g * distances).mean(dims) * inverse**2])
+
+
+def normed_layer(layer: nn.Conv2d, image: tuple[int, int], n: int, *, relu: bool, residual: bool) -> Values:
+    """Of BatchNorm of a batch, the layer, and BatchNorm of what it gives, in float64: values and gradients."""
+    channels, more = layer.in_channels, torch.randn(n, layer.in_channels, *image).double()
+    x, with_it = torch.randn(2, n, channels, *image, dtype=torch.float64)
+    weight, bias, behind = (
+        torch.rand(channels).double() + 0.5,
+        torch.randn(channels).double(),
+        torch.rand(layer.out_channels) + 0.5,
+    )
+    weight.requires_grad_()
+    bias.requires_grad_()
+    below = F.batch_norm(x, None, None, weight, bias, training=True, eps=EPS) + (with_it if residual else 0)
+    below.retain_grad()
+    z = below.relu() if relu else below * 1
+    y = layer.double()(z)
+    out = F.batch_norm(y, None, None, behind.double(), None, training=True, eps=EPS)
+    g = torch.randn(out.shape).double()
+    of_weight, of_bias, of_below, of_layer = torch.autograd.grad(
+        (out * g).sum() + (z * more).sum(), [weight, bias, below, layer.weight]
+    )
+    layer.float()
+    statistics, y_statistics = statistics_of(x), statistics_of(y)
+    found = {
+        "x": x, "residual": with_it, "z": z, "y": y, "g": g, "more": more, "below": of_below, "layer": of_layer,
+        "statistics": statistics, "y statistics": y_statistics, "y variance": y.var((0, 2, 3)), "weight": weight, "bias": bias,
+        "of weight": of_weight, "of bias": of_bias, "factors": factors_of(of_below, x, weight, statistics),
+        "y factors": factors_of(g, y, behind.double(), y_statistics),
+    }  # fmt: skip
+    return {name: value.detach().float() for name, value in found.items()}
+
+
+def normed_cases(
+    layer: nn.Conv2d, image: tuple[int, int], n: int, lanes: int, *, relu: bool, residual: bool, narrow: bool
+) -> list[bytes]:
+    """A layer between BatchNorms, both ways, with its inputs kept in memory where there is a residual.
+
+    Args:
+        narrow: whether windows have room for the rows of one band alone.
+    """
+    mask = torch.rand(layer.weight.shape) < 0.4
+    with torch.no_grad():
+        layer.weight.mul_(mask)
+    plan, v = layer_plan(layer, mask, image), normed_layer(layer, image, n, relu=relu, residual=residual)
+    v |= {name: to_lanes(value, lanes) for name, value in v.items() if value.dim() == 4 and name != "layer"}
+    weight, blocks, keep = layer.weight.detach(), n // lanes, residual
+    forward, back = plan.forward, plan.backward
+    rooms = [*plan.widest, forward.widest] if narrow else [image[0] * image[1]] * 2
+    windows = window(forward, v["x"], rooms[-1] if narrow else rooms[0])
+    gather = [
+        *((GIVEN, weight), (GIVEN, plan.active), (SCRATCH, torch.empty(forward.n_active))),
+        *((SCRATCH, torch.empty(forward.n_entries)), (GIVEN, v["x"]), (GIVEN, v["statistics"])),
+        *((GIVEN, v["weight"]), (GIVEN, v["bias"]), (GIVEN, v["residual"] if residual else None)),
+        *((RESULT, v["z"] if keep else None), *windows[1], (RESULT, v["y"]), (RESULT, v["y statistics"])),
+        *((ADDED_TO, 0.1 * v["y statistics"][0]), (ADDED_TO, 0.1 * v["y variance"])),
+        (SCRATCH, torch.empty(blocks * forward.struct.n_bands * forward.channels, 3).double()),
+    ]
+    parts, inputs, outputs = division(plan, v["x"])[0], window(forward, v["x"], rooms[0]), window(back, v["g"], rooms[1])
+    sums = torch.empty(blocks * back.struct.n_bands * back.channels, 2).double()
+    gradients = [
+        *((GIVEN, v["x"]), (GIVEN, v["g"]), (GIVEN, plan.active), (SCRATCH, torch.empty(parts, forward.n_active))),
+        *((ADDED_TO, v["layer"] * mask), (GIVEN, weight), (SCRATCH, torch.empty(back.n_active))),
+        *((SCRATCH, torch.empty(back.n_entries)), (GIVEN, v["more"]), (RESULT, v["below"]), (GIVEN, v["statistics"])),
+        *((GIVEN, v["weight"]), (GIVEN, v["bias"]), (GIVEN, v["z"] if keep else None), (SCRATCH, sums)),
+        *((RESULT, v["factors"]), (RESULT, v["of weight"]), (RESULT, v["of bias"]), (GIVEN, v["y factors"]), (GIVEN, v["y"])),
+        *((GIVEN, v["y statistics"]), *inputs[1], *outputs[1]),
+    ]
+    sizes = [blocks, lanes, int(relu)]
+    return [
+        case(NORMED_GATHER, [*sizes, *windows[0]], gather, forward),
+        case(NORMED_GRADIENTS, [*sizes, parts, *inputs[0], *outputs[0]], gradients, forward, back),
+    ]
+
+
+def window(plan: Plan, x: Tensor, pixels: int) -> tuple[list[int], list[Array]]:
+    """([pixels of a channel that fit, pixels from channel to channel], [room for them, offsets]) of a window into x."""
+    plane = plan.struct.source_plane
+    room, stride = min(pixels, plane), min(pixels, plane) + 1
+    plan.offsets_in(stride)
+    offsets = torch.from_numpy(plan.in_windows[stride][0])
+    return [room, stride], [(SCRATCH, x.new_empty(x.shape[1], stride, x.shape[-1])), (GIVEN, offsets)]
+
+
 def norm_cases(blocks: int, channels: int, size: int, *, given: bool, relu: bool, residual: bool) -> list[bytes]:
     """Of BatchNorm with what follows it, and of its gradients."""
     x, more, g = torch.randn(3, blocks, channels, size)
     weight, bias, mean, variance = torch.rand(4, channels) + 0.5
     if not given:
         mean, variance = x.mean((0, 2)), x.var((0, 2), unbiased=False)
+    statistics = torch.stack([mean, variance, (variance + EPS).rsqrt()])
     inputs = [v.double().requires_grad_() for v in (x, more, weight, bias)]
     x64, more64, weight64, bias64 = inputs
-    statistics = (mean.double(), variance.double()) if given else (None, None)
-    y64 = F.batch_norm(x64, *statistics, weight64, bias64, training=not given, eps=1e-5)
+    running = (mean.double(), variance.double()) if given else (None, None)
+    y64 = F.batch_norm(x64, *running, weight64, bias64, training=not given, eps=EPS)
     y64 = y64 + more64 if residual else y64 + 0 * more64
-    y64 = y64.relu() if relu else y64
-    dx, dmore, dweight, dbias = (v.float() for v in torch.autograd.grad(y64, inputs, g.double()))
-    y, more = y64.detach().float(), more if residual else None
-    sizes, role = [blocks, channels, size, int(given), int(relu)], GIVEN if given else RESULT
-    through = relu and residual
-    forward = [(GIVEN, x), (GIVEN, more), (RESULT, y), (GIVEN, weight), (GIVEN, bias), (role, mean), (role, variance)]
-    forward += [(GIVEN, None), (GIVEN, None)] if given else [(ADDED_TO, 0.1 * v) for v in (mean, x.var((0, 2)))]
+    y64.retain_grad()
+    out = y64.relu() if relu else y64 * 1
+    dx, dmore, dweight, dbias, below = (v.float() for v in torch.autograd.grad(out, [*inputs, y64], g.double()))
+    factors = factors_of(below.double(), x.double(), weight.double(), statistics.double()).float()
+    y, more = out.detach().float(), more if residual else None
+    sizes, through = [blocks, channels, size, int(given), int(relu)], relu and residual
+    running = [(GIVEN, mean), (GIVEN, variance)] if given else [(ADDED_TO, 0.1 * v) for v in (mean, x.var((0, 2)))]
+    forward = [(GIVEN, x), (GIVEN, more), (RESULT, y), (GIVEN, weight), (GIVEN, bias), (RESULT, statistics), *running]
     backward = [
         *((GIVEN, v) for v in (x, y if through else None, g)),
-        *((RESULT, v) for v in (dx, dmore if through else None, dweight, dbias)),
-        *((GIVEN, v) for v in (weight, bias, mean, variance)),
+        *((RESULT, v) for v in (dx, dmore if through else None, dweight, dbias, factors)),
+        *((GIVEN, v) for v in (weight, bias, statistics)),
+        (SCRATCH, torch.empty(channels, 2).double()),
     ]
-    return [case(NORMALISE, sizes, forward), case(NORMALISE_BACKWARD, sizes, backward)]
+    left = [(RESULT, None), (RESULT, below)]  # the gradient of x is left to whoever reads what is below the ReLU
+    return [
+        case(NORMALISE, sizes, forward),
+        case(NORMALISE_BACKWARD, sizes, backward),
+        case(NORMALISE_BACKWARD, sizes, [*backward[:3], *left, *backward[5:]]),
+    ]
 
 
 def all_cases() -> list[bytes]:
@@ -136,6 +244,11 @@ def all_cases() -> list[bytes]:
         cases += layer_cases(nn.Conv2d(4, 6, (5, 3), (2, 3), (4, 1), groups=2), (7, 9), n, lanes, 0.4)
         cases += layer_cases(nn.Conv2d(2, 9, 1, stride=2, bias=False), (3, 4), n, lanes, 0.5)
         cases += layer_cases(nn.Conv2d(2, 3, 3, padding=2, dilation=2), (1, 2), n, lanes, 0.9)
+        for options in range(8):
+            relu, residual, narrow = (bool(options >> bit & 1) for bit in range(3))
+            stride, padding, image = ((1, 1), (1, 1), (6, 5)) if options % 3 else ((2, 1), (0, 3), (9, 40))
+            layer = nn.Conv2d(3, 5, 3, stride, padding, bias=False)
+            cases += normed_cases(layer, image, n, lanes, relu=relu, residual=residual, narrow=narrow) if n > 2 else []
     for number_of, size in enumerate((1, 2, 3, 7, 15, 16, 17, 31, 33, 64, 100, 2047, 2049, 4100)):
         for options in range(8):
             blocks = 6 - number_of % 5  # few values of a channel would lose all digits of its gradient
@@ -150,13 +263,19 @@ def counted_cases() -> dict[str, tuple[bytes, int]]:
     layer = nn.Conv2d(16, 32, 3, padding=1)
     forward, backward, weights, gradients = layer_cases(layer, (8, 8), 64, 64, 0.1)
     hits = F.conv2d(torch.ones(1, 16, 8, 8), (layer.weight != 0).float(), padding=1)
-    norm, norm_backward = norm_cases(1, 32, 64 * 64, given=False, relu=True, residual=True)
+    torch.manual_seed(1)
+    between = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    normed, normed_gradients = normed_cases(between, (16, 16), 64, 32, relu=True, residual=False, narrow=True)
+    inner = 64 * int(F.conv2d(torch.ones(1, 16, 16, 16), (between.weight != 0).float(), padding=1).sum())
+    norm, norm_backward, _ = norm_cases(1, 32, 64 * 64, given=False, relu=True, residual=True)
     products, elements = 64 * int(hits.sum()), 32 * 64 * 64
     return {
         "gather forward": (forward, products),
         "gather backward": (backward, products),
         "weight_gradient": (weights, products),
         "weight_gradient and inputs": (gradients, 2 * products),
+        "gather between norms": (normed, inner),
+        "weight_gradient between norms": (normed_gradients, 2 * inner),
         "normalise": (norm, elements),
         "normalise_backward": (norm_backward, elements),
     }

@@ -15,7 +15,7 @@ static auto* volatile weight_gradient_of = &weight_gradient_float;
 static auto* volatile normalise_of = &normalise_float;
 static auto* volatile normalise_backward_of = &normalise_backward_float;
 
-enum Operation { GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD };
+enum Operation { GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS };
 enum Role { GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT };  // of an array; what is added to is zero before
 
 constexpr double ALLOWED = 1e-5;  // relative error
@@ -72,6 +72,7 @@ struct Case {
     std::vector<Array> plan_arrays, back_arrays, arrays;
 
     float* floats(size_t i) const { return static_cast<float*>(arrays[i].data); }
+    const int32_t* indices(size_t i) const { return static_cast<int32_t*>(arrays[i].data); }
     int64_t* integers(size_t i) const { return static_cast<int64_t*>(arrays[i].data); }
 
     static void load_plan(Plan& plan, std::vector<Array>& arrays) {
@@ -95,25 +96,46 @@ struct Case {
     void run() const {
         const double eps = 1e-5;
         const int threads = 1;
+        const int64_t blocks = sizes[0], lanes = sizes[1];
+        const bool gradients = operation == WEIGHT_GRADIENT || operation == BOTH_GRADIENTS || operation == NORMED_GRADIENTS;
+        if (gradients) std::memset(arrays[3].data, 0, arrays[3].bytes);
         if (operation == GATHER) {
-            fill_float(&plan, floats(0), integers(1), floats(2), floats(3), threads);
-            gather_of(&plan, floats(4), floats(7), floats(3), floats(5), floats(6), sizes[0], sizes[1], threads);
+            gather_of(&plan, floats(4), floats(7), floats(0), integers(1), floats(2), floats(3), floats(5), floats(6), nullptr,
+                      nullptr, nullptr, blocks, lanes, threads);
         } else if (operation == WEIGHT_GRADIENT) {
-            std::memset(arrays[3].data, 0, arrays[3].bytes);
             weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), nullptr, nullptr, nullptr,
-                               nullptr, sizes[0], sizes[1], sizes[2], sizes[3], threads);
+                               nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, blocks, lanes,
+                               sizes[2], sizes[3], threads);
         } else if (operation == BOTH_GRADIENTS) {
-            std::memset(arrays[3].data, 0, arrays[3].bytes);
-            fill_float(&back, floats(5), integers(2), floats(6), floats(7), threads);
-            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), &back, floats(7), floats(8),
-                               floats(9), sizes[0], sizes[1], sizes[2], sizes[3], threads);
+            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), &back, floats(5), integers(2),
+                               floats(6), floats(7), floats(8), floats(9), nullptr, nullptr, nullptr, nullptr, nullptr, blocks,
+                               lanes, sizes[2], sizes[3], threads);
+        } else if (operation == NORMED_GATHER) {
+            const int64_t channels = plan.source_size / plan.source_plane;
+            const Norm<float> norm = {floats(5), floats(6), floats(7), floats(8), floats(9), channels, sizes[2]};
+            const Windows<float> windows = {floats(10), indices(11), channels, sizes[3], sizes[4]};
+            const Statistics<float> statistics = {
+                floats(13), floats(14), floats(15), static_cast<Moments*>(arrays[16].data), eps, 0.1, plan.rows, 0};
+            gather_of(&plan, floats(4), floats(12), floats(0), integers(1), floats(2), floats(3), nullptr, nullptr, &norm,
+                      &windows, &statistics, blocks, lanes, threads);
+        } else if (operation == NORMED_GRADIENTS) {
+            const int64_t channels = plan.source_size / plan.source_plane;
+            const Norm<float> norm = {floats(10), floats(11), floats(12), nullptr, floats(13), channels, sizes[2]};
+            const NormSums<float> sums = {static_cast<double*>(arrays[14].data), floats(15), floats(16), floats(17), 0};
+            const NormBack<float> outputs = {floats(18), floats(19), floats(20), plan.rows, 0};
+            const Windows<float> windows = {floats(21), indices(22), channels, sizes[4], sizes[5]};
+            const Windows<float> output_windows = {floats(23), indices(24), plan.rows, sizes[6], sizes[7]};
+            weight_gradient_of(&plan, floats(0), floats(1), integers(2), floats(3), floats(4), &back, floats(5), integers(2),
+                               floats(6), floats(7), floats(8), floats(9), &norm, &sums, &outputs,
+                               norm.y ? nullptr : &windows, &output_windows, blocks, lanes, sizes[3], 1, threads);
         } else if (operation == NORMALISE) {
-            normalise_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), floats(7),
-                         floats(8), sizes[0], sizes[1], sizes[2], 0.1, eps, int(sizes[3]), int(sizes[4]), threads);
+            const Norm<float> norm = {floats(5), floats(3), floats(4), floats(1), floats(2), sizes[1], sizes[4]};
+            const Statistics<float> statistics = {floats(5), floats(6), floats(7), nullptr, eps, 0.1, sizes[1], sizes[3]};
+            normalise_of(&norm, &statistics, floats(0), blocks, sizes[2], threads);
         } else {
-            normalise_backward_of(floats(0), floats(1), floats(2), floats(3), floats(4), floats(5), floats(6), floats(7),
-                                  floats(8), floats(9), floats(10), sizes[0], sizes[1], sizes[2], eps, int(sizes[3]),
-                                  int(sizes[4]), threads);
+            const Norm<float> norm = {floats(10), floats(8), floats(9), nullptr, floats(1), sizes[1], sizes[4]};
+            const NormSums<float> sums = {static_cast<double*>(arrays[11].data), floats(7), floats(5), floats(6), sizes[3]};
+            normalise_backward_of(&norm, floats(0), floats(2), floats(3), floats(4), &sums, blocks, sizes[2], threads);
         }
     }
 
