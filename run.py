@@ -15,7 +15,8 @@ os.environ.update(brief_spins(os.environ))  # before torch is loaded
 
 from helper.command_line.effects import refuse_misplaced, without_effect
 from helper.command_line.help import Usage
-from helper.command_line.parsing import parse
+from helper.command_line.parsing import CommandLine, parse
+from helper.own.consent import trust
 from helper.processes.first import broadcast_from_first
 from helper.processes.group import join_processes, n_launched, only_first_prints, rank
 from helper.progress import lines_above_bars
@@ -25,6 +26,7 @@ from helper.system.logs import log_to_stderr
 from helper.untrusted.texts import one_line
 from loader.main import load_dataset
 from optim.config import RunConfig
+from optim.consent import code_named
 from optim.main import train_run
 
 imports_are_done()
@@ -49,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def hold(words: list[str]) -> None:
     """Load the data that some flags name, for the runs that are forked from this process and name the same."""
-    load_dataset(parse(RunConfig, USAGE, words).config.data)
+    line = parse(RunConfig, USAGE, words)
+    trust(word for name, word in code_named(line.config).items() if name in line.typed)
+    load_dataset(line.config.data)
 
 
 def run(argv: list[str] | None, signals: Signals) -> None:
@@ -58,6 +62,7 @@ def run(argv: list[str] | None, signals: Signals) -> None:
         line = parse(RunConfig, USAGE, argv)
         config = line.config
         try:
+            refuse_code_of_files(line)
             refuse_misplaced([config], line.given, n_launched())
         except FlagError as error:
             refuse(error)
@@ -78,6 +83,16 @@ def run(argv: list[str] | None, signals: Signals) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if speaks:
         print(folder)
+
+
+def refuse_code_of_files(line: CommandLine) -> None:
+    """Raise FlagError where a --config file alone names code, unless the command line trusts it."""
+    of_files = [f"--{name} {word}" for name, word in code_named(line.config).items() if name not in line.typed]
+    if of_files and not (line.config.trust_code and "trust_code" in line.typed):
+        raise FlagError(
+            f"{' and '.join(of_files)}: is code that a --config file names, and is not run unasked: look at it, then add "
+            "--trust_code 1"
+        )
 
 
 def refuse(error: FlagError) -> NoReturn:

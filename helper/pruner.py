@@ -1,11 +1,12 @@
 """Pruning: scores say how much a weight matters, the allocation how many of each layer stay."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from helper.look import Look
 from helper.mask import Mask
@@ -17,6 +18,12 @@ from helper.masks.numbers import Sizes
 from helper.masks.scores import Score, magnitude, random
 from helper.masks.synflow import synflow
 
+Kind = tuple[tuple[type[nn.Module], ...], tuple[str, ...]]  # of layers, and names of their parameters
+LAYERS: Kind = ((nn.Linear, _ConvNd), ("weight",))
+PRUNABLE_BESIDE: dict[str, Kind] = {
+    "embeddings": ((nn.Embedding, nn.EmbeddingBag), ("weight",)),
+    "attention": ((nn.MultiheadAttention,), ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+}
 SCORES: dict[str, Score] = {
     "l1": Score(magnitude, label="magnitude at init", look=Look("#AA4499", "8", "-.")),
     "random": Score(random, label="random", look=Look("#999933", "x", ":")),
@@ -35,6 +42,7 @@ def prune(
     prune_method: str = "l1",
     prune_last: bool = False,
     head: str | None = None,
+    also: Collection[str] = (),
     allocation: str = "global",
     score_rounds: int | None = None,
     within: Mask | None = None,
@@ -46,7 +54,7 @@ def prune(
     Args:
         prune_ratio: share of the prunable weights that is pruned by the mask, in [0, 1).
         prune_method: of SCORES, how weights are ranked. prune_last: whether the classifier's can be pruned.
-        head: the name of that layer; None: the last one.
+        head: the name of that layer; None: the last one. also: of PRUNABLE_BESIDE, what can be pruned beside layers.
         allocation: of ALLOCATIONS, how many weights of each layer stay.
         score_rounds: in how many rounds, each of which scores what the former has left; None: the score's own. After the
             k-th of n the density is that of the start times (final / that of the start)^(k/n).
@@ -60,7 +68,7 @@ def prune(
 
     With `l1` the mask is exactly that of `torch.nn.utils.prune.global_unstructured(..., L1Unstructured)`, ties included.
     """
-    weights = prunable_weights(network, prune_last, head)
+    weights = prunable_weights(network, prune_last, head, also)
     if not weights:
         return Mask()
     mask = whole_mask(weights) if within is None else within
@@ -135,16 +143,25 @@ def refuse_equal(scores: Mapping[str, Tensor], mask: Mask, prune_method: str) ->
         )
 
 
-def prunable_weights(network: nn.Module, prune_last: bool, head: str | None = None) -> dict[str, Tensor]:
-    """{name: weight} of the Linear and Conv2d layers, in order; unless `prune_last`, without the classifier.
+def prunable_weights(
+    network: nn.Module, prune_last: bool, head: str | None = None, also: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """{name: weight} of Linear and convolution layers, in order; unless `prune_last`, without the classifier.
+
+    A weight that layers share is there once, by its first name. What is computed from other parameters, as weight norm does, is
+    none.
 
     Args:
         head: the name of the classifier; None: the last of these layers.
+        also: of PRUNABLE_BESIDE.
     """
-    weights = {}
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            weights[f"{name}.weight"] = module.weight.detach()
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    kinds, weights = [LAYERS, *(PRUNABLE_BESIDE[word] for word in also)], {}
+    for module in network.modules():
+        wanted = [name for types, own in kinds if isinstance(module, types) for name in own]
+        found = [module._parameters[name] for name in wanted if module._parameters.get(name) is not None]
+        weights |= {names[parameter]: parameter.detach() for parameter in found}
     if weights and not prune_last:
-        weights.pop(list(weights)[-1] if head is None else f"{head}.weight", None)
+        classifier = None if head is None else network.get_submodule(head)._parameters.get("weight")
+        weights.pop(list(weights)[-1] if head is None else names.get(classifier), None)
     return weights

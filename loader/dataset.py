@@ -1,4 +1,4 @@
-"""A data set as tensors in memory: what the loaders give, and what training and measuring take."""
+"""A data set as tensors in memory, or as rows on demand: what the loaders give, and what training and measuring take."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helper.processes.group import rank, world_size
+from loader.on_demand import OnDemand, subset
 
 PADDING = 4  # pixels by which an image is shifted at most, unless its data set says otherwise
 
@@ -16,12 +17,13 @@ PADDING = 4  # pixels by which an image is shifted at most, unless its data set 
 class Source:
     """What a loader reads: a published data set before subsets, splits and label noise.
 
-    `inputs` are uint8, (N, C, H, W) images or (N, D) vectors; a network sees `(inputs / scale - mean) / std`.
+    `inputs` are uint8 or float32, (N, C, H, W) images, (N, D) vectors or (N, ...) of another form, as a whole or `OnDemand`; a
+    network sees `(inputs / scale - mean) / std`.
     """
 
-    train_inputs: Tensor
+    train_inputs: Tensor | OnDemand
     train_labels: Tensor
-    test_inputs: Tensor
+    test_inputs: Tensor | OnDemand
     test_labels: Tensor
     class_names: tuple[str, ...]
     scale: float
@@ -35,14 +37,16 @@ class Source:
         """Raise ValueError, in the words of whoever writes a loader, where something is not as it is said above."""
         for role in ("train", "test"):
             inputs, labels = getattr(self, f"{role}_inputs"), getattr(self, f"{role}_labels")
-            if not (isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.ndim in (2, 4)):
-                raise ValueError(f"{role}_inputs has to be a uint8 tensor of (N, C, H, W) or (N, D), not {described(inputs)}")
+            numbers = isinstance(inputs, Tensor | OnDemand) and inputs.dtype in (torch.uint8, torch.float32)
+            if not (numbers and inputs.ndim >= 2):
+                form = "a uint8 or float32 tensor of (N, C, H, W), (N, D) or (N, ...)"
+                raise ValueError(f"{role}_inputs has to be {form}, not {described(inputs)}")
             if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == inputs.shape[:1]):
                 raise ValueError(f"{role}_labels has to be an int64 tensor of ({len(inputs)},), not {described(labels)}")
             for name, values in (("mean", self.mean), ("std", self.std)):
                 if not isinstance(values, tuple | list):
                     raise ValueError(f"{name} has to be a tuple of one number or of one for each channel, not {values!r}")
-                if len(values) not in (1, inputs.shape[1]):
+                if len(values) not in (1, inputs.shape[1] if inputs.ndim in (2, 4) else 1):
                     raise ValueError(f"{name} has {len(values)} values for {inputs.shape[1]} channels of {role}_inputs")
             if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
                 found = f"{role}_labels has classes from {labels.min()} to {labels.max()}"
@@ -59,7 +63,7 @@ def described(value: object) -> str:
 class Split:
     """Examples of one role. `labels` are the given ones; `true_labels` differ from them under label noise."""
 
-    inputs: Tensor  # (N, ...) uint8
+    inputs: Tensor | OnDemand  # (N, ...) uint8 or float32
     labels: Tensor  # (N,) int64
     true_labels: Tensor  # (N,) int64
     indices: Tensor  # (N,) positions in the published file
@@ -69,6 +73,11 @@ class Split:
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
         return Split(*(taken(tensor, rows) for tensor in (self.inputs, self.labels, self.true_labels, self.indices)))
+
+    def subset(self, rows: Tensor) -> "Split":
+        """Some rows, or those where a bool tensor is True; inputs on demand stay so, where `[]` takes them into memory."""
+        others = (taken(tensor, rows) for tensor in (self.labels, self.true_labels, self.indices))
+        return Split(subset(self.inputs, rows), *others)
 
     def to(self, device: torch.device) -> "Split":
         return Split(*(t.to(device) for t in (self.inputs, self.labels, self.true_labels, self.indices)))
@@ -95,6 +104,7 @@ class Dataset:
     fingerprint: str | None = None
     noisy: bool = False
     padding: int = PADDING  # of the crops, where it is augmented
+    channels_last: bool = True  # layout of the images that a network sees
     _affine: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +118,11 @@ class Dataset:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     @property
+    def on_demand(self) -> bool:
+        """Whether its training examples are too large for memory."""
+        return isinstance(self.train.inputs, OnDemand)
+
+    @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
@@ -116,9 +131,11 @@ class Dataset:
         return tuple(self.train.inputs.shape[1:])
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """uint8 inputs -> the float32 inputs a network sees, images in channels-last layout."""
+        """uint8 inputs -> the float32 inputs a network sees, images in its layout."""
         scale, shift = self._affine
-        if inputs.ndim == 4:
+        if inputs.ndim == 4 and not self.channels_last:
+            inputs = inputs.contiguous()  # augmented ones are not
+        elif inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return torch.addcmul(shift, inputs.float(), scale)
 
@@ -168,8 +185,8 @@ class NormalisedInputs:
         return self.dataset.normalise(taken(self.split.inputs, rows))
 
 
-def taken(tensor: Tensor, rows: Tensor | slice) -> Tensor:
-    """Some of a tensor's rows."""
+def taken(tensor: Tensor | OnDemand, rows: Tensor | slice) -> Tensor:
+    """Some of a tensor's rows, in memory."""
     if isinstance(rows, slice) or rows.dtype == torch.bool:
         return tensor[rows]
     return tensor.index_select(0, rows.to(tensor.device))  # several times as fast

@@ -15,18 +15,22 @@ from loader.mat_files import numeric_arrays
 from loader.spec import DatasetSpec, Published, held_out
 from loader.splits import balanced_rows
 
+USUAL_FILE = "var_u.mat"
+
 
 class ToyFlags:
-    filename: str = flag("var_u.mat", "file of the toy set under --root", short="-fn", identity=False)
+    filename: str | None = flag(
+        None, "file of the toy set or of arrays under --root; default: var_u.mat, or data.npz", short="-fn", identity=False
+    )
 
 
-def load(*, root: str, filename: str, test_size: float, split_seed: int) -> Source:
-    """The toy set with a class-balanced test share: `ROOT/FILENAME` if it is there, else generated.
+def load(*, root: str, filename: str | None, test_size: float, split_seed: int) -> Source:
+    """The toy set with a class-balanced test share: `ROOT/FILENAME`, or `var_u.mat`, if it is there, else generated.
 
     Raises:
         DataError: the file is damaged or has another layout (F: N x 12 bits, y: 1 x N).
     """
-    path = Path(root, filename)
+    path = Path(root, filename or USUAL_FILE)
     inputs, labels = read_mat(path) if path.exists() else generate()
     test, train = balanced_rows(labels, round(test_size * len(labels)), stream(split_seed, "test"))
     return Source(
@@ -83,7 +87,7 @@ def make_small(root: Path) -> None:
     from scipy.io import savemat
 
     bits = numpy.random.default_rng(0).integers(0, 2, (256, 12), dtype=numpy.uint8)
-    savemat(root / "var_u.mat", {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
+    savemat(root / USUAL_FILE, {"F": bits, "y": bits.sum(1, keepdims=True).T > 6})
 
 
 TOY = DatasetSpec("toy", load, sizes, flags=ToyFlags, make_small=make_small)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from helper.own.references import WithReferences, canonical, is_reference, path_label
 from helper.progress import Task
 from helper.schema.config import Above, Config, FlagError, flag
 from helper.schema.registry import Readers, by_name, options_of, with_options, with_own_flags
@@ -17,10 +18,14 @@ from loader.label_noise import METHODS, corrupt
 from loader.loader_cifar10 import CIFAR10
 from loader.loader_cifar100 import CIFAR100
 from loader.loader_digits import DIGITS
+from loader.loader_folder import FOLDER
 from loader.loader_mnist import FASHION_MNIST, MNIST
+from loader.loader_npz import NPZ
 from loader.loader_svhn import SVHN
 from loader.loader_tiny_imagenet import TINY_IMAGENET
 from loader.loader_toy import TOY
+from loader.on_demand import large_on_demand
+from loader.own import ANY, own_dataset
 from loader.spec import DatasetSpec, Published, WithNoise, WithoutNoise
 from loader.splits import balanced_rows
 
@@ -33,23 +38,29 @@ DATASETS: dict[str, DatasetSpec] = by_name(
     TINY_IMAGENET,
     CIFAR10,
     CIFAR100,
+    FOLDER,
+    NPZ,
 )
 NAMES, PLAIN_NAMES = WithNoise(DATASETS), WithoutNoise(DATASETS)
+KNOWN, KNOWN_PLAIN = (WithReferences(names, own_dataset, ANY) for names in (NAMES, PLAIN_NAMES))
 NOISY = {"train_noisy": (True,)}
 NO_IMAGES = "--augment crop_flip: the {} set has no images to crop"
 
 
 def read_by_some(name: str) -> dict[str, Readers]:
     """`when` of a flag that not all data sets read."""
-    return {"loader_name": Readers(name, PLAIN_NAMES)}
+    return {"loader_name": Readers(name, KNOWN_PLAIN)}
 
 
 @dataclass(frozen=True)
-@with_own_flags(PLAIN_NAMES, word="loader_name", after="root")
+@with_own_flags(KNOWN_PLAIN, word="loader_name", after="root")
 class DataConfig(Config):
     """Data: which set, where, how much of it, and with which label noise."""
 
-    loader_name: str = flag("digits", "data set; `NAME_noisy` is NAME with --train_noisy 1", short="-ln", choices=NAMES)
+    loader_name: str = flag(
+        "digits", "data set, or code of your own (docs/own.md); `NAME_noisy` is NAME with --train_noisy 1", short="-ln",
+        choices=KNOWN, convert=canonical,
+    )  # fmt: skip
     root: str = flag("data", "folder of the data files", short="-rt", when=read_by_some("root"), identity=False)
     download: bool = flag(True, "download what is missing", short="-dl", when=read_by_some("download"), identity=False)
     verify_data: bool = flag(
@@ -86,10 +97,11 @@ class DataConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        clean = self.loader_name.removesuffix("_noisy")
+        own = is_reference(self.loader_name)
+        clean = self.loader_name if own else self.loader_name.removesuffix("_noisy")
         noisy = self.train_noisy or clean != self.loader_name
         self._set("train_noisy", noisy)
-        self._set("loader_name", f"{clean}_noisy" if noisy else clean)
+        self._set("loader_name", f"{clean}_noisy" if noisy and not own else clean)
         usual = "crop_flip" if self.spec.augmented else "none"
         if self.augment == usual:
             self._set("augment", "auto")
@@ -101,8 +113,13 @@ class DataConfig(Config):
             raise FlagError(f"--limit_classes {self.limit_classes}: {noise}")
 
     @property
+    def label(self) -> str:
+        """What run folders call it: `digits_noisy`, `my_data.load`."""
+        return data_label(self.loader_name, noisy=self.train_noisy)
+
+    @property
     def spec(self) -> DatasetSpec:
-        return NAMES[self.loader_name]
+        return KNOWN[self.loader_name]
 
     @property
     def published(self) -> Published | None:
@@ -113,6 +130,10 @@ class DataConfig(Config):
     @property
     def augmented(self) -> bool:
         return self.augment == "crop_flip" or (self.augment == "auto" and self.spec.augmented)
+
+
+def data_label(loader_name: str, *, noisy: bool) -> str:
+    return path_label(loader_name) + ("_noisy" if noisy and is_reference(loader_name) else "")
 
 
 @functools.lru_cache(maxsize=1)
@@ -134,8 +155,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     if config.limit_classes:
         if config.limit_classes > len(names):
             raise DataError(f"--limit_classes {config.limit_classes}: the data set has only {len(names)} classes; give fewer")
-        train = train[train.labels < len(names)]
-        test = test[test.labels < len(names)]
+        train = train.subset(train.labels < len(names))
+        test = test.subset(test.labels < len(names))
     train = _limit(train, config.limit_train, "train", config.split_seed)
     test = _limit(test, config.limit_test, "test", config.split_seed)
     train, val = _with_validation(train, config)
@@ -184,7 +205,7 @@ def fingerprint_of(config: DataConfig) -> str | None:
 
 
 def _split(inputs: torch.Tensor, labels: torch.Tensor) -> Split:
-    return Split(inputs, labels, labels, torch.arange(len(labels)))
+    return Split(large_on_demand(inputs), labels, labels, torch.arange(len(labels)))
 
 
 def _limit(split: Split, limit: int | None, role: str, seed: int) -> Split:
@@ -193,7 +214,7 @@ def _limit(split: Split, limit: int | None, role: str, seed: int) -> Split:
     if limit > len(split):
         cure = f"give at most {len(split)}, or leave it out for all"
         raise DataError(f"--limit_{role} {limit}: the data set has only {len(split)} {role} examples; {cure}")
-    return split[balanced_rows(split.labels, limit, stream(seed, "limit", role))[0]]
+    return split.subset(balanced_rows(split.labels, limit, stream(seed, "limit", role))[0])
 
 
 def _with_validation(train: Split, config: DataConfig) -> tuple[Split, Split]:
@@ -203,7 +224,7 @@ def _with_validation(train: Split, config: DataConfig) -> tuple[Split, Split]:
     if len(train_rows) == 0 or (config.val_size and len(val_rows) == 0):
         counts = f"{len(train_rows)} training and {len(val_rows)} validation examples"
         raise DataError(f"--val_size {config.val_size} leaves {counts}; change it, or raise --limit_train")
-    return train[train_rows], train[val_rows]
+    return train.subset(train_rows) if len(val_rows) else train, train.subset(val_rows)
 
 
 def _with_noise(split: Split, source: Source, config: DataConfig, role: str, n_classes: int) -> Split:

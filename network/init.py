@@ -1,6 +1,8 @@
 """Initialisers: each redraws the weights of a network, whose classifier is `head`, in place from the global generator."""
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 
 def kaiming(network: nn.Module, head: nn.Module) -> None:
@@ -26,11 +28,11 @@ def none(network: nn.Module, head: nn.Module) -> None:
 
 def _redraw(network: nn.Module, draw) -> None:
     for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, _ConvNd)):
             draw(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, _BatchNorm):
             module.reset_parameters()
 
 

@@ -107,6 +107,9 @@ class RunConfig(Config):
     tracker: str = flag("none", "where to follow the run beside its tables", choices=TRACKERS, many=True, identity=False)
     overwrite: bool = flag(False, "repeat a finished run; an unfinished one goes on as always", identity=False)
     debug: bool = flag(False, "show tracebacks", identity=False)
+    trust_code: bool = flag(
+        False, "run code of your own that a --config file names; given on the command line alone", identity=False
+    )
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
@@ -136,7 +139,7 @@ class RunConfig(Config):
             raise FlagError(f"--metric_every needs something to measure: {either(switches)}")
         if self.prune.allocation == self.mode_spec.allocation:
             self._set("prune", replace(self.prune, allocation=None))  # the mode's own, under which name the run is known
-        plain = BY_ACTIVE_FAN_IN.get(self.network.init_method)
+        plain = BY_ACTIVE_FAN_IN.get(self.network.initialiser)
         if plain and not self.mode_spec.draws_under_mask(self.prune.mask_control):
             self._set("network", replace(self.network, init_method=plain))  # likewise: there is no mask to fit
         if self.mode in REPLACING and not self.mode_spec.updater.begins and self.prune.prune_ratio == 0:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from helper.own.references import label_of
 from helper.schema.config import FlagError, digest, flatten, identity, replace
 from helper.schema.registry import Readers
 from loader.label_noise import METHODS
@@ -23,6 +24,7 @@ def run_identity(config: RunConfig, fingerprint: str | None) -> dict[str, Any]:
         fingerprint: content hash of data files that are not the published ones.
     """
     payload = identity(config)
+    payload |= {name: label_of(payload[name]) for name in ("net_name", "loader_name") if name in payload}  # wherever code lies
     if config.network.spec.revision > 1:
         payload["network_revision"] = config.network.spec.revision
     if fingerprint:
@@ -54,12 +56,12 @@ def run_folder(config: RunConfig, fingerprint: str | None) -> RunFolder:
     words += [] if config.train.train_budget is None else [f"budget{config.train.train_budget:g}"]
     words += [f"s{config.random_state}"]
     name = f"{'-'.join(words)}-{digest(run_identity(config, fingerprint))}"
-    return RunFolder(Path(config.results_root, config.data.loader_name, config.network.label, config.mode, name))
+    return RunFolder(Path(config.results_root, config.data.label, config.network.label, config.mode, name))
 
 
 def stored_options(config: RunConfig) -> dict[str, Any]:
     """config.yaml: every flag but the ones that say how to treat an existing run."""
-    flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True}
+    flat = flatten(config) | {"overwrite": False, "debug": False, "load_pretrain": True, "trust_code": False}
     return {name: value for name, value in flat.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from helper.mask import Mask
+from helper.own.consent import trust
 from helper.processes.first import broadcast_from_first, call_in_first_then_others
 from helper.processes.group import world_size
 from helper.processes.interruption import check_signals, interruptible
@@ -14,13 +15,13 @@ from helper.progress import tracked
 from helper.pruner import SCORES
 from helper.schema.config import FlagError
 from helper.system.devices import choose_device
-from helper.system.memory import available_memory_mb, keep_freed_memory
+from helper.system.memory import available_memory_mb, keep_freed_memory, return_freed_memory
 from helper.system.signals import Signals
 from helper.system.xla import forget_graph_counts, graph_counts
 from helper.untrusted.arrays import write_arrays
 from loader.dataset import Dataset
 from loader.main import load_dataset
-from network.main import build_network
+from network.main import build_network, facts_of
 from optim.budget import within_budget
 from optim.callbacks.main import callbacks_of
 from optim.callbacks.watching import Progress
@@ -28,11 +29,14 @@ from optim.chain import keeping, runs_before
 from optim.checkpoint import load_latest
 from optim.closing import conclude, refresh_summary, track
 from optim.config import RunConfig
+from optim.consent import code_named
 from optim.folder import RunFolder
 from optim.holding import held_for_measuring, held_for_training
 from optim.identity import PATHS, run_folder
 from optim.measuring import check_examples, lacks_snr, measure_selected, measure_state
 from optim.model import Beginning, rewind_file, start
+from optim.own_network import check_network, report_uncounted
+from optim.placement import laid_out, place
 from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
@@ -53,11 +57,12 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     Args:
         signals: asks for an orderly end when one is received; default: never.
     Raises:
-        FlagError: the network does not take the data.
+        FlagError: the network does not take the data. OwnCodeError: code of a user's own, which this call trusts, fails.
         DataError: data missing or damaged.
         RuntimeError: device or tracker absent, folder in use, parent's weights missing, damaged or of another architecture.
         Diverged: the loss is not finite. Interrupted: a signal was received.
     """
+    trust(code_named(config).values())
     check_paths(config)
     signals = signals or Signals()
     device = choose_device(config.device)
@@ -66,15 +71,18 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     keep_freed_memory()
     with interruptible(signals):
         check_signals()
-        dataset = call_in_first_then_others(load_dataset, config.data)
+        dataset = laid_out(call_in_first_then_others(load_dataset, config.data), config.network)
+    if dataset.on_demand:
+        return_freed_memory()
     check_examples(config, dataset)
+    check_network(config, dataset)
     check_masks(config, dataset)
     check_mix(config, dataset)
     folder = broadcast_from_first(run_folder, config, dataset.fingerprint)
     if broadcast_from_first(lambda: folder.finished) and not config.overwrite:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
-    check_sparse_step(config)
+    check_sparse_step(config, batch_norm=facts_of(config.network, dataset.input_shape, dataset.n_classes).batch_norm)
     before = train_before(config, dataset, signals)
     beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
     schedule = broadcast_from_first(within_budget, config, beginning, dataset)
@@ -160,7 +168,7 @@ def train_in(
 def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> Trained:
     """Put the loop together and run it, from the checkpoint if there is one."""
     network, written = beginning.network, dict[str, str]()
-    network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
+    place(network, dataset)
     progress, trackers = Progress(), Trackers(config.tracker, folder)
     trainer = Trainer(
         network, dataset, config.train, seed=config.random_state, mask=beginning.mask, first_epoch=config.first_epoch,
@@ -180,7 +188,8 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
 
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
-    log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.loader_name, config.random_state)
+    log.info("%s %s on %s, seed %d", config.mode, config.network.label, config.data.label, config.random_state)
+    report_uncounted(config, dataset)
     if config.mode_spec.in_rounds:
         shares = ratios(config.prune.prune_ratio, config.prune.prune_step)
         log.info("round %d, which begins with epoch %d of its training", len(shares), config.first_epoch)
@@ -221,7 +230,7 @@ def write_labels(folder: RunFolder, dataset: Dataset) -> None:
 def measure_more(folder: RunFolder, config: RunConfig, dataset: Dataset, signals: Signals) -> Path:
     """Add the measurements that a finished run does not have yet: of its selected weights and of the states it kept."""
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, torch.Generator())
-    network.to(dataset.train.inputs.device, memory_format=torch.channels_last)
+    place(network, dataset)
     with held_for_measuring(folder, config, dataset.fingerprint, signals):
         snr = broadcast_from_first(lacks_snr, folder, config)
         for epoch in tracked(broadcast_from_first(folder.kept_epochs), "kept states", "states"):

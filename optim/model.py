@@ -24,6 +24,7 @@ from network.init import BY_ACTIVE_FAN_IN
 from network.main import build_network
 from optim.checkpoint import opened, state_in
 from optim.config import RunConfig
+from optim.consent import consent
 from optim.folder import RunFolder
 from optim.pruning import Pruning
 
@@ -185,7 +186,7 @@ class Origins:
         return self.pruning.whole(network)
 
     def fit(self, network: nn.Module, mask: Mask) -> None:
-        if self.config.network.init_method in BY_ACTIVE_FAN_IN:
+        if self.config.network.initialiser in BY_ACTIVE_FAN_IN:
             scale_to_active_fan_in(network, mask)
 
 
@@ -246,16 +247,21 @@ def rewind_file(config: RunConfig, dense: Path) -> Path:
     )
 
 
-def load_run(path: Path | str, changes: dict[str, Any] | None = None) -> tuple[nn.Module, Mask, RunConfig]:
+def load_run(
+    path: Path | str, changes: dict[str, Any] | None = None, *, trust_code: bool = False
+) -> tuple[nn.Module, Mask, RunConfig]:
     """(network with the selected weights, on the CPU and in eval mode; mask; configuration) of a finished run.
 
     Args:
         changes: flags that take another value than the stored one, such as where the data files are now.
+        trust_code: run the code of a user's own that its files name.
     Raises:
+        FlagError: there is such code, and it is not trusted.
         RuntimeError: no such run, an unfinished or damaged one. AlteredFile: files of it are not as it has left them.
     """
     folder = RunFolder(Path(path))
     config = replace(stored_config(folder), **(changes or {}))
+    consent(config, folder.path, trust_code=trust_code)
     if not folder.finished:
         raise RuntimeError(f"{folder.path} is not finished; run it to its end first")
     folder.check_files()

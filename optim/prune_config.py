@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from helper.masks.allocation import ALLOCATIONS
 from helper.masks.growth import GROWTHS
-from helper.pruner import SCORES
+from helper.pruner import PRUNABLE_BESIDE, SCORES
 from helper.schema.config import Config, FlagError, flag
 from helper.schema.registry import EntriesThat
 from optim.modes import CHOSEN_AT_START, IN_ROUNDS, PRUNING_GRADUALLY, REPLACING, UPDATING, WITH_MASK
@@ -20,6 +20,10 @@ class PruneConfig(Config):
     prune_method: str = flag("l1", "how weights are ranked, over all layers", short="-pm", choices=SCORES, when=MASKED)
     prune_ratio: float = flag(0.9, "share of the prunable weights removed, in [0, 1)", short="-pr", low=0, below=1, when=MASKED)
     prune_last: bool = flag(False, "prune the last layer too", short="-pl", when=MASKED)
+    prune_also: str = flag(
+        "none", "weights that can be pruned beside those of linear and convolution layers: embeddings, and attention's joint "
+        "projection of queries, keys and values", choices=PRUNABLE_BESIDE, many=True, when=MASKED,
+    )  # fmt: skip
     allocation: str | None = flag(
         None, "how many weights of each layer stay; default: global, all layers ranked as one, and erk in mode dynamic",
         choices=ALLOCATIONS, when=MASKED,
@@ -67,3 +71,8 @@ class PruneConfig(Config):
         super().__post_init__()
         if self.prune_step == 0:
             raise FlagError("--prune_step 0: must be above 0 and below 1")
+
+    @property
+    def beside_layers(self) -> tuple[str, ...]:
+        """Of PRUNABLE_BESIDE, what can be pruned."""
+        return tuple(word for word in self.prune_also.split(",") if word in PRUNABLE_BESIDE)

@@ -52,15 +52,19 @@ class Pruning:
         try:
             return prune(
                 network, generator, prune_ratio=ratio, prune_method=score, prune_last=flags.prune_last, head=self.head(network),
-                allocation=self.config.allocation, score_rounds=rounds or flags.score_rounds, within=within,
-                watch=lambda mask: self.count(network, mask, score), **self.data_for(score, network),
+                also=flags.beside_layers, allocation=self.config.allocation, score_rounds=rounds or flags.score_rounds,
+                within=within, watch=lambda mask: self.count(network, mask, score), **self.data_for(score, network),
             )  # fmt: skip
         except ValueError as error:
             raise FlagError(str(error)) from None
 
     def whole(self, network: nn.Module) -> Mask:
         """The mask of all that may be pruned, in which nothing is."""
-        return whole_mask(prunable_weights(network, self.config.prune.prune_last, self.head(network)))
+        return whole_mask(self.prunable(network))
+
+    def prunable(self, network: nn.Module) -> dict[str, Tensor]:
+        flags = self.config.prune
+        return prunable_weights(network, flags.prune_last, self.head(network), flags.beside_layers)
 
     def scores(self, network: nn.Module, mask: Mask, generator: torch.Generator) -> dict[str, Tensor]:
         """By `--prune_method`, of the weights of a network whose pruned weights are zero."""

@@ -17,7 +17,6 @@ from helper.sparse.choice import chosen_layers, is_worth_it, known_layers, masks
 from helper.sparse.compiler import NoCompiler
 from helper.sparse.library import Library, kernels
 from helper.sparse.view import View
-from network.main import NETWORKS
 from optim.checkpoint import FROM_THE_START
 from optim.config import RunConfig, TrainConfig
 from optim.mask_owner import MaskOwner
@@ -27,12 +26,16 @@ AGREEMENT = 1e-3  # of logits with the dense ones, of the largest; rounding is s
 SYNCHRONISED = "BatchNorm is synchronised between processes; --sync_batch_norm 0 would not do that"
 
 
-def check_sparse_step(config: RunConfig) -> None:
-    """Raise FlagError or RuntimeError where --sparse_step 1 cannot be had. All processes have to call this."""
+def check_sparse_step(config: RunConfig, *, batch_norm: bool) -> None:
+    """Raise FlagError or RuntimeError where --sparse_step 1 cannot be had. All processes have to call this.
+
+    Args:
+        batch_norm: whether the network has, or may have, BatchNorm layers.
+    """
     train = config.train
     if train.sparse_step != "1" or not config.mode_spec.has_mask:
         return
-    if world_size() > 1 and train.sync_batch_norm and NETWORKS[config.network.net_name].batch_norm:
+    if world_size() > 1 and train.sync_batch_norm and batch_norm:
         raise FlagError(f"--sparse_step 1: {SYNCHRONISED}, or use --sparse_step auto")
     missing = missing_kernels()
     if missing:
@@ -187,7 +190,7 @@ def view_of(former: View | None, network: nn.Module, masks: dict[str, Tensor], i
         former.follow(masks)
         return former
     view = View(network, masks, input_shape)
-    inputs = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).dtype)
+    inputs = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).dtype)
     with evaluation_mode(network), torch.no_grad():
         found, expected = view(inputs), network(inputs)
     if not torch.allclose(found, expected, rtol=0.0, atol=AGREEMENT * float(expected.abs().max()), equal_nan=True):

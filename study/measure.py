@@ -21,9 +21,11 @@ from loader.main import load_dataset
 from network.main import build_network
 from optim.closing import refresh_summary, track
 from optim.config import RunConfig
+from optim.consent import consent, trust_flag
 from optim.folder import RunFolder
 from optim.measuring import add_snr, check_examples, measure_selected, measure_state
 from optim.model import load_stored, restore, stored_config
+from optim.placement import laid_out, place
 from study.runs import check_data_files
 
 NAMES = tuple(sorted(METRICS))
@@ -55,6 +57,7 @@ class MeasureConfig(Config):
     epochs: str = flag("selected", "selected weights, last or all kept states, or epochs such as 0,10,30", convert=epochs)
     device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda"))
     root: str | None = flag(None, "folder of the data files; default: where they were when the run was trained", short="-rt")
+    trust_code: bool = trust_flag()
 
 
 def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
@@ -65,6 +68,8 @@ def measure(config: MeasureConfig, *runs: str, **given: list[str]) -> int:
     """
     folders = [RunFolder(Path(path)) for path in runs]
     options = [with_measurements(stored_config(folder), config, given) for folder in folders]
+    for folder, option in zip(folders, options, strict=True):
+        consent(option, folder.path, trust_code=config.trust_code)
     for folder in folders:
         chosen_epochs(folder, config.epochs)  # refuses before any work
     for words in without_effect_in(options, given):
@@ -126,13 +131,13 @@ def chosen_epochs(folder: RunFolder, text: str) -> tuple[list[int], bool]:
 def measure_run(folder: RunFolder, options: RunConfig, epochs: str) -> None:
     """Append what is asked for and not there, and bring the summary of a finished run up to it."""
     device = choose_device(options.device)
-    dataset = load_dataset(options.data).to(device)
+    dataset = laid_out(load_dataset(options.data), options.network).to(device)
     check_examples(options, dataset)
     if folder.finished:
         folder.check_files()
         check_data_files(folder, dataset, options.data.root)
     network = build_network(options.network, dataset.input_shape, dataset.n_classes, torch.Generator())
-    network.to(device, memory_format=torch.channels_last)
+    place(network, dataset)
     wanted, selected = chosen_epochs(folder, epochs)
     for epoch in tracked(wanted, "kept states", "states"):
         measure_state(folder, options, network, dataset, epoch)

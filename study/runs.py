@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from helper.mask import Mask
@@ -28,6 +27,7 @@ from loader.main import load_dataset
 from optim.config import RunConfig
 from optim.folder import RunFolder, hash_in_name
 from optim.model import load_run
+from optim.placement import laid_out, place
 from study.bias import is_biased, marked
 
 COMPARISONS = "comparisons"  # folder under a results root, beside the data sets' folders
@@ -63,19 +63,22 @@ class LoadedRun:
         return hash_in_name(self.folder.path.resolve())
 
 
-def open_run(path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None) -> LoadedRun:
+def open_run(
+    path: Path | str, device: str = "cpu", data: dict[str, Any] | None = None, *, trust_code: bool = False
+) -> LoadedRun:
     """A finished run.
 
     Args:
+        trust_code: see `load_run`.
         data: data flags that say where the files are now (root, filename, verify_data, download), instead of the stored ones.
     Raises:
         RuntimeError: no run folder, unfinished, damaged, or trained on other data files. DataError: its data are not there.
     """
     folder = RunFolder(Path(path))
-    network, mask, config = load_run(folder.path, data)
+    network, mask, config = load_run(folder.path, data, trust_code=trust_code)
     where = choose_device(device)
-    dataset = load_dataset(config.data).to(where)
-    network.to(where, memory_format=torch.channels_last)
+    dataset = laid_out(load_dataset(config.data), config.network).to(where)
+    place(network, dataset)
     check_data_files(folder, dataset, config.data.root)
     return LoadedRun(folder, config, network, mask.to(where), dataset)
 

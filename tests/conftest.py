@@ -13,7 +13,7 @@ from torch import nn
 import run as command_line
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
-from loader.main import DATASETS
+from loader.main import DATASETS, DataConfig
 from network.main import NETWORKS, NetworkConfig, build_network
 from tests.kernels.counts import compiler_version, recorded_version
 from tests.slurm.cluster import missing_programs
@@ -108,6 +108,15 @@ def _same_logging_and_hooks():
     hook = sys.excepthook
     yield
     sys.excepthook = hook
+
+
+OWN_FILES = {"folder": (3, 8, 8), "npz": (1, 8, 8)}  # data sets of a user's own files -> shape of an example that `files` has
+PUBLISHED = [name for name in DATASETS if name not in OWN_FILES]
+
+
+def input_shape_of(name: str) -> tuple[int, ...]:
+    """Of the examples of a data set in `files`."""
+    return OWN_FILES[name] if name in OWN_FILES else DataConfig(loader_name=name).published.input_shape
 
 
 NETWORKS_TRIED = [name for name in NETWORKS if not name.startswith(("vgg13", "vgg16", "vgg19"))]  # the others are alike

@@ -185,10 +185,11 @@ IDLE = [
     ("--verify_data 0", "--verify_data 0 has no effect with --loader_name digits"),
     ("-ln mnist --split_seed 3",
      "--split_seed 3 has no effect with --loader_name mnist, --limit_train none, --limit_test none, --val_size 0.0; it acts "
-     "with --loader_name digits or toy, --limit_train above 0, --limit_test above 0 or --val_size above 0"),
+     "with --loader_name digits, toy, folder, npz or MODULE:FUNCTION, --limit_train above 0, --limit_test above 0 or "
+     "--val_size above 0"),
     ("-nt resnet --sync_batch_norm 0",
      "--sync_batch_norm 0 has no effect with one process; it acts with --net_name resnet, preresnet, "
-     "wide_resnet, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn or densenet and with several processes"),
+     "wide_resnet, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, densenet or MODULE:FACTORY and with several processes"),
     ("--sync_batch_norm 0", "--sync_batch_norm 0 has no effect with --net_name mlp, one process; it acts with"),
 ]  # fmt: skip
 
@@ -268,7 +269,7 @@ def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_meas
             if any(spec.when) and without_effect(config, {name}):
                 told.add(name)
                 others = [choice for choice in spec.choices or () if choice != flatten(config)[name]]
-                value = others[-1] if others else OTHERS[value_type(cls, field)[0]]
+                value = others[-1] if others else "a=7" if spec.whole else OTHERS[value_type(cls, field)[0]]
                 other = config if name in apart else replace(config, **{name: value})
                 assert spec.always_counts or run_identity(other, None) == run_identity(config, None), name
                 assert other.metrics.wanted() == config.metrics.wanted()

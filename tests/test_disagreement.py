@@ -480,7 +480,7 @@ def test_data_without_images_have_no_contact_sheet(train, tmp_path, capsys):
     flags = [word for name, value in QUICK.items() for word in (f"--{name}", value)]
     a, b = (train("-ln", "toy", "-rt", tmp_path, "-rs", seed, *flags) for seed in (1, 2))
     folder = disagree(DisagreeConfig(), a, b)
-    assert "no contact sheet: toy has no images" in capsys.readouterr().out
+    assert "no contact sheet: toy has no images that could be shown" in capsys.readouterr().out
     assert sorted(path.name for path in (folder / "figures").iterdir()) == ["figure9_10.pdf", "figure9_10.png"]
 
 

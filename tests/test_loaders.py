@@ -25,6 +25,7 @@ from loader.main import _limit as limited
 from loader.spec import DatasetSpec
 from optim.config import RunConfig
 from optim.identity import run_identity
+from tests.conftest import PUBLISHED
 
 
 def load(root, name, **flags):
@@ -301,7 +302,7 @@ LEAVING = {
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 10])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_noise_gives_labels_of_the_chosen_classes_or_is_refused_in_a_line(files, name, method, n):
     flags = {"noise_method": method, "noise_ratio": 0.9, "limit_classes": n, "val_size": 0.3}
     if n in LEAVING.get(method, {}).get(name, ()):
@@ -341,9 +342,15 @@ def test_an_added_set_whose_noise_leaves_the_classes_is_refused(monkeypatch):
 
 
 NO_DATA_SETS = [
-    ({"train_inputs": lambda x: x / 16}, r"train_inputs has to be a uint8 .* not a Tensor of \(1438, 1, 8, 8\), torch.float32"),
-    ({"test_inputs": lambda x: x.numpy()}, r"test_inputs has to be a uint8 tensor .* not a ndarray of \(359, 1, 8, 8\), uint8"),
-    ({"train_inputs": lambda x: x[:, 0]}, r"\(N, C, H, W\) or \(N, D\), not a Tensor of \(1438, 8, 8\)"),
+    (
+        {"train_inputs": lambda x: x.double()},
+        r"train_inputs has to be a uint8 .* not a Tensor of \(1438, 1, 8, 8\), torch.float64",
+    ),
+    (
+        {"test_inputs": lambda x: x.numpy()},
+        r"test_inputs has to be a uint8 or float32 .* not a ndarray of \(359, 1, 8, 8\), uint8",
+    ),
+    ({"train_inputs": lambda x: x[:, 0, 0, 0]}, r"\(N, D\) or \(N, ...\), not a Tensor of \(1438,\)"),
     ({"test_labels": lambda y: y.int()}, r"test_labels has to be an int64 tensor of \(359,\), not .* torch.int32"),
     ({"train_labels": lambda y: y[:50]}, r"train_labels has to be an int64 tensor of \(1438,\), not a Tensor of \(50,\)"),
     ({"train_labels": lambda y: y + 1}, "train_labels has classes from 1 to 10, but class_names has 10, .* counted from 0"),

@@ -213,6 +213,8 @@ READ = {  # the flags of each registry that only some of its entries read, entry
         "digits": {"test_size", "split_seed"}, "toy": {"test_size", "split_seed", "root", "filename"},
         **dict.fromkeys(("mnist", "fmnist", "svhn", "tiny_imagenet", "cifar100"), ("root", "download", "verify_data")),
         "cifar10": {"root", "download", "verify_data", "human_set"},
+        "npz": {"test_size", "split_seed", "root", "filename"},
+        "folder": {"test_size", "split_seed", "root", "image_size", "image_cache"},
     },
     "network": {
         "mlp": {"hidden_dims", "hidden_act", "out_act"}, "resnet": {"depth", "widen_factor"}, "preresnet": {"depth"},

@@ -7,11 +7,11 @@ import pytest
 
 from helper.metrics.main import METRICS
 from helper.schema.config import FlagError, all_flags, flag_fields
-from loader.main import DATASETS, DataConfig
+from loader.main import DATASETS
 from network.main import NETWORKS
 from optim.config import RunConfig
 from optim.modes import MODES
-from tests.conftest import NETWORKS_TRIED
+from tests.conftest import NETWORKS_TRIED, PUBLISHED, input_shape_of
 
 pytestmark = pytest.mark.smoke
 QUICK = ("--figures", 0, "--n_epochs", 1, "-ms", 40, "-mt", 2, "-bf", 20)
@@ -20,12 +20,13 @@ EVERY_FLAG = {
     "mode": "lottery", "random_state": 7, "device": "cpu", "load_pretrain": 0, "overwrite": 1, "debug": 1, "figures": 1,
     "tracker": "tensorboard",
     "pretrain_model_path": None, "lottery_model_path": None,
+    "trust_code": 0,
     "loader_name": "digits", "root": "data", "download": 0, "verify_data": 0, "test_size": 0.3,
     "limit_classes": 8, "limit_train": 200, "limit_test": 60, "val_size": 0.2, "split_seed": 1,
     "augment": "crop_flip", "train_noisy": 1, "noise_method": "asymmetric", "noise_ratio": 0.2, "noise_seed": 2,
-    "net_name": "mlp",
+    "net_name": "mlp", "net_args": "", "net_code": None, "loader_args": "",
     "in_dim": 64, "out_dim": 8, "init_method": "xavier",
-    "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1,
+    "prune_method": "random", "prune_ratio": 0.5, "prune_last": 1, "prune_also": "none",
     "sparse_step": "auto",
     "allocation": "uniform", "score_batches": 2, "score_rounds": 2, "mask_control": "shuffle", "train_budget": 0.5,
     "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
@@ -76,7 +77,7 @@ def test_every_mode(train, mode):
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("noisy", ["", "_noisy"])
 def test_every_loader(train, files, name, noisy):
-    shape = DataConfig(loader_name=name).published.input_shape
+    shape = input_shape_of(name)
     network = ("-nt", "mnist_lenet") if takes("mnist_lenet", shape) else ("-nt", "mlp", "-hd", "8-4")
     limits = ("--limit_train", 120, "--limit_test", 50, "-bs", 50)
     folder = train("-ln", name + noisy, "-rt", files, "--verify_data", 0, "-dl", 0, *network, *limits, *QUICK)
@@ -94,7 +95,7 @@ def takes(network: str, input_shape: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize("name", [name for name in NETWORKS_TRIED if not name.startswith("vgg") and "alexnet" not in name])
 def test_every_network_but_the_large_ones(train, files, name):
     """On the last data set that it takes; tests/test_zoo.py trains the others, on fewer images."""
-    data = [each for each in DATASETS if takes(name, DataConfig(loader_name=each).published.input_shape)][-1]
+    data = [each for each in PUBLISHED if takes(name, input_shape_of(each))][-1]
     own = [word for flag, value in NETWORKS[name].smoke.items() for word in (f"--{flag}", value)]
     train("-ln", data, "-rt", files, "--verify_data", 0, "-nt", name, *own,
           "--limit_train", 150, "--limit_test", 100, "-bs", 50, *QUICK)  # fmt: skip

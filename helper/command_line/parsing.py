@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from helper.command_line.flag_files import canonical, read_flags
 from helper.command_line.help import Usage, help_text, names_of, page_width, parts_within
-from helper.schema.config import Config, FlagError, all_flags, flag_fields, unflatten, value_type
+from helper.schema.config import Config, Flag, FlagError, all_flags, flag_fields, unflatten, value_type
 from helper.schema.values import near_match, switch
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import write_yaml
@@ -22,13 +22,14 @@ class CommandLine:
     """What `parse` reads: the config, the words beside the flags, and the flags that were given as lists.
 
     `given` has the names of the config's flags that stand on the command line or, with another value than the default, in
-    a --config file.
+    a --config file; `typed` of those whose value is the command line's.
     """
 
     config: Any
     words: list[str]
     lists: dict[str, list[str]]
     given: frozenset[str]
+    typed: frozenset[str]
 
 
 def parse(cls: type[Config], usage: Usage, argv: Sequence[str] | None = None) -> CommandLine:
@@ -50,12 +51,14 @@ def parse(cls: type[Config], usage: Usage, argv: Sequence[str] | None = None) ->
         [word for each in words for word in ([each] if isinstance(each, str) else each)],
         {name: values_of(found[name], field) for name, field in several.items() if name in found},
         frozenset(flags) - found.get("left_at_default", set()),
+        frozenset(flags) - found.get("of_files", set()),
     )
 
 
 def values_of(text: str, each: dataclasses.Field) -> list[str]:
     """The values of a flag that is given as a list, with commas between; one that has commas of its own is one value."""
-    return [text] if each.metadata["flag"].many else [word.strip() for word in text.split(",")]
+    spec: Flag = each.metadata["flag"]
+    return [text] if spec.many or spec.whole else [word.strip() for word in text.split(",")]
 
 
 def defaults_of(cls: type[Config]) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class FlagsOfFile(argparse.Action):
         defaults = defaults_of(self.cls)
         vars(found).update(flags)
         left = {name for name, value in flags.items() if value == defaults[name]}
+        found.of_files = getattr(found, "of_files", set()) | set(flags)
         found.left_at_default = (getattr(found, "left_at_default", set()) | left) - (set(flags) - left)
 
 
@@ -96,6 +100,7 @@ class FlagOfLine(argparse.Action):
         setattr(found, self.dest, word)
         if hasattr(found, "left_at_default"):
             found.left_at_default.discard(self.dest)
+            found.of_files.discard(self.dest)
 
 
 class Parser(argparse.ArgumentParser):

@@ -32,7 +32,10 @@ class LayerInputs:
         self.handles: list[Any] = []
 
     def __enter__(self) -> "LayerInputs":
+        alone = dict(self.subject.network.named_parameters(recurse=False))  # parameters that no layer takes inputs for
         for layer, parameters in self.subject.layers.items():
+            if layer in alone:
+                continue
             module = self.subject.network.get_submodule(layer)
             name = next((name for name, p in parameters.items() if p is getattr(module, "weight", None)), None)
             of_channels = None

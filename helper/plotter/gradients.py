@@ -47,14 +47,19 @@ def gradients(table: Columns) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True)
     quantities = [
         (table["weight_norm"], "weight norm ||W||"),
-        (table["grad_mean_norm"] / table["weight_norm"], "||gradient mean|| / ||W||"),
-        (table["grad_std_norm"] / table["weight_norm"], "||gradient std|| / ||W||"),
+        (ratio(table["grad_mean_norm"], table["weight_norm"]), "||gradient mean|| / ||W||"),
+        (ratio(table["grad_std_norm"], table["weight_norm"]), "||gradient std|| / ||W||"),
     ]
     for axis, (values, label) in zip(axes, quantities, strict=True):
         by_layer(axis, table, values, legend=axis is axes[-1])
         axis.set(xlabel="epoch", ylabel=label)
         plain_log(axis)
     return figure
+
+
+def ratio(values: numpy.ndarray, norms: numpy.ndarray) -> numpy.ndarray:
+    """Nothing where the norm is 0, as of a parameter that begins with zeros."""
+    return numpy.divide(values, norms, out=numpy.full(len(norms), numpy.nan), where=norms > 0)
 
 
 def by_layer(axis: Axes, table: Mapping[str, Any], values: Any, *, errors: Any = None, legend: bool = True) -> None:

@@ -55,6 +55,7 @@ class Flag:
     identity: bool
     always_counts: bool
     strict: bool
+    whole: bool
 
     def acts(self, flat: dict[str, Any]) -> bool:
         """Whether the flag has any effect beside these values of all flags."""
@@ -76,6 +77,7 @@ def flag(
     identity: bool = True,
     always_counts: bool = False,
     strict: bool = False,
+    whole: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
@@ -89,9 +91,10 @@ def flag(
         identity: whether it changes the trained weights.
         always_counts: in `identity` also where it has no effect; whoever gives it there is told all the same.
         strict: whoever gives it where it has no effect is refused, for they must mean another run.
+        whole: one value may have commas, so that a sweep's command line does not cut it into several.
     """
     conditions = (when,) if isinstance(when, dict) else tuple(when) or ({},)
-    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity, always_counts, strict)
+    spec = Flag(help, short, choices, many, convert, low, high, below, conditions, identity, always_counts, strict, whole)
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 

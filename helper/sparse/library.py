@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from helper.sparse.compiler import CURE, NO_PLACE, SOURCE, Compiler, NoCompiler, find_compiler, openmp_runtime
+from helper.system.caches import user_cache
 from helper.system.files import file_hash, write_atomic
 
 log = logging.getLogger(__name__)
@@ -153,13 +154,8 @@ def private(path: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept, links followed. A user without a home has one among the temporary files."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "price-of-sparsity"
-    except RuntimeError:  # neither HOME nor the list of users knows one
-        folder = Path(tempfile.gettempdir()) / f"price-of-sparsity-{os.geteuid()}"
-    return Path(os.path.realpath(folder))
+    """Where libraries are kept."""
+    return user_cache()
 
 
 @contextlib.contextmanager

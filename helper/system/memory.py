@@ -20,6 +20,14 @@ def keep_freed_memory() -> bool:
     return set_thresholds(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
 
 
+def return_freed_memory() -> bool:
+    """Undo `keep_freed_memory` for blocks of 4 MiB and more, where memory is short; True where that took effect.
+
+    Between such blocks on the heap lie small ones that live longer, and the heap grows although most of it is free.
+    """
+    return set_thresholds(mmap_threshold=1 << 22, trim_threshold=1 << 26)
+
+
 def set_thresholds(mmap_threshold: int, trim_threshold: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -12,6 +12,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from helper.drawing import save_figure
+from helper.own.references import label_of
 from helper.schema.config import flatten
 from helper.system.files import write_atomic
 from helper.untrusted.arrays import write_arrays
@@ -19,7 +20,8 @@ from helper.untrusted.texts import csv_text, shown
 from study.bias import CHOSEN, bias_noted
 from study.runs import COMPARISONS, RESULT, LoadedRun, open_run
 
-WHERE_DATA_ARE = ("root", "filename", "verify_data", "download")  # data flags that do not say which data they are
+# data flags that do not say which data they are
+WHERE_DATA_ARE = ("root", "filename", "verify_data", "download", "image_cache", "loader_args")
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,16 @@ class Comparison:
         print(*map(shown, [*lines, *([note] if note else []), self.folder]), sep="\n")
 
 
-def open_pair(a: Path | str, b: Path | str, device: str, root: str | None) -> tuple[LoadedRun, LoadedRun]:
+def open_pair(
+    a: Path | str, b: Path | str, device: str, root: str | None, *, trust_code: bool = False
+) -> tuple[LoadedRun, LoadedRun]:
     """Two finished runs, see `open_run`.
 
     Args:
         root: folder of the data files now; None: where they were when the runs were trained.
     """
     data = None if root is None else {"root": root, "download": False}
-    return open_run(a, device, data), open_run(b, device, data)
+    return open_run(a, device, data, trust_code=trust_code), open_run(b, device, data, trust_code=trust_code)
 
 
 def check_comparable(runs: Sequence[LoadedRun], parts: Sequence[str]) -> None:
@@ -134,7 +138,7 @@ def check_comparable(runs: Sequence[LoadedRun], parts: Sequence[str]) -> None:
         for part in parts:
             mine, theirs = (flatten(getattr(run.config, part)) for run in (first, other))
             for name in mine:
-                if mine[name] != theirs[name] and name not in WHERE_DATA_ARE:
+                if label_of(mine[name]) != label_of(theirs[name]) and name not in WHERE_DATA_ARE:
                     raise RuntimeError(
                         f"{first.folder.path} has --{name} {mine[name]} and {other.folder.path} --{name} {theirs[name]}: "
                         f"they have no {part} in common"

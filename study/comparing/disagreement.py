@@ -18,6 +18,7 @@ from helper.schema.config import Config, flag, flatten
 from helper.system.locks import exclusive
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
+from optim.consent import trust_flag
 from study.bias import CHOSEN, bias_noted, marked
 from study.comparing.comparison import Comparison, Drawn, check_comparable, chosen_by_test, open_pair
 from study.comparing.figures_disagreement import CAPTIONS, draw_classes, draw_sheet
@@ -37,6 +38,7 @@ class DisagreeConfig(Config):
     device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
     images: int = flag(36, "most disagreed images on a contact sheet; 0: no sheet", low=0, high=600)
     root: str | None = flag(None, "folder of the data files now; default: where they were when the runs were trained")
+    trust_code: bool = trust_flag()
 
 
 def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
@@ -50,7 +52,7 @@ def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:
         RuntimeError: not finished runs, one network given twice, runs on different data.
     """
     started = time.perf_counter()
-    runs = open_pair(a, b, config.device, config.root)
+    runs = open_pair(a, b, config.device, config.root, trust_code=config.trust_code)
     check_same_examples(runs)
     comparison = Comparison("disagree", runs, settings_of(config, runs), FILES)
     result = comparison.stored()
@@ -184,8 +186,8 @@ def contact_sheets(
     """{stem: figure} of the n most disagreed images of either split, with a note or "" below; prints why there is none."""
     if n == 0:
         return {}
-    if dataset.train.inputs.ndim != 4:
-        print(f"no contact sheet: {dataset.name} has no images")
+    if dataset.train.inputs.ndim != 4 or dataset.input_shape[0] not in (1, 3, 4):
+        print(f"no contact sheet: {dataset.name} has no images that could be shown")
         return {}
     figures = {}
     for split, stem in SHEETS.items():

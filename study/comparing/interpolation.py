@@ -28,6 +28,7 @@ from helper.system.locks import exclusive
 from helper.system.memory import keep_freed_memory
 from helper.system.seeds import stream
 from optim.checkpoint import content_hash
+from optim.consent import trust_flag
 from optim.model import restore
 from optim.modes import modes_that
 from study.bias import CHOSEN, bias_noted, marked
@@ -74,6 +75,7 @@ class InterpolateConfig(Config):
     device: str = flag("cpu", "where to compute", short="-dv", choices=("cpu", "cuda"))
     root: str | None = flag(None, "folder of the data files now; default: as the runs have stored it", short="-rt")
     figures: bool = flag(True, "draw figures at the end")
+    trust_code: bool = trust_flag()
 
     def alphas(self) -> list[float]:
         return [float(share) for share in self.cosine_alphas.split(",")]
@@ -92,7 +94,7 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
     """
     started = time.perf_counter()
     keep_freed_memory()
-    runs = open_pair(scratch, finetune, config.device, config.root)
+    runs = open_pair(scratch, finetune, config.device, config.root, trust_code=config.trust_code)
     check_pair(*runs)
     states = endpoints(*runs)
     settings = settings_of(config, states, runs[0]) | chosen_by_test({"Sol-S": runs[0], "Sol-F": runs[1]})
@@ -118,7 +120,7 @@ def interpolate(config: InterpolateConfig, scratch: Path | str, finetune: Path |
 
 def title_of(runs: tuple[LoadedRun, LoadedRun]) -> str:
     config, sparsity = runs[0].config, runs[0].mask.sparsity
-    where = f"{config.data.loader_name}, {config.network.label}, sparsity {sparsity:.3g}"
+    where = f"{config.data.label}, {config.network.label}, sparsity {sparsity:.3g}"
     return f"On the line to {marked('Sol-F', runs[1].biased)}: {where}"
 
 

@@ -11,7 +11,7 @@ import pandas
 
 from helper.schema.config import digest
 from optim.modes import CHOSEN_AT_START, REPLACING
-from study.reporting.finished_run import BUDGET, MASKING, SCHEDULE, FinishedRun, grouped
+from study.reporting.finished_run import BUDGET, MASKING, SCHEDULE, FinishedRun, grouped, place_of
 from study.reporting.pairs import FINETUNE, side_of
 from study.reporting.ranking import QUANTITY, paired
 from study.reporting.regimes import CANNOT_TELL, MARGIN, NEGATIVE, NONE, POSITIVE, UNCLEAR, Gap, judge
@@ -123,7 +123,7 @@ def training_of(record: FinishedRun) -> str:
 
 def where(record: FinishedRun) -> str:
     network = record.name.split("/")[1]
-    return f"{record.summary['sparsity_requested']:g} pruned, {network} on {record.flags['loader_name']}"
+    return f"{record.summary['sparsity_requested']:g} pruned, {network} on {record.data}"
 
 
 def between(
@@ -214,7 +214,7 @@ def family_of_widths(record: FinishedRun, *without: str) -> str:
     """Hash of all flags but how wide the network is."""
     left = {name: value for name, value in record.identity.items() if name not in {*LABELS, *WIDTHS, *without}}
     shape = {name: str(record.flags[name]).count("-") for name in WIDTHS if name in record.flags}
-    return digest({"flags": left, "layers": shape, **{n: record.flags[n] for n in ("loader_name", "net_name")}})
+    return digest({"flags": left, "layers": shape, **place_of(record.flags)})
 
 
 def size_of(record: FinishedRun) -> int:

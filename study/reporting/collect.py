@@ -43,7 +43,7 @@ def collect(root: Path) -> Collection:
         try:
             record = finished_run(folder, name)
             folder.check_files()
-            key = (record.flags["loader_name"], record.study, digest(record.identity))
+            key = (record.data, record.study, digest(record.identity))
         except UNREADABLE as error:
             left_out.append((name, why_left_out(folder, error)))
             continue

@@ -23,6 +23,7 @@ from helper.untrusted.texts import one_line, shown
 from loader.main import published_sizes
 from network.main import build_network
 from optim.config import RunConfig
+from optim.consent import consent, trust_flag
 from optim.folder import RunFolder
 from optim.model import Stored, load_stored, restore, stored_config
 from study.bias import BIAS_NOTE
@@ -44,6 +45,7 @@ class ExportConfig(Config):
 
     weights: str = flag("dense", "pruned weights as zeros, or left out: CSR arrays", choices=("dense", "csr"))
     onnx: bool = flag(True, f"also {ONNX}, where the packages {' and '.join(ONNX_PACKAGES)} are installed")
+    trust_code: bool = trust_flag()
 
 
 def export(config: ExportConfig, run: str, folder: str) -> int:
@@ -65,7 +67,7 @@ def export(config: ExportConfig, run: str, folder: str) -> int:
         write_atomic(target / ORIGIN, json.dumps({"run": record.name, "identity": digest(record.identity)}) + "\n")
         write_weights(target, record, stored, config.weights)
         write_atomic(target / FLAGS, origin.config.read_bytes())
-        words = onnx_or_why_not(target, options, origin) if config.onnx else ""
+        words = onnx_or_why_not(target, options, origin, config) if config.onnx else ""
         if words or not config.onnx:
             (target / ONNX).unlink(missing_ok=True)  # of an earlier export
         write_atomic(target / CARD, card_of(record, options, target))
@@ -112,8 +114,12 @@ def write_weights(target: Path, record: FinishedRun, stored: Stored, how: str) -
         (target / MASK).unlink(missing_ok=True)
 
 
-def onnx_or_why_not(target: Path, options: RunConfig, origin: RunFolder) -> str:
+def onnx_or_why_not(target: Path, options: RunConfig, origin: RunFolder, config: ExportConfig) -> str:
     """Write the network for any number of examples; why that cannot be, in one line, or nothing."""
+    try:
+        consent(options, origin.path, trust_code=config.trust_code)
+    except FlagError as error:
+        return f"no {ONNX}: {error}"
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         return f"no {ONNX}: pip install {' '.join(missing)}, or --onnx 0"

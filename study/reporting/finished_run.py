@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas
 
+from helper.own.references import label_of
 from helper.schema.config import all_flags, counts, digest, flag_fields
 from helper.tables import TEXTS, DamagedTable, cells_of
 from helper.untrusted.reasons import Unfit
+from loader.main import data_label
 from optim.columns import HISTORY, LATER, METRICS_COLUMNS, SHAPE, SNR, SNR_LATER
 from optim.config import PruneConfig, RunConfig
 from optim.modes import MODES, ModeSpec
@@ -69,6 +71,11 @@ class FinishedRun:
         return self.flags["random_state"]
 
     @property
+    def data(self) -> str:
+        """What run folders call its data set."""
+        return data_label(self.flags["loader_name"], noisy=self.flags["train_noisy"])
+
+    @property
     def biased(self) -> bool:
         return is_biased(self.flags)
 
@@ -105,7 +112,7 @@ class FinishedRun:
         if self.joined is not None:
             return self.joined
         dense = self.dense
-        where = {name: self.flags[name] for name in ("loader_name", "net_name")}
+        where = place_of(self.flags)
         return digest(where | {"dense": "given as a file" if dense is None else without_seed(dense)})
 
     @functools.cached_property
@@ -185,9 +192,14 @@ def with_dense_runs(records: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 def dense_without(record: FinishedRun, left_out: Sequence[str]) -> str:
     """Hash of a run's dense settings, whatever its seed and these options."""
-    where = {name: record.flags[name] for name in ("loader_name", "net_name")}
+    where = place_of(record.flags)
     options = {name: value for name, value in without_seed(record.dense or {}).items() if name not in left_out}
     return digest(where | {"dense": options, "without": list(left_out)})
+
+
+def place_of(flags: dict[str, Any]) -> dict[str, str]:
+    """Names of data set and network, wherever the code of one's own lies."""
+    return {name: label_of(flags[name]) for name in ("loader_name", "net_name")}
 
 
 def without_schedule(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas
 from helper.schema.config import digest
 from optim.train_config import REMEDIES
 from study.reporting.aggregate import finest, units_of
-from study.reporting.finished_run import FinishedRun, grouped, without_seed
+from study.reporting.finished_run import FinishedRun, grouped, place_of, without_seed
 from study.reporting.pairs import FINETUNE, SCRATCH, side_of
 from study.reporting.regimes import Gap, judge, resolved
 from study.reporting.statistics import SHARES, Interval, Spread, interval, ratio_interval, spread_of
@@ -68,7 +68,7 @@ def remedy_of(record: FinishedRun) -> str:
 
 def without_remedies(record: FinishedRun) -> str:
     """Hash of all that runs have in common which differ in seed, method and remedies only."""
-    where = {name: record.flags[name] for name in ("loader_name", "net_name")}
+    where = place_of(record.flags)
     options = [json.loads(record.series), without_seed(record.dense or {})]
     kept = [{name: value for name, value in own.items() if name not in (*REMEDIES, "mode")} for own in options]
     return digest(where | {"options": kept, "sparsity": record.summary["sparsity_requested"]})

@@ -55,7 +55,7 @@ class Column:
 def own_columns() -> dict[str, Column]:
     places = {
         "run": lambda record: record.name,
-        "data": lambda record: record.flags["loader_name"],
+        "data": lambda record: record.data,
         "network": lambda record: record.name.split("/")[1],
         "mode": lambda record: record.mode,
         "family": lambda record: record.family.label,

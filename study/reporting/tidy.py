@@ -41,7 +41,7 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun], whol
     return {
         "run": record.name,
         "study": record.study,
-        "data": flags["loader_name"],
+        "data": record.data,
         "network": record.name.split("/")[1],
         "mode": record.mode,
         "family": record.family.label,

@@ -23,6 +23,7 @@ from loader.dataset import Dataset
 from loader.main import Sizes, load_dataset, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
+from optim.placement import laid_out, place
 from optim.sparse_step import missing_kernels
 from optim.trainer import Trainer
 from study.sweeping.plan import PlannedRun
@@ -137,9 +138,9 @@ def measured_speeds(config: RunConfig) -> Speeds:
 def time_steps(config: RunConfig) -> Speeds:
     """`measured_speeds` anew."""
     device = choose_device(config.device)
-    dataset = data_of(config.data).to(device)
+    dataset = laid_out(data_of(config.data), config.network).to(device)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, stream(1, "init"))
-    network.to(device, memory_format=torch.channels_last)
+    place(network, dataset)
     steps = dataclasses.replace(config.train, compile=False)  # which would take longer to compile than the rest to time
     trainer = Trainer(network, dataset, steps, seed=1, callbacks=[])
     network.train()

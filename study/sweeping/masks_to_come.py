@@ -84,12 +84,19 @@ class Layers:
 
 
 def layers_for(config: RunConfig, sizes: Sizes) -> Layers:
-    return layers_of(config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
+    return layers_of(*network_of(config, sizes))
+
+
+def network_of(config: RunConfig, sizes: Sizes) -> tuple[NetworkConfig, tuple[int, ...], int, bool, tuple[str, ...]]:
+    """What decides which layers there are, and which of them can be pruned."""
+    return config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last, config.prune.beside_layers
 
 
 @functools.cache
-def layers_of(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool) -> Layers:
+def layers_of(
+    config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool, also: tuple[str, ...] = ()
+) -> Layers:
     network = build_network(config, input_shape, n_classes, torch.Generator())
     head = config.spec.head_name(network)
-    shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(network, prune_last, head).items()}
+    shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(network, prune_last, head, also).items()}
     return Layers(network, uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, f"{head}.weight")

@@ -56,7 +56,7 @@ class PlannedRun:
     @property
     def group(self) -> str:
         """`data/network`: the first two parts of its name."""
-        return f"{self.config.data.loader_name}/{self.config.network.label}"
+        return f"{self.config.data.label}/{self.config.network.label}"
 
     @property
     def finished(self) -> bool:

@@ -16,7 +16,7 @@ from optim.config import RunConfig
 from optim.sparse_step import may_be_sparse
 from optim.trainer import steps_per_epoch
 from optim.updating import MaskSchedule
-from study.sweeping.masks_to_come import layers_of
+from study.sweeping.masks_to_come import layers_of, network_of
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ class Step(NamedTuple):
 
 def step_of(config: RunConfig, sizes: Sizes, pruned: float) -> Step:
     """Where a share of the weights that may be pruned is."""
-    network = (config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
-    return step_at(network, config.allocation, config.train.batch_size, config.train.sparse_step == "1", pruned)
+    return step_at(
+        network_of(config, sizes), config.allocation, config.train.batch_size, config.train.sparse_step == "1", pruned
+    )
 
 
 @functools.cache

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 
 from helper.command_line.effects import refuse_misplaced, without_effect_in
+from helper.own.consent import trust
 from helper.processes.interruption import check_signals, interruptible
 from helper.progress import Task
 from helper.schema.config import FlagError
 from helper.system.signals import EXIT_INTERRUPTED, GOES_ON, Interrupted, Signals
 from helper.untrusted.texts import one_line
 from optim.config import RunConfig
+from optim.consent import code_named
 from optim.trackers.main import join_sweep
 from study.sweeping.dry_run import dry_run
 from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNING, Executor, LocalPool
@@ -36,6 +38,7 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     of_file = {Path(file): read_sweep(Path(file), given) for file in files}
     titles = {file: title_in(file) for file in of_file}
     configs = [run for runs in of_file.values() for run in runs]
+    trust(word for config_of_run in configs for word in code_named(config_of_run).values())  # who wrote the file names it
     named = {*given, *(name for file in of_file for name in flags_named(file))}
     refuse_misplaced(configs, named, config.slurm.n_processes)
     for words in without_effect_in(configs, named, config.slurm.n_processes):

@@ -118,21 +118,24 @@ class Shape:
 
 
 @functools.cache
-def shape_of(config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool = False) -> Shape:
+def shape_of(
+    config: NetworkConfig, input_shape: tuple[int, ...], n_classes: int, prune_last: bool = False, also: tuple[str, ...] = ()
+) -> Shape:
     network = build_network(config, input_shape, n_classes, torch.Generator())
     head = config.spec.head_name(network)
     return Shape(
         macs=count_macs(network, input_shape)[0],
         parameters=sum(p.numel() for p in network.parameters()),
         buffers=sum(b.numel() * b.element_size() for b in network.buffers()),
-        prunable=sum(weight.numel() for weight in prunable_weights(network, prune_last, head).values()),
+        prunable=sum(weight.numel() for weight in prunable_weights(network, prune_last, head, also).values()),
         layers=len(prunable_weights(network, prune_last=True)),
         tensors=len(network.state_dict()),
     )
 
 
 def shape_for(config: RunConfig, sizes: Sizes) -> Shape:
-    return shape_of(config.network, sizes.input_shape, sizes.n_classes, config.prune.prune_last)
+    masks = config.prune
+    return shape_of(config.network, sizes.input_shape, sizes.n_classes, masks.prune_last, masks.beside_layers)
 
 
 def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
