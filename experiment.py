@@ -62,6 +62,11 @@ COMMANDS: dict[str, Command] = {
         "scripts/paper/small/figure1.yaml --jobs 2 --dry_run", lists=RunConfig,
         about_lists="Flags of run.py: each takes one value or several with commas between, and the place of the files' values.",
     ),
+    "power": Command(
+        "study.sweeping.power", "PowerConfig", "power", "RUN...",
+        "Says how many seeds and test images show a gap of some size with 80 % power, by the seeds there are, and their price.",
+        "results/digits/mlp-128-64/sparse-*/* --gap 0.01",
+    ),
     "status": Command(
         "study.sweeping.status", "StatusConfig", "status", "RESULTS_ROOT",
         "Says which runs of a results root are queued, running, finished, failed, damaged; changes nothing.", "results",

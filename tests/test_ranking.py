@@ -10,7 +10,8 @@ from scipy import stats
 
 from study.reporting.figures_ways import pareto_front
 from study.reporting.ranking import TOTAL, alike, at_equal_cost, at_equal_sparsity, paired, ranked, resolved_by_images
-from study.reporting.regimes import holm, resolved
+from study.reporting.regimes import holm
+from study.t_power import resolved
 
 
 def rows(series: str, values: dict[int, float] | list[float], **columns) -> pandas.DataFrame:

@@ -6,19 +6,9 @@ import numpy
 import pytest
 from scipy import integrate, stats
 
-from study.reporting.regimes import (
-    ALPHA,
-    MARGIN,
-    detectable,
-    detectable_effect,
-    holm,
-    joint_intervals,
-    judge,
-    power_of,
-    regime,
-    resolved,
-)
+from study.reporting.regimes import ALPHA, MARGIN, detectable, holm, joint_intervals, judge, regime
 from study.reporting.statistics import Spread, interval, spread_of
+from study.t_power import detectable_effect, images_needed, power_of, resolved, sd_bounds, units_needed
 
 
 def spread(mean: float, half: float, n: int = 3) -> Spread:
@@ -166,6 +156,26 @@ def test_images_resolve_what_a_binomial_test_of_so_many_finds_in_four_of_five():
     found = numpy.mean(numpy.abs(a - b) > stats.norm.ppf(0.975) * numpy.sqrt((a * (1 - a) + b * (1 - b)) / n))
     assert found == pytest.approx(0.8, abs=0.03)
     assert math.isnan(resolved([0.5, 0.5], math.nan))
+    assert images_needed([share, share], gap) == pytest.approx(n)
+
+
+@pytest.mark.parametrize("effect", [0.05, 0.3, 0.996, 2.0, 40.0])
+def test_as_few_units_as_are_needed_have_the_power_and_one_less_has_not(effect):
+    n = units_needed(effect)
+    assert power_of(effect, n) >= 0.8
+    assert n == 2 or power_of(effect, n - 1) < 0.8
+
+
+def test_units_are_those_of_other_programs_and_a_gap_of_nothing_takes_too_many():
+    assert units_needed(0.5) == 34  # G*Power's for a paired difference of half a standard deviation
+    assert units_needed(1.0) == 10
+    assert units_needed(1e-4) is None
+
+
+def test_bounds_of_a_standard_deviation_hold_it_nineteen_times_in_twenty():
+    draws = numpy.random.default_rng(6).normal(0, 3.0, (4000, 4))
+    held = [low < 3 < high for low, high in (sd_bounds(row.std(ddof=1), 4) for row in draws)]
+    assert numpy.mean(held) == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
 
 
 # ------------------------------------------------------------------------------------------- spread that does not show

@@ -10,10 +10,11 @@ import pandas
 from helper.metrics.main import METRICS
 from optim.modes import MODES
 from study.reporting.pairs import Pair
-from study.reporting.regimes import MARGIN, judge, regime, resolved
+from study.reporting.regimes import MARGIN, judge, regime
 from study.reporting.statistics import NOT_NEGATIVE, SHARES, Interval, independent, interval, ratio_interval, spread_of
 from study.reporting.tidy import REPORTED
 from study.reporting.unreliable import unreliable
+from study.t_power import resolved
 
 QUANTITIES = (
     "acc_train", "acc_test", "loss_train", "loss_test", "entropy_train", "acc_clean", "acc_generalized", "acc_memorized",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas
 
 from study.reporting.aggregate import finest, units_of
-from study.reporting.regimes import MARGIN, Gap, judge, resolved
+from study.reporting.regimes import MARGIN, Gap, judge
 from study.reporting.statistics import SHARES, Interval, Spread, interval, spread_of
+from study.t_power import resolved
 
 QUANTITY = "acc_test"
 ALIKE = 1.1  # costs that differ by no more than this factor count as equal
@@ -62,7 +63,7 @@ def paired(one: pandas.DataFrame, other: pandas.DataFrame) -> Spread | None:
 
 
 def resolved_by_images(one: pandas.DataFrame, other: pandas.DataFrame) -> float:
-    """What the test images of the same runs tell from chance, see `regimes.resolved`."""
+    """What the test images of the same runs tell from chance, see `study.t_power.resolved`."""
     _, sides = with_common_seeds(one, other)
     return resolved([side[QUANTITY].mean() for side in sides], min(side["n_test"].min() for side in sides))
 

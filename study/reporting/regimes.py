@@ -4,18 +4,16 @@ The gaps of a table are tested together. Every test is Student's t of the paired
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
-from scipy import optimize, stats
+from scipy import stats
 
 from study.reporting.statistics import Interval, Spread, counted, cut
+from study.t_power import ALPHA, detectable_effect
 
-ALPHA = 0.05
-POWER = 0.8
 MARGIN = 0.01  # of accuracy: a smaller gap does not count as one
 POSITIVE, NEGATIVE, NONE, UNCLEAR = "positive", "negative", "none", "unclear"
 CANNOT_TELL = "cannot tell"
@@ -168,45 +166,6 @@ def joint_lower_bounds(spreads: Sequence[Spread], alpha: float) -> list[float]:
 # ---------------------------------------------------------------------------------------- what could have been shown
 
 
-NORMAL = numpy.linspace(-9, 9, 4001)  # at which a standard normal is integrated over
-WEIGHTS = stats.norm.pdf(NORMAL) * (NORMAL[1] - NORMAL[0])
-
-
-def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
-    """Probability that a two-sided t test of n units rejects no difference where the mean is `effect` standard deviations.
-
-    The noncentral t distribution: T exceeds t where the standard deviation that was drawn is below (Z + centre) / t. As an
-    integral over the normal Z, because scipy's is nan in the far tails that few units have.
-    """
-    critical, centre = float(stats.t.isf(alpha / 2, n - 1)), effect * math.sqrt(n)
-    found = 0.0
-    for sign in (1, -1):
-        ratio = numpy.maximum(NORMAL + sign * centre, 0) / critical
-        found += float(WEIGHTS @ stats.chi2.cdf((n - 1) * ratio**2, n - 1))
-    return found
-
-
-@functools.cache
-def detectable_effect(n: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Smallest mean, in standard deviations, that a two-sided t test of n units finds with that power."""
-    high = 1.0
-    while power_of(high, n, alpha) < power:
-        high *= 2
-    return float(optimize.brentq(lambda effect: power_of(effect, n, alpha) - power, 0, high))
-
-
 def detectable(spread: Spread, alpha: float = ALPHA) -> float:
     """Smallest true difference that units of this number and standard deviation show with 80 % power; nan without a test."""
     return detectable_effect(spread.n, alpha) * spread.sd if spread.sd > 0 else math.nan
-
-
-def resolved(shares: Sequence[float], n_images: float) -> float:
-    """Smallest difference of two accuracies that n images tell from chance with 80 % power, whatever the number of seeds.
-
-    Seeds share the test images, so that more of them do not make up for few images. The binomial standard error of a
-    difference, as if the two networks erred independently; of networks that find the same images hard it is smaller.
-    """
-    if not n_images > 0:
-        return math.nan
-    error = math.sqrt(sum(share * (1 - share) for share in shares) / n_images)
-    return float(stats.norm.isf(ALPHA / 2) + stats.norm.ppf(POWER)) * error

@@ -16,11 +16,13 @@ from helper.system.files import write_atomic
 from helper.system.locks import exclusive
 from helper.untrusted.texts import csv_text, one_line, shown
 from study.bias import bias_noted, marked
+from study.decisions import read_decisions
 from study.digits import digits
 from study.reporting.aggregate import measured_alike, over_seeds
 from study.reporting.claims import findings
 from study.reporting.collect import Collection, collect
 from study.reporting.comparison_sections import comparison_sections
+from study.reporting.decision_sections import decision_sections
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
@@ -58,7 +60,8 @@ def report(config: ReportConfig, results_root: str) -> int:
         sys.exit(f"experiment.py: error: no finished run under {one_line(root)}; train some with run.py or experiment.py sweep")
     runs, mixed = measured_alike(tidy(collection))
     titles, damaged = read_titles(root)
-    collection.left_out.extend([*mixed, *damaged])
+    decisions, lost = read_decisions(root)
+    collection.left_out.extend([*mixed, *damaged, *lost])
     table = over_seeds(runs)
     folder = root / "report"
     with exclusive(folder):
@@ -69,6 +72,7 @@ def report(config: ReportConfig, results_root: str) -> int:
         sections = [section for part in parts for section in part.sections]
         sections += claims_section(folder, parts, collection, runs, config.margin)
         sections += remedies_section(folder, collection, runs, config.margin)
+        sections += decision_sections(decisions)
         sections += comparison_sections(root, collection)
         collection.left_out.extend(line for part in parts for line in part.left_out)
         page = Report(

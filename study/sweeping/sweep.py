@@ -3,7 +3,7 @@
 import collections
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from study.sweeping.executor import BLOCKED, FAILED, INTERRUPTED, QUEUED, RUNNIN
 from study.sweeping.job import Job, failed_before
 from study.sweeping.plan import PlannedRun, flags_named, plan, read_sweep, title_in
 from study.sweeping.sweep_options import SweepConfig
+from study.sweeping.until_decided import at_most, until_decided
 from study.sweeping.waiting import display_of
 from study.titles import write_title
 
@@ -43,17 +44,29 @@ def sweep(config: SweepConfig, *files: str, **given: list[str]) -> int:
     refuse_misplaced(configs, named, config.slurm.n_processes)
     for words in without_effect_in(configs, named, config.slurm.n_processes):
         print(f"experiment.py: {one_line(words)}", file=sys.stderr)
+    if config.until_gap and len(of_file) > 1:
+        raise FlagError("--until_gap is for one file, whose title the added runs take")
     if config.dry_run:
-        dry_run(config, configs)
+        dry_run(config, at_most(config, configs) if config.until_gap else configs)
+        if config.until_gap:
+            print(f"at most: with --until_gap {config.until_gap} seeds are added as long as their differences do not decide")
         return 0
+    if config.until_gap:
+        (file,) = of_file
+        return until_decided(config, configs, lambda everything: work_off(config, {file: everything}, titles))
+    return work_off(config, of_file, titles)
+
+
+def work_off(config: SweepConfig, of_file: Mapping[Path, Sequence[RunConfig]], titles: Mapping[Path, str | None]) -> int:
+    """Run what is not finished of the runs of some files, each once; the exit code."""
     with Task("planning"):
-        runs = plan(configs)
+        runs = plan([run for configs in of_file.values() for run in configs])
         root = Path(runs[0].config.results_root)
         todo = {run.name: job_of(run, root) for run in runs if not run.finished}
         for file, title in titles.items():
             if title:
                 write_title(root, title, [run.name for run in plan(of_file[file])])
-    join_sweep(trackers_of(configs), root, " + ".join(titles[file] or file.stem for file in of_file))
+    join_sweep(trackers_of([run.config for run in runs]), root, " + ".join(titles[file] or file.stem for file in of_file))
     earlier = {} if config.retry else {name: job for name, job in todo.items() if failed_before(job)}
     executor = executor_of(config, runs, root)
     way = f"{config.jobs} at a time" if config.executor == "local" else "in SLURM"

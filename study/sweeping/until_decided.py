@@ -1,0 +1,89 @@
+"""`experiment.py sweep --until_gap`: seeds are added in pairs until an interval decides which holds however often one looks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from helper.schema.config import FlagError
+from helper.untrusted.texts import shown
+from loader.main import fingerprint_of
+from optim.config import RunConfig
+from optim.identity import run_folder
+from study.anytime import ALPHA, OPEN, look
+from study.decisions import Decision, write_decision
+from study.sweeping.comparisons import Comparison, compared, examples_of, value_of
+from study.sweeping.sweep_options import SweepConfig
+
+RUNS_OF_A_SEED = 2
+
+
+def until_decided(config: SweepConfig, configs: Sequence[RunConfig], run_all: Callable[[list[RunConfig]], int]) -> int:
+    """Run a sweep, and then more seeds of the comparisons that are open; the exit code.
+
+    What is decided depends on the runs alone, so that a sweep that was stopped goes on as if it had not been.
+
+    Args:
+        run_all: runs configurations, of which finished ones are left as they are; its exit code.
+    """
+    comparisons = comparisons_of(config, configs)
+    root = Path(configs[0].results_root)
+    while True:
+        everything = [run for comparison in comparisons for run in comparison.runs()]
+        code = run_all([*configs, *(run for run in everything if run not in configs)])
+        if code:
+            return code
+        found = [judged(comparison, config, len(comparisons)) for comparison in comparisons]
+        for comparison, decision in zip(comparisons, found, strict=True):
+            write_decision(root, comparison.key(decision.value), decision)
+            print(shown(sentence(decision)), flush=True)
+        wanted = [d.verdict == OPEN and len(d.seeds) < config.max_seeds for d in found]
+        if not any(wanted):
+            return 0
+        together = max(1, config.jobs // (RUNS_OF_A_SEED * sum(wanted)))
+        comparisons = [
+            comparison.with_more(min(together, config.max_seeds - len(comparison.seeds))) if more else comparison
+            for comparison, more in zip(comparisons, wanted, strict=True)
+        ]
+
+
+def at_most(config: SweepConfig, configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The runs of a sweep that adds seeds, if nothing is decided before there are as many as it may have."""
+    comparisons = comparisons_of(config, configs)
+    more = [c.with_more(config.max_seeds - len(c.seeds)).runs() for c in comparisons]
+    return [*configs, *(run for runs in more for run in runs if run not in configs)]
+
+
+def comparisons_of(config: SweepConfig, configs: Sequence[RunConfig]) -> list[Comparison]:
+    """Raises FlagError: there is nothing to compare, or there are more seeds than there may be."""
+    comparisons = compared(configs, config.between)
+    for comparison in comparisons:
+        n = len(comparison.seeds)
+        if not 0 < n <= config.max_seeds:
+            why = "no seed is in both settings" if n == 0 else f"there are {n} seeds already"
+            raise FlagError(f"--max_seeds {config.max_seeds}: {comparison.title}: {why}")
+    return comparisons
+
+
+def judged(comparison: Comparison, config: SweepConfig, n_comparisons: int) -> Decision:
+    """What the seeds of a comparison say; its interval and those of the others hold together (Bonferroni)."""
+    value, _, gap = config.until_gap.partition(":")
+    folders = [[run_folder(run, fingerprint_of(run.data)) for run in comparison.at(seed)] for seed in comparison.seeds]
+    values = [[value_of(folder, value) for folder in pair] for pair in folders]
+    counts = [n for pair in folders for folder in pair if (n := examples_of(folder, value))]
+    differences = [first - second for first, second in values]
+    alpha = ALPHA / n_comparisons
+    found = look(differences, alpha, least=1 / min(counts) if counts else 0.0)
+    bounded = found.low > -float("inf")
+    return Decision(
+        comparison.title, value, float(gap), 1 - alpha, comparison.seeds, differences, found.mean,
+        found.low if bounded else None, found.high if bounded else None, found.decision(float(gap)), config.max_seeds,
+    )  # fmt: skip
+
+
+def sentence(decision: Decision) -> str:
+    """What is known, in a line."""
+    bounds = "no interval yet" if decision.low is None else f"[{decision.low:+.4g}, {decision.high:+.4g}]"
+    more = f", {decision.most - len(decision.seeds)} seeds may follow" if decision.verdict == OPEN else ""
+    return (
+        f"{decision.title}, {decision.value}: {len(decision.seeds)} seeds, {decision.mean:+.4g} {bounds}: "
+        f"{decision.words}{more}"
+    )
