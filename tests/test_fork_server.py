@@ -136,6 +136,29 @@ def test_a_signal_reaches_a_process_that_is_still_to_be_forked(server, tmp_path)
     assert process.wait() == EXIT_INTERRUPTED
 
 
+def test_a_signal_that_comes_before_a_forked_process_is_set_up_is_not_lost(tmp_path):
+    """Between the fork and what Python does after it signals are blocked, and one that comes meanwhile arrives in the end."""
+    code = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from helper.system import fork_server
+from helper.system.signals import end_at_once
+end_at_once("program.py")
+fork_server.adopt_orphans(True)
+def after():
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+os.register_at_fork(after_in_child=after)
+def announce(pid): fork_server.told = pid
+if fork_server.fork_deaf(announce) == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(fork_server.told, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, ROOT], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) == EXIT_INTERRUPTED
+
+
 # ------------------------------------------------------------------------------------------------------- in a sweep
 
 QUICK = (

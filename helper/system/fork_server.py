@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from helper.system.signals import EXIT_INTERRUPTED, end_at_once
+from helper.system.signals import EXIT_INTERRUPTED, Signals, end_at_once
 from helper.system.versions import ROOT
 
 PR_SET_CHILD_SUBREAPER = 36  # of Linux' prctl: orphans among the descendants become this process's children
@@ -155,7 +156,7 @@ def serve(program: str, root: str, descriptor: int) -> None:
             module.hold(asked["hold"])
             join_threads()
             gc.freeze()
-        elif not fork_orphan(functools.partial(answer, channel, asked["number"])):
+        elif not fork_deaf(functools.partial(answer, channel, asked["number"])):
             channel.close()
             settle(Path(asked["log"]))
             sys.argv = [f"{program}.py", *asked["words"]]
@@ -181,6 +182,14 @@ def join_threads() -> None:
 
 def answer(channel: socket.socket, number: int, pid: int) -> None:
     channel.send(json.dumps({"number": number, "pid": pid}).encode())
+
+
+def fork_deaf(announce: Callable[[int], None]) -> int:
+    """`fork_orphan` with signals that wait until it is over: Python forgets what a new process gets before it is set up."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, Signals.WATCHED)
+    pid = fork_orphan(announce)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, Signals.WATCHED)
+    return pid
 
 
 def fork_orphan(announce: Callable[[int], None]) -> int:
