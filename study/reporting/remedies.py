@@ -15,8 +15,9 @@ from optim.train_config import REMEDIES
 from study.reporting.aggregate import finest, units_of
 from study.reporting.finished_run import FinishedRun, grouped, place_of, without_seed
 from study.reporting.pairs import FINETUNE, SCRATCH, side_of
-from study.reporting.regimes import Gap, judge, resolved
+from study.reporting.regimes import Gap, judge
 from study.reporting.statistics import SHARES, Interval, Spread, interval, ratio_interval, spread_of
+from study.t_power import resolved
 
 TEST, TRAIN, FISHER, COST = "acc_test", "acc_train", "fisher", "relative_cost"
 
