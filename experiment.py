@@ -107,6 +107,11 @@ COMMANDS: dict[str, Command] = {
         "Shows where the predictions of two runs differ, by class and by image (figures 9, 10).",
         "results/digits/mlp-128-64/dense/RUN results/digits/mlp-128-64/sparse-finetune/RUN",
     ),
+    "memorisation": Command(
+        "study.comparing.memorisation", "MemorisationConfig", "memorise", "RUN...",
+        "Finds out which training examples are memorised, and which of them sparse networks forget, over runs on many subsets.",
+        "results/memorisation_small/digits/mlp-256/*/*",
+    ),
     "report": Command(
         "study.reporting.report", "ReportConfig", "report", "RESULTS_ROOT",
         "Makes tables with intervals, the paper's figures and one HTML page of all runs of a results root.", "results",

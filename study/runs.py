@@ -7,7 +7,8 @@ What the parts of study/ call a run, one word for each meaning:
 | PlannedRun   | study.sweeping.plan    | the configuration, the folder that it has or will have, its parent     |
 | RunStatus    | study.sweeping.status  | name and state, by what lies on disk and by SLURM                      |
 | FinishedRun  | study.reporting.collect| flags, summary and tables of a finished run, without weights           |
-| LoadedRun    | here                   | a finished run with network, mask and data set on a device             |
+| StoredRun    | here                   | folder and configuration of a finished run                             |
+| LoadedRun    | here                   | the same with network, mask and data set on a device                   |
 
 `optim.folder.RunFolder` knows the files of any run. A `Job` (study.sweeping.job) is a call of run.py, a `Submission`
 (study.sweeping.slurm_jobs) a call of sbatch, and a `Row` (study.reporting.page) a line of the page.
@@ -35,14 +36,11 @@ RESULT = "result.json"  # in the folder of a comparison, written last
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A finished run with its selected weights, in eval mode, and its data set, all on one device."""
+class StoredRun:
+    """A finished run by its folder and its configuration."""
 
     folder: RunFolder
     config: RunConfig
-    network: nn.Module
-    mask: Mask
-    dataset: Dataset
 
     @property
     def name(self) -> str:
@@ -61,6 +59,15 @@ class LoadedRun:
     @property
     def hash8(self) -> str:
         return hash_in_name(self.folder.path.resolve())
+
+
+@dataclass(frozen=True)
+class LoadedRun(StoredRun):
+    """A finished run with its selected weights, in eval mode, and its data set, all on one device."""
+
+    network: nn.Module
+    mask: Mask
+    dataset: Dataset
 
 
 def open_run(

@@ -1,4 +1,4 @@
-"""What every comparison of two runs does, whatever it compares: open them, keep its results in a folder, say what they are."""
+"""What every comparison of runs does, whatever it compares: open them, keep its results in a folder, say what they are."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from helper.drawing import save_figure
 from helper.own.references import label_of
-from helper.schema.config import flatten
+from helper.schema.config import digest, flatten
 from helper.system.files import write_atomic
 from helper.untrusted.arrays import write_arrays
 from helper.untrusted.texts import csv_text, shown
 from study.bias import CHOSEN, bias_noted
-from study.runs import COMPARISONS, RESULT, LoadedRun, open_run
+from study.runs import COMPARISONS, RESULT, LoadedRun, StoredRun, open_run
 
 # data flags that do not say which data they are
 WHERE_DATA_ARE = ("root", "filename", "verify_data", "download", "image_cache", "loader_args")
@@ -37,7 +37,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side, and the folder that takes what comes of it.
+    """Two runs side by side, or many, and the folder that takes what comes of it.
 
     Attributes:
         kind: what is compared; the folder's name begins with it.
@@ -46,14 +46,16 @@ class Comparison:
     """
 
     kind: str
-    runs: tuple[LoadedRun, LoadedRun]
+    runs: Sequence[StoredRun]
     settings: dict[str, Any]
     tables: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
-        """`<results_root>/comparisons/<kind>_<hash8>_<hash8>` of the first run's results root."""
-        return self.runs[0].results_root / COMPARISONS / "_".join([self.kind, *(run.hash8 for run in self.runs)])
+        """`<results_root>/comparisons/<kind>_<hash8>_<hash8>` of the first run's results root; of many one hash of all."""
+        hashes = [run.hash8 for run in self.runs]
+        hashes = hashes if len(hashes) == 2 else [digest({"runs": sorted(hashes)})]
+        return self.runs[0].results_root / COMPARISONS / "_".join([self.kind, *hashes])
 
     @property
     def paths(self) -> list[str]:

@@ -21,6 +21,7 @@ from optim.checkpoint import content_hash
 from optim.consent import trust_flag
 from study.bias import CHOSEN, bias_noted, marked
 from study.comparing.comparison import Comparison, Drawn, check_comparable, chosen_by_test, open_pair
+from study.comparing.contact_sheet import can_be_shown
 from study.comparing.figures_disagreement import CAPTIONS, draw_classes, draw_sheet
 from study.comparing.outcomes import tables
 from study.runs import LoadedRun
@@ -186,7 +187,7 @@ def contact_sheets(
     """{stem: figure} of the n most disagreed images of either split, with a note or "" below; prints why there is none."""
     if n == 0:
         return {}
-    if dataset.train.inputs.ndim != 4 or dataset.input_shape[0] not in (1, 3, 4):
+    if not can_be_shown(dataset.input_shape):
         print(f"no contact sheet: {dataset.name} has no images that could be shown")
         return {}
     figures = {}

@@ -1,6 +1,5 @@
 """Tables of disagreements -> figures. No torch."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +11,12 @@ from matplotlib.figure import Figure
 
 from helper.drawing import STYLE
 from helper.look import BLUE, ORANGE
+from study.comparing.contact_sheet import LETTERS, Line, contact_sheet, plain, short
 
 SIGNIFICANT = 0.05  # bound on the share of false discoveries
 FEW_CLASSES = 30  # up to so many all are named
 TOP_CLASSES = 10  # named among many when none is significant
 UPRIGHT = 3  # letters of a name that need not be turned
-LETTERS = 15  # of a name, before it is cut
 SPLITS = {"train": "training", "test": "test"}
 SHEET = (
     "Among the examples whose predicted classes differ, those with the largest Jensen-Shannon divergence (nats) between the "
@@ -41,8 +40,6 @@ CAPTIONS = {
         "caption": SHEET,
     },
 }
-COLUMNS, CELL, CAPTION, LINE = 6, 1.5, 0.5, 0.14  # of a contact sheet: images in a row; inches of a cell, three lines, one line
-LETTERS_PER_INCH = 17  # of the smallest print
 
 
 def draw_classes(classes: pandas.DataFrame, totals: pandas.DataFrame, names: Sequence[str], heading: str) -> Figure:
@@ -126,49 +123,16 @@ def draw_sheet(images: numpy.ndarray, rows: pandas.DataFrame, names: Sequence[st
         note: stands below.
     """
     heading = f"{SPLITS[split].capitalize()} examples with the largest divergence of predictions"
-    columns = min(COLUMNS, len(images))
-    lines = -(-len(images) // columns)
-    below = CAPTION + LINE * (rows["given_label"] != rows["true_label"]).any()
-    foot = textwrap.wrap(note, int(LETTERS_PER_INCH * max(columns, 4) * CELL))
-    width, height, top = max(columns, 4) * CELL, lines * (CELL + below) + LINE * len(foot), 0.45
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(width, height + top), layout="none")
-        figure.text(0.5, 1 - 0.12 / (height + top), heading, ha="center", va="top", fontsize=9)
-        for place, name, colour in ((0.25, f"A: {names[0]}", BLUE), (0.75, f"B: {names[1]}", ORANGE)):
-            figure.text(place, 1 - 0.34 / (height + top), name, ha="center", va="top", fontsize=9, color=colour)
-        for position, (image, row) in enumerate(zip(images, rows.itertuples(), strict=True)):
-            line, column = divmod(position, columns)
-            left, bottom = (column + 0.06) * CELL, (lines - 1 - line) * (CELL + below) + below + LINE * len(foot)
-            box = (left / width, bottom / (height + top), 0.88 * CELL / width, 0.88 * CELL / (height + top))
-            axis = figure.add_axes(box)
-            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # a single channel is squeezed
-            axis.set_axis_off()
-            caption(axis, row)
-        figure.text(0.5, 0.04 / (height + top), "\n".join(foot), ha="center", va="bottom", fontsize=7)
-        return figure
+    sides = [Line(f"A: {names[0]}", BLUE), Line(f"B: {names[1]}", ORANGE)]
+    return contact_sheet(images, [caption(row) for row in rows.itertuples()], heading, sides=sides, foot=note)
 
 
-def caption(axis: Axes, row) -> None:
+def caption(row) -> list[Line]:
     """Lines below an image: its true label, a wrong one that it was given, A's and B's prediction, the right one in bold."""
-    texts = [(f"true {short(row.true_label)}", "black", False)]
+    lines = [Line(f"true {short(row.true_label)}")]
     if row.given_label != row.true_label:
-        texts.append((f"given {short(row.given_label)}", "black", False))
+        lines.append(Line(f"given {short(row.given_label)}"))
     for letter, colour in (("a", BLUE), ("b", ORANGE)):
         name, probability = getattr(row, f"prediction_{letter}"), getattr(row, f"probability_{letter}")
-        texts.append((f"{letter.upper()} {short(name, 13)}, {probability:.2f}", colour, name == row.true_label))
-    for line, (text, colour, bold) in enumerate(texts):
-        weight = "bold" if bold else "normal"
-        offset = (0, -3 - 10 * line)
-        axis.annotate(
-            plain(text), (0.5, 0), offset, "axes fraction", "offset points", ha="center", va="top", fontsize=7.5, color=colour,
-            weight=weight,
-        )  # fmt: skip
-
-
-def short(name: str, most: int = LETTERS) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def plain(text: str) -> str:
-    """A text in which matplotlib finds no formula."""
-    return text.replace("$", r"\$")
+        lines.append(Line(f"{letter.upper()} {short(name, 13)}, {probability:.2f}", colour, name == row.true_label))
+    return lines
