@@ -17,6 +17,7 @@ class Batch:
 
     Attributes:
         examples: this process's share, with images as they are stored. inputs: the same, augmented, normalised and mixed.
+        epoch, step: of the training, counted from 0.
         n: examples of all processes. own: which of these are this one's.
         generator: of the step's random numbers, the augmentation's already drawn; the same in every process.
         partners: examples with which they are mixed. share: of every input that is its own example's, see `optim.mixing`.
@@ -25,6 +26,8 @@ class Batch:
 
     examples: Split
     inputs: Tensor
+    epoch: int
+    step: int
     n: int
     own: slice
     generator: torch.Generator
@@ -51,12 +54,12 @@ class Drawing:
         examples = self.dataset.train[rows[own]]
         inputs = self.seen(examples, crops, own)
         if self.mix is None:
-            return Batch(examples, inputs, len(rows), own, generator)
+            return Batch(examples, inputs, epoch, step, len(rows), own, generator)
         mixing = stream(self.seed, "mix", epoch, step)
         theirs = torch.randperm(len(rows), generator=mixing)[own]
         partners = self.dataset.train[rows[theirs.to(rows.device)]]
         mixed, share = self.mix(inputs, self.seen(partners, crops, theirs), mixing)
-        return Batch(examples, mixed, len(rows), own, generator, partners, share)
+        return Batch(examples, mixed, epoch, step, len(rows), own, generator, partners, share)
 
     def seen(self, examples: Split, crops: Tensor | None, places: slice | Tensor) -> Tensor:
         """Inputs of examples, normalised.

@@ -16,6 +16,7 @@ from loader.dataset import Dataset
 from optim.meter import PASSES
 from optim.model import Beginning
 from optim.pruning import Pruning
+from optim.step_price import mean_passes
 from optim.trainer import steps_per_epoch
 from optim.updating import MaskSchedule
 
@@ -82,7 +83,7 @@ class Costs:
 
     @functools.cached_property
     def dense(self) -> float:
-        """Of the dense run: as many epochs as `--n_epochs`, every weight active."""
+        """Of the dense run: as many epochs as `--n_epochs`, every weight active, each step of three passes."""
         return self.config.train.n_epochs * len(self.dataset.train) * PASSES * self.whole
 
     @functools.cached_property
@@ -127,7 +128,7 @@ class Costs:
         updater, n = self.config.mode_spec.updater, len(self.dataset.train)
         taken = n_epochs * n
         if not isinstance(updater, MaskSchedule):
-            return self.beginning.macs + taken * PASSES * self.forward(self.beginning.mask)
+            return self.beginning.macs + taken * mean_passes(self.config.train) * self.forward(self.beginning.mask)
         longer = stretched(self.config, n_epochs)
         n_steps = steps_per_epoch(n, self.config.train.batch_size)
         span, masks = updater.span(longer, n_steps), longer.prune
@@ -136,7 +137,8 @@ class Costs:
         for step, following in itertools.pairwise(moments):
             share = updater.sparsity(step, span, masks.prune_ratio)
             forward = self.at(share) if updater.begins else self.forward(self.beginning.mask)
-            total += (following - step) * examples * PASSES * forward
+            passes = mean_passes(longer.train, step / moments[-1], following / moments[-1])
+            total += (following - step) * examples * passes * forward
             if GROWTHS[masks.growth].dense_gradient and updater.replaced(step, span, masks.drop_fraction):
                 total += examples * (self.whole - forward)
         return total

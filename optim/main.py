@@ -203,6 +203,9 @@ def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:
     if mask:
         changes = " at first" if config.mode_spec.updater else ""
         log.info("sparsity %.4f of the prunable weights%s (asked: %g)", mask.sparsity, changes, config.prune.prune_ratio)
+    twice = config.train.differentiated_twice()
+    if mask and twice and config.train.sparse_step == "auto" and dataset.train.labels.device.type == "cpu":
+        log.info("steps are dense: --reg_type %s is differentiated twice", ",".join(twice))
     for name in mask.empty_layers():
         log.warning("layer %s is pruned to nothing", name.removesuffix(".weight"))
 

@@ -120,25 +120,44 @@ class MaskOwner:
         """{name: gradient} of the masked weights, pruned ones as well, between backward pass and `mask_gradients`."""
         return {name: weight.grad for name, weight in zip(self.mask, self.weights, strict=True)}
 
-    def active_gradients(self, layers: Mapping[str, LanesLayer]) -> list[Tensor]:
-        """Of everything that the optimiser moves, after `mask_gradients`.
+    # ------------------------------------------------------------------------------------ all that is moved, as one vector
+
+    def moved(self) -> list[Tensor]:
+        """What the optimiser moves: the trained parameters, or vectors of active weights in the place of some."""
+        return [value for group in self.optimizer.param_groups for value in group["params"] if value.requires_grad]
+
+    @torch.no_grad()
+    def masked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors, one for each of `moved`, with zeros for pruned weights."""
+        names = {id(weight): name for name, weight in zip(self.mask, self.weights, strict=True)}
+        return [
+            tensor * self.factor(names[id(value)]) if id(value) in names else tensor
+            for value, tensor in zip(self.moved(), tensors, strict=True)
+        ]
+
+    def norm(self, tensors: Sequence[Tensor], layers: Mapping[str, LanesLayer]) -> Tensor:
+        """Of tensors, one for each of `moved` and zero for pruned weights, as one vector.
 
         Args:
-            layers: linear ones of a view, whose gradients are given as vectors of the active weights, held apart or not: a sum
-                over all of them then has the same order.
+            layers: linear ones of a view, of which the active weights alone are added up, so that the sum has the same order
+                whether they are held apart or not.
         """
         places = {id(layer.layer.weight): layer.plan().active for layer in layers.values()}
-        moved = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return [p.grad.reshape(-1)[places[id(p)]] if id(p) in places else p.grad for p in moved]
+        compact = [
+            tensor.reshape(-1)[places[id(value)]] if id(value) in places else tensor
+            for value, tensor in zip(self.moved(), tensors, strict=True)
+        ]
+        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in compact]))
 
+    @torch.no_grad()
     def clip_gradients(self, most: float, layers: Mapping[str, LanesLayer]) -> None:
-        """Scale all gradients so that together they are no longer than `most`, as `torch.nn.utils.clip_grad_norm_` does.
+        """Scale masked gradients so that together they are no longer than `most`, as torch.nn.utils.clip_grad_norm_ does.
 
         Args:
-            layers: as `active_gradients` takes them.
+            layers: as `norm` takes them.
         """
-        norm = norm_of(self.active_gradients(layers))
-        torch._foreach_mul_(self.active_gradients({}), (most / (norm + 1e-6)).clamp(max=1.0))
+        gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in self.moved()]
+        torch._foreach_mul_(gradients, (most / (self.norm(gradients, layers) + 1e-6)).clamp(max=1.0))
 
     def states_of(self, weight: nn.Parameter) -> list[Tensor]:
         """The tensors in the optimiser's state that have an element for each of a weight's."""
@@ -194,11 +213,6 @@ class MaskOwner:
             self.meter.load_state(state["mask_owner"]["meter"])
         else:
             self.meter.add_steps(steps, examples)
-
-
-def norm_of(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm of several tensors as one vector."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
 
 
 def vectors(state: Mapping[str, Any], weight: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ class Meter:
 
     A step of n examples counts n x 3 x the multiply-accumulates of one forward pass through the weights that are active in
     it, as `count_macs` has them: for the forward pass, for the gradient by every layer's inputs, and for the gradient by its
-    weights. Where the gradients of pruned weights are needed as well, the last is that of all weights. The first layer counts
+    weights. Penalties on the gradient and sharpness-aware steps take further passes, see optim/step_price.py. Where the
+    gradients of pruned weights are needed as well, the last is that of all weights. The first layer counts
     like the others, although its inputs need no gradient. Scores that read data or the network are counted, evaluation and
     measurements are no training and are not.
 
@@ -43,8 +44,15 @@ class Meter:
         self.per_example = PASSES * macs_of(self.uses, self.sizes | counts)
         self.per_example_dense = PASSES * macs_of(self.uses, self.sizes)
 
-    def add_step(self, n_examples: int) -> None:
+    def add_step(self, n_examples: int, passes: int = PASSES) -> None:
+        """One step at the present mask.
+
+        Args:
+            passes: that it takes, each of as many multiply-accumulates as the forward pass.
+        """
         self.add_steps(1, n_examples)
+        self.macs += n_examples * (passes - PASSES) * (self.per_example // PASSES)
+        self.macs_dense += n_examples * (passes - PASSES) * (self.per_example_dense // PASSES)
 
     def add_steps(self, n_steps: int, n_examples: int) -> None:
         """Steps at the present mask, which have so many examples together."""

@@ -44,7 +44,7 @@ def check_sparse_step(config: RunConfig, *, batch_norm: bool) -> None:
 
 def may_be_sparse(config: TrainConfig, device: str) -> bool:
     """Whether a run's flags and the kind of its device allow sparse steps."""
-    dense_by_flags = config.compile or config.reg_type == "jacobian" or config.precision != "fp32"
+    dense_by_flags = config.compile or config.differentiated_twice() or config.precision != "fp32"
     return device == "cpu" and (config.sparse_step == "1" or (config.sparse_step == "auto" and not dense_by_flags))
 
 

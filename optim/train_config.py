@@ -1,20 +1,29 @@
 """The flags of training: optimiser, schedule, loss, and which epoch's weights are kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from helper.schema.config import PROCESSES, Above, Config, FlagError, flag
-from helper.schema.registry import Readers, with_options
+from helper.schema.registry import EntriesThat, Readers, with_options
 from helper.schema.values import increasing, integer
 from network.main import WITH_BATCH_NORM
 from optim.mixing import MIXES
 from optim.modes import BUDGETED, UPDATING
 from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.prune_config import MASKED
-from optim.regularizer import REGULARIZERS
+from optim.regularizer import REGULARIZERS, OfGradient, by_penalty, schedule_word, values_by_penalty, weight_word
 from optim.schedule import SCHEDULES
 
 # What may be done against memorisation and sharpness, all off by default: a run with one is set beside the same run without.
-REMEDIES = ("clip_norm", "label_smoothing", "mix", "mix_alpha", "reg_type", "reg_weight", "ema")
+REMEDIES = (
+    "clip_norm", "label_smoothing", "mix", "mix_alpha", "reg_type", "reg_weight", "reg_weights", "reg_schedule",
+    "reg_schedules", "reg_method", "sharpness_aware", "ema",
+)  # fmt: skip
+WEIGHT = Readers("reg_weight", REGULARIZERS)
+WEIGHTED = EntriesThat(REGULARIZERS, WEIGHT.reads)
+BY_DIFFERENCE = ", or --reg_method difference"
+OF_GRADIENT = EntriesThat(REGULARIZERS, lambda entry: isinstance(entry, OfGradient))
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,30 @@ class TrainConfig(Config):
     mix_alpha: float = flag(
         1.0, "an example's own share is drawn from Beta(mix_alpha, mix_alpha)", low=0, when={"mix": Readers("mix_alpha", MIXES)}
     )
-    reg_type: str = flag("none", "penalty added to the loss", short="-rp", choices=REGULARIZERS)
+    reg_type: str = flag("none", "penalties added to the loss", short="-rp", choices=REGULARIZERS, many=True)
     reg_weight: float = flag(
-        0.01, "its weight; half of it multiplies the penalty", short="-rw", low=0,
-        when={"reg_type": Readers("reg_weight", REGULARIZERS)},
+        0.01, "their weight, which may be negative; half of it multiplies a penalty", short="-rw", when={"reg_type": WEIGHT}
+    )
+    reg_weights: str | None = flag(
+        None, "weights of some of them, such as fisher:-0.1,jacobian:0.01; default: --reg_weight",
+        convert=by_penalty(weight_word), when={"reg_type": WEIGHTED},
     )  # fmt: skip
+    reg_schedule: str = flag(
+        "constant", "factor of their weight: constant; until:SHARE, one for a share of training and then none; linear, from "
+        "one to zero",
+        convert=schedule_word, when={"reg_type": WEIGHTED},
+    )  # fmt: skip
+    reg_schedules: str | None = flag(
+        None, "schedules of some of them, such as fisher:until:0.3,jacobian:constant; default: --reg_schedule",
+        convert=by_penalty(schedule_word), when={"reg_type": WEIGHTED},
+    )  # fmt: skip
+    reg_method: str = flag(
+        "exact", "derivative of the gradient's norm: exact, or the difference to the gradient at a point nearby",
+        choices=("exact", "difference"), when={"reg_type": OF_GRADIENT},
+    )  # fmt: skip
+    sharpness_aware: float = flag(
+        0.0, "radius of SAM: a step takes the gradient from that far up the gradient, within the active weights; 0: not", low=0
+    )
     precision: str = flag("fp32", "of the training steps; evaluation and measurements are in float32", choices=("fp32", "bf16"))
     sync_batch_norm: bool = flag(
         True, "under torchrun, BatchNorm by the statistics of the global batch; 0: of each process's share",
@@ -105,11 +133,9 @@ class TrainConfig(Config):
             raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
         if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
             raise FlagError("--nesterov 1 needs --momentum above 0")
-        if self.compile and self.reg_type == "jacobian":
-            raise FlagError("--compile 1 cannot differentiate twice, which --reg_type jacobian needs; use --compile 0")
-        if self.sparse_step == "1" and (self.compile or self.reg_type == "jacobian"):
-            other = "--compile 1" if self.compile else "--reg_type jacobian"
-            raise FlagError(f"--sparse_step 1 {other}: sparse steps cannot have that; use --sparse_step 0 or auto")
+        self.check_penalties()
+        if self.sparse_step == "1" and self.compile:
+            raise FlagError("--sparse_step 1 --compile 1: sparse steps cannot have that; use --sparse_step 0 or auto")
         for name in ("train_budget", "clip_norm", "mix_alpha"):
             if getattr(self, name) == 0:
                 raise FlagError(f"--{name} 0: must be above 0")
@@ -121,6 +147,39 @@ class TrainConfig(Config):
                 "use --train_eval pass"
             )
         self.saved_epochs()
+
+    def check_penalties(self) -> None:
+        if self.reg_type != "none":
+            self.fold("reg_weight", 0.01, float)
+            self.fold("reg_schedule", "constant", str)
+        chosen, twice = self.reg_type.split(","), self.differentiated_twice()
+        apart = [name for name in chosen if name in OF_GRADIENT and (REGULARIZERS[name].drawn or len(chosen) > 1)]
+        if self.compile and (twice or apart):
+            why = f"--compile 1 goes back through a pass once, and --reg_type {','.join(twice or apart)} needs more"
+            raise FlagError(f"{why}; use --compile 0{BY_DIFFERENCE if chosen == ['gradient'] else ''}")
+        if self.sparse_step == "1" and twice:
+            why = f"--sparse_step 1 --reg_type {','.join(twice)}: sparse steps cannot have that"
+            cure = BY_DIFFERENCE if all(name in OF_GRADIENT for name in twice) else ""
+            raise FlagError(f"{why}; use --sparse_step 0 or auto{cure}")
+
+    def fold(self, name: str, usual: Any, convert: Callable[[str], Any]) -> None:
+        """Bring a flag for all penalties, and the one for some of them, into the form that all equal spellings share."""
+        text, chosen = getattr(self, f"{name}s"), self.reg_type.split(",")
+        found = values_by_penalty(text)
+        stray = [penalty for penalty in found if penalty not in chosen]
+        if stray:
+            raise FlagError(f"--{name}s {text}: {stray[0]} is none of --reg_type {self.reg_type}")
+        values = {penalty: convert(found[penalty]) if penalty in found else getattr(self, name) for penalty in chosen}
+        alike = len(set(values.values())) == 1
+        others = ",".join(f"{penalty}:{value}" for penalty, value in values.items() if value != usual)
+        self._set(name, values[chosen[0]] if alike else usual)
+        self._set(f"{name}s", None if alike else others)
+
+    def differentiated_twice(self) -> list[str]:
+        """The penalties for which a step differentiates twice, which neither sparse nor compiled ones can."""
+        exact = self.reg_method == "exact"
+        entries = {name: REGULARIZERS[name] for name in self.reg_type.split(",") if name != "none"}
+        return [name for name, entry in entries.items() if (exact if name in OF_GRADIENT else entry.differentiates)]
 
     def tensors_kept(self) -> int:
         """Tensors of a weight's shape that training keeps for each weight: the optimiser's, and the average of `--ema`."""

@@ -26,15 +26,15 @@ from loader.dataset import Dataset
 from optim.average import WeightAverage
 from optim.batches import Batch, Drawing
 from optim.callbacks.callback import Callback
-from optim.config import TrainConfig
 from optim.mask_owner import MaskOwner
 from optim.mixing import mix_of
-from optim.objective import losses_of
+from optim.norm_twice import differentiate_well
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
-from optim.regularizer import REGULARIZERS
 from optim.schedule import SCHEDULES, learning_rate
 from optim.sparse_step import SparseStep
+from optim.step_gradient import Passed, StepGradient
+from optim.train_config import OF_GRADIENT, TrainConfig
 
 STEP_EVENTS = ("before_step", "on_gradients", "on_step")
 
@@ -82,16 +82,17 @@ class Trainer:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed, mix_of(config))
         self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
+        if self.shared is network and any(name in OF_GRADIENT for name in config.differentiated_twice()):
+            differentiate_well(network)
         self.forward = torch.compile(self.shared) if config.compile else self.shared
         self.sparse_step = SparseStep(network, config, dataset.input_shape)
         self.optimizer = with_options(OPTIMIZERS[config.optimizer_name], config)(network.parameters())
         self.average = WeightAverage(network, self.optimizer, config.ema) if config.ema else None
         schedule = with_options(SCHEDULES[config.lr_schedule], config)
         self.rate = functools.partial(with_options(learning_rate, config), schedule)
-        penalty = REGULARIZERS[config.reg_type]
-        self.penalty = None if penalty is None else with_options(penalty, config)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         self.mask_owner = MaskOwner(network, self.optimizer, mask or Mask(), dataset.input_shape)
+        self.gradient = StepGradient(self)
         self.first_epoch = self.epoch = first_epoch
         self.step = self.n_examples = 0
         self.linear_layers: dict[str, LanesLayer] = {}  # that the step under way computes sparsely
@@ -174,23 +175,11 @@ class Trainer:
         self.emit("before_step")
         batch = self.drawing.batch(self.epoch, step, rows)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
-        with self.draws("dropout", self.epoch, step):
-            logits, losses, loss = self.forward_pass(batch)
-        self.backward_pass(loss, batch.n)
+        passed = self.gradient.take(batch)
+        self.n_examples = batch.n
+        self.emit("on_gradients")
         self.update_weights()
-        self.add_up(batch, logits, losses, loss)
-
-    def forward_pass(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits, cross-entropies of this process's examples, its part of the mean loss of all with the penalty)."""
-        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that it may use their memory
-        inputs = batch.inputs.requires_grad_(self.penalty is not None)
-        logits = self.logits(inputs).float()
-        losses, minimised = losses_of(logits, batch, self.config.label_smoothing)
-        loss = minimised.sum() / batch.n
-        if self.penalty is not None:
-            noise = torch.randn(batch.n, logits.shape[1], generator=batch.generator)[batch.own]
-            loss = loss + self.penalty(logits, inputs, noise) / batch.n
-        return logits, losses, loss
+        self.add_up(batch, passed)
 
     def draws(self, *name: str | int) -> AbstractContextManager[None]:
         """What the network draws inside, as dropout does, comes from a stream of this name, another in each process."""
@@ -208,13 +197,6 @@ class Trainer:
         with self.autocast():
             return self.forward(inputs)
 
-    def backward_pass(self, loss: Tensor, n: int) -> None:
-        """Gradients of the mean loss over the examples of all processes."""
-        (loss * world_size()).backward()  # DistributedDataParallel takes means over the processes, and these are sums
-        self.mask_owner.meter.add_step(n)
-        self.n_examples = n
-        self.emit("on_gradients")
-
     def update_weights(self) -> None:
         self.mask_owner.mask_gradients()
         if self.config.clip_norm is not None:
@@ -224,10 +206,10 @@ class Trainer:
         if self.average:
             self.average.follow()
 
-    def add_up(self, batch: Batch, logits: Tensor, losses: Tensor, loss: Tensor) -> None:
+    def add_up(self, batch: Batch, passed: Passed) -> None:
         examples, noisy = batch.examples, self.dataset.noisy
-        sums = batch_sums(logits, losses, examples.labels, examples.true_labels, noisy=noisy)
-        sums = replace(sums, loss=sums.loss + 0 * loss.detach())  # a penalty that is not finite shows in the sum as well
+        sums = batch_sums(passed.logits, passed.losses, examples.labels, examples.true_labels, noisy=noisy)
+        sums = replace(sums, loss=sums.loss + 0 * passed.loss.detach())  # a penalty that is not finite shows in the sum as well
         if self.sums is None:  # begins with zeros from outside, so that on XLA the first step's graph is that of the others
             self.sums = no_sums(noisy=noisy).to(self.device)
         self.sums = self.sums + sums

@@ -139,6 +139,8 @@ def same(a: Trainer, b: Trainer) -> bool:
         {"optimizer_name": "adam", "lr": 0.01},
         {"clip_norm": 0.3},
         {"ema": 0.9},
+        {"sharpness_aware": 0.1},
+        {"reg_type": "fisher,gradient", "reg_method": "difference", "reg_weight": -0.1},
         {"optimizer_name": "adamw", "lr": 0.01, "clip_norm": 0.3, "ema": 0.9, "mix": "mixup", "label_smoothing": 0.1},
     ],
     ids=str,

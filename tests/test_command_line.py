@@ -123,6 +123,12 @@ def test_later_flags_and_files_override_earlier_ones(tmp_path):
     assert (config.train.lr, config.train.n_epochs) == (0.4, 5)
 
 
+@pytest.mark.parametrize("word", ["-0.1", "-1e-3", "-2", "-.5E+1", "-3."])
+def test_a_negative_number_is_a_value_and_no_flag(word):
+    line = parse(RunConfig, command_line.USAGE, ["-rp", "fisher", "--reg_weight", word])
+    assert line.config.train.reg_weight == float(word)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -162,6 +168,9 @@ IDLE = [
     ("--lr_schedule exponential -lm 3", "--lr_milestones 3 has no effect with --lr_schedule exponential"),
     ("--mix_alpha 0.4", "--mix_alpha 0.4 has no effect with --mix none; it acts with --mix mixup or cutmix"),
     ("--reg_weight 1", "--reg_weight 1.0 has no effect with --reg_type none"),
+    ("--reg_schedule until:0.3", "--reg_schedule until:0.3 has no effect with --reg_type none; it acts with --reg_type"),
+    ("-rp jacobian --reg_method difference",
+     "--reg_method difference has no effect with --reg_type jacobian; it acts with --reg_type fisher or gradient"),
     ("--depth 20", "--depth 20 has no effect with --net_name mlp"),
     ("-nt vgg11 -dp 20", "--depth 20 has no effect with --net_name vgg11; it acts with --net_name resnet, preresnet, "
      "wide_resnet or densenet"),
@@ -209,6 +218,7 @@ def test_a_flag_that_was_given_in_vain_is_told_once(words, expected):
      "-ms 10 -mt 3 -bf 5 --metric_rtol 0.1 --metric_params all --metric_split test --metric_memory_mb 100 -fd spectral -fm fim",
      "-sf 0 --save_spectrum --spectrum_k 3 --spectrum_matrix hessian -ms 10 --metric_params all", "-fd vmap -mt 3 -ms 5",
      "--save_jacobian_top -sf 0 --jacobian_output probabilities --metric_rtol 0.1", "-nt resnet -dp 20 -wf 2 -ln mnist",
+     "-rp jacobian,fisher -rw -0.5 --reg_method difference --reg_schedule linear",
      "-rp jacobian -rw 0.5", "--lr_schedule exponential --lr_gamma 0.9", "--test_size 0.3", "-dv tpu",
      "--save_snr --snr_mode online", "-ln toy -rt x -fn y.mat --split_seed 1", "-ln cifar100_noisy -rt x -dl 0 --verify_data 0",
      "--split_seed 1", "-ln mnist --split_seed 1 --limit_train 9", "-ln fmnist --split_seed 1 --limit_test 9",
@@ -219,7 +229,9 @@ def test_a_flag_that_acts_is_not_told(words):
     assert without_effect(line.config, line.given) == []
 
 
-OTHERS = {int: 20, float: 0.25, bool: True, str: "7"}
+OTHERS = {int: 20, float: 0.25, bool: True, str: "7"} | {
+    "reg_weights": "fisher:2", "reg_schedule": "linear", "reg_schedules": "fisher:linear",
+}  # fmt: skip
 BASES = (
     {}, {"mode": "sparse-scratch"}, {"save_fisher": False}, {"fisher_method": "exact"}, {"optimizer_name": "adam"},
     {"fisher_method": "vmap", "save_jacobian": True, "jacobian_method": "exact"}, {"save_spectrum": True, "save_fisher": False},
@@ -269,7 +281,8 @@ def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_meas
             if any(spec.when) and without_effect(config, {name}):
                 told.add(name)
                 others = [choice for choice in spec.choices or () if choice != flatten(config)[name]]
-                value = others[-1] if others else "a=7" if spec.whole else OTHERS[value_type(cls, field)[0]]
+                usual = OTHERS.get(name, OTHERS[value_type(cls, field)[0]])
+                value = others[-1] if others else "a=7" if spec.whole else usual
                 other = config if name in apart else replace(config, **{name: value})
                 assert spec.always_counts or run_identity(other, None) == run_identity(config, None), name
                 assert other.metrics.wanted() == config.metrics.wanted()

@@ -29,7 +29,7 @@ from optim.config import RunConfig, TrainConfig
 from optim.identity import run_folder
 from optim.mixing import MIXES
 from optim.optimizers import OPTIMIZERS, tensors_kept
-from optim.regularizer import REGULARIZERS
+from optim.regularizer import REGULARIZERS, OfOutputs
 from optim.schedule import SCHEDULES
 from study.sweeping.cost import data_of
 from tests.conftest import NETWORKS_TRIED, small_network
@@ -178,6 +178,7 @@ def test_flags_count_that_an_entry_names_and_all_of_them_if_it_takes_any(monkeyp
 
 
 SPECS = {
+    "regulariser": OfOutputs,
     "data set": lambda load: DatasetSpec("added", load),
     "network": lambda build: NetworkSpec("added", build, head=lambda network: network),
 }
@@ -227,7 +228,7 @@ READ = {  # the flags of each registry that only some of its entries read, entry
     "noise method": {
         "symmetric": {"noise_ratio"}, "symmetric_inclusive": {"noise_ratio"}, "asymmetric": {"noise_ratio"}, "human": (),
     },
-    "regulariser": {"none": (), "jacobian": {"reg_weight"}},
+    "regulariser": {"jacobian": {"reg_weight"}, "fisher": {"reg_weight"}, "gradient": {"reg_weight"}},
     "mix": {"none": (), "mixup": {"mix_alpha"}, "cutmix": {"mix_alpha"}},
 }  # fmt: skip
 

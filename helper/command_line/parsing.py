@@ -16,6 +16,8 @@ from helper.schema.values import near_match, switch
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import write_yaml
 
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -109,6 +111,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, cls: type[Config], usage: Usage) -> None:
         super().__init__(prog=usage.prog, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         self.cls, self.usage = cls, usage
+        self._negative_number_matcher = NEGATIVE  # argparse's own takes -1e-3 for a flag
         for name in usage.words.split():
             self.add_argument(name.removesuffix("..."), nargs="+" if name.endswith("...") else None)
         if usage.lists is None:

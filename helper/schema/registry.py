@@ -54,16 +54,19 @@ def functions_of(entry: Any) -> tuple[Callable, ...]:
 
 
 class EntriesThat(Collection):
-    """The words of a registry of whose entries something holds, for `when`; it follows what is added to the registry."""
+    """The words of a registry of whose entries something holds, for `when`; it follows what is added to the registry.
+
+    A text of several words, with commas between, is among them where one of these is.
+    """
 
     def __init__(self, registry: Mapping[str, Any], holds: Callable[[Any], bool]) -> None:
         self.registry, self.holds = registry, holds
 
     def __contains__(self, word: object) -> bool:
-        return isinstance(word, str) and word in self.registry and self.holds(self.registry[word])
+        return isinstance(word, str) and any(one in self.registry and self.holds(self.registry[one]) for one in word.split(","))
 
     def __iter__(self) -> Iterator[str]:
-        return (word for word in self.registry if word in self)
+        return (word for word in self.registry if self.holds(self.registry[word]))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

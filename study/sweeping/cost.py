@@ -24,6 +24,7 @@ from loader.main import Sizes, load_dataset, published_sizes
 from network.main import build_network
 from optim.config import RunConfig
 from optim.placement import laid_out, place
+from optim.regularizer import OfOutputs, weighted_penalties
 from optim.sparse_step import missing_kernels
 from optim.trainer import Trainer
 from study.sweeping.plan import PlannedRun
@@ -126,13 +127,21 @@ SPEEDS: dict[tuple, Speeds] = {}
 
 
 def measured_speeds(config: RunConfig) -> Speeds:
-    """Of the steps that a run is made of, timed on its device as if nothing else ran there; once for runs of like steps."""
-    train = config.train
-    steps = (train.batch_size, train.precision, train.optimizer_name, train.momentum, train.reg_type)
+    """Of the steps that a run is made of, timed on its device as if nothing else ran there; once for runs of like steps.
+
+    They have no passes beyond a step's three, which `Work` counts.
+    """
+    train, reg_type = config.train, timed_penalties(config)
+    steps = (train.batch_size, train.precision, train.optimizer_name, train.momentum, reg_type, train.mix, train.ema > 0)
     key = (config.network, config.data, steps, config.device)
     if key not in SPEEDS:
         SPEEDS[key] = time_steps(config)
     return SPEEDS[key]
+
+
+def timed_penalties(config: RunConfig) -> str:
+    """Those of `--reg_type` that no multiply-accumulates are counted for."""
+    return ",".join(w.name for w in weighted_penalties(config.train) if isinstance(w.penalty, OfOutputs)) or "none"
 
 
 def time_steps(config: RunConfig) -> Speeds:
@@ -141,7 +150,8 @@ def time_steps(config: RunConfig) -> Speeds:
     dataset = laid_out(data_of(config.data), config.network).to(device)
     network = build_network(config.network, dataset.input_shape, dataset.n_classes, stream(1, "init"))
     place(network, dataset)
-    steps = dataclasses.replace(config.train, compile=False)  # which would take longer to compile than the rest to time
+    penalties = {"reg_type": timed_penalties(config), "reg_weights": None, "reg_schedules": None, "sharpness_aware": 0.0}
+    steps = dataclasses.replace(config.train, compile=False, **penalties)  # compiling would take longer than all the rest
     trainer = Trainer(network, dataset, steps, seed=1, callbacks=[])
     network.train()
     batch = config.train.batch_size

@@ -15,6 +15,7 @@ from optim.budget import stretched
 from optim.config import RunConfig
 from optim.meter import PASSES
 from optim.pruning import EXAMPLES_A_CLASS
+from optim.step_price import mean_passes
 from optim.trainer import steps_per_epoch
 from optim.updating import MaskSchedule
 
@@ -27,7 +28,8 @@ def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
     budget = config.train.train_budget
     if budget is None:
         return config
-    return stretched(config, max(1, round(config.train.n_epochs * budget / mean_cost(config, sizes))))
+    cost = mean_cost(config, sizes) * mean_passes(config.train) / PASSES
+    return stretched(config, max(1, round(config.train.n_epochs * budget / cost)))
 
 
 def mean_cost(config: RunConfig, sizes: Sizes) -> float:

@@ -16,6 +16,8 @@ from helper.pruner import prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
+from optim.meter import PASSES
+from optim.step_price import mean_passes
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
@@ -33,7 +35,7 @@ class Work:
     An image of a pass that computes active weights alone counts as the share of a dense one's time that it takes.
     """
 
-    training: float = 0  # steps: forward, backward, update
+    training: float = 0  # steps: forward, backward, update; one with further passes counts as several
     forward: float = 0  # forward alone
     gradient: float = 0  # forward and backward, for the SNR
     measuring: float = 0  # curvature and Jacobian, in images of a training step
@@ -65,10 +67,11 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     evaluated = config.train.n_epochs - last  # the first epoch as well
     passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
     snr = sum(epoch > last for epoch in epochs_with_snr(config)) if metrics.snr_mode == "fixed" else 0
-    shares = sparse_shares(config, sizes, last)
+    shares, n_epochs = sparse_shares(config, sizes, last), config.train.n_epochs
+    price = mean_passes(config.train, max(last, begin) / n_epochs) / PASSES
     bytes_, files = disk_of(config, sizes)
     return Work(
-        training=shares.training * epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
+        training=shares.training * price * epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
         forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (passes - snr) * sizes.train),
         gradient=shares.passes * snr * sizes.train,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),

@@ -1,0 +1,47 @@
+"""What a training step with penalties, or a sharpness-aware one, costs, in forward passes of multiply-accumulates."""
+
+import itertools
+from collections.abc import Sequence
+
+from helper.schema.config import Config
+from optim.meter import PASSES
+from optim.regularizer import OfGradient, Weighted, weighted_penalties
+
+TWICE = 6  # the backward pass of a gradient: four for the backward pass in it, two for the forward pass
+BACKWARD = 2
+
+
+def passes_of(config: Config, active: Sequence[Weighted]) -> int:
+    """Of one step, in which these penalties have a weight: 3 for the loss.
+
+    A penalty on the gradient takes a backward pass of its own, unless the step's is that already, and then a step at other
+    weights (`--reg_method difference`) or the derivative of that pass, of which the last part is the loss's own backward
+    pass. One on the outputs counts nothing.
+    """
+    passes = PASSES
+    for weighted in active:
+        if isinstance(weighted.penalty, OfGradient):
+            passes += PASSES + BACKWARD * needs_own_pass(weighted, active) if config.reg_method == "difference" else TWICE
+    return passes * (2 if config.sharpness_aware else 1)
+
+
+def needs_own_pass(weighted: Weighted, active: Sequence[Weighted]) -> bool:
+    """Whether the gradient of which a penalty is has to be found apart from that of the step's loss."""
+    return weighted.penalty.drawn or len(active) > 1
+
+
+def active_at(penalties: Sequence[Weighted], progress: float) -> list[Weighted]:
+    """Those that have a weight after a share of training."""
+    return [weighted for weighted in penalties if weighted.weight_at(progress)]
+
+
+def mean_passes(config: Config, begin: float = 0.0, end: float = 1.0) -> float:
+    """`passes_of` over the steps between two shares of training."""
+    penalties = weighted_penalties(config)
+    changes = {float(w.schedule.partition(":")[2]) for w in penalties if w.schedule.startswith("until")}
+    moments = sorted({begin, *(change for change in changes if begin < change < end), end})
+    parts = list(itertools.pairwise(moments)) or [(begin, begin)]
+    passes = [passes_of(config, active_at(penalties, (first + last) / 2)) for first, last in parts]
+    if len(set(passes)) == 1:
+        return float(passes[0])
+    return sum((last - first) * n for (first, last), n in zip(parts, passes, strict=True)) / (end - begin)
