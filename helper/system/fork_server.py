@@ -100,7 +100,7 @@ class ForkServer:
     def close(self) -> None:
         """End the server; what it has forked goes on."""
         self.channel.close()
-        self.process.terminate()
+        self.process.kill()
         self.process.wait()
         adopt_orphans(False)
 

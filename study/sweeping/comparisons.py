@@ -126,7 +126,7 @@ def value_of(folder: RunFolder, name: str) -> float:
         RuntimeError: the summary is damaged, or the number is not finite. FlagError: it has no such number.
     """
     summary = folder.read_summary()
-    known = {key: value for key, value in summary.items() if isinstance(value, float)}
+    known = {key: value for key, value in summary.items() if key.startswith(("acc_", "loss_"))}
     known |= {key: float(found["value"]) for key, found in summary["metrics"].items()}
     if name not in known:
         raise FlagError(f"{name}: {folder.path} has no number of that name; there are {', '.join(sorted(known))}")

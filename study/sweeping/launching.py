@@ -44,7 +44,7 @@ class WarmProcess:
         try:
             return getattr(self.process, action)(*args)
         except ServerLost:
-            self.launcher.lost()
+            self.launcher.lost(self.process.server)
             self.process = self.launcher.begin_anew(self.job)
         return getattr(self.process, action)(*args)
 
@@ -81,7 +81,7 @@ class Launcher:
         try:
             return WarmProcess(self, job, self.server.start(job.flags, job.log))
         except ServerLost:
-            self.lost()
+            self.lost(self.server)
             return self.start(job)
 
     def begin_anew(self, job: Job, **more: str) -> subprocess.Popen:
@@ -104,12 +104,12 @@ class Launcher:
                 self.server.hold(job.flags)
                 self.held = job.data
             except ServerLost:
-                self.lost()
+                self.lost(self.server)
 
-    def lost(self) -> None:
-        """The server has ended: another one takes its place, unless it has never come so far as to fork."""
-        if self.server is None:
-            return
+    def lost(self, server: ForkServer) -> None:
+        """A server has ended: another one takes its place, unless it has never come so far as to fork."""
+        if server is not self.server:
+            return  # that is known, and another one may have begun
         self.warm = self.server.has_forked
         then = "another one takes its place" if self.warm else "each run begins by itself, which takes longer"
         log.warning("the process that runs are forked from has ended: %s", then)

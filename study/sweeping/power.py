@@ -131,7 +131,6 @@ def price(config: PowerConfig, comparison: Comparison, folders: Folders) -> str:
         reference = choose_reference(runs, config.images_per_second, config.reference)
         costs = [reference.cost_of(run) for run in runs]
     seconds, megabytes = (more * sum(each) for each in zip(*((c.seconds, c.work.bytes / 1e6) for c in costs), strict=True))
-    return (
-        f"{more:,} more seeds are {more * len(runs):,} runs, with their dense ones: about {duration(seconds / config.jobs)} "
-        f"with --jobs {config.jobs}, {megabytes:,.0f} MB; sweep --until_gap {config.value}:{config.gap:g} may stop before"
-    )
+    taken = f"about {duration(seconds / config.jobs)} with --jobs {config.jobs}, without start-up, {megabytes:,.0f} MB"
+    instead = f"sweep --until_gap {config.value}:{config.gap:g} may stop before"
+    return f"{more:,} more seeds are {more * len(runs):,} runs, with their dense ones: {taken}; {instead}"

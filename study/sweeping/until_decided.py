@@ -82,8 +82,9 @@ def judged(comparison: Comparison, config: SweepConfig, n_comparisons: int) -> D
 def sentence(decision: Decision) -> str:
     """What is known, in a line."""
     bounds = "no interval yet" if decision.low is None else f"[{decision.low:+.4g}, {decision.high:+.4g}]"
-    more = f", {decision.most - len(decision.seeds)} seeds may follow" if decision.verdict == OPEN else ""
+    left = decision.most - len(decision.seeds)
+    more = f", {left} more may follow" if left else ", and there may be no more"
     return (
         f"{decision.title}, {decision.value}: {len(decision.seeds)} seeds, {decision.mean:+.4g} {bounds}: "
-        f"{decision.words}{more}"
+        f"{decision.words}{more if decision.verdict == OPEN else ''}"
     )
