@@ -17,18 +17,19 @@ import numpy
 SIDE, N_CLASSES, N_TEST, PAGE = 96, 4, 2000, 4096
 FLAGS = (
     "--hidden_dims", "8", "--n_epochs", "1", "--lr_milestones", "1", "--lr", "0.01", "--batch_size", "256", "--figures", "0",
-    "--save_snr", "0", "--save_fisher", "0", "--save_epochs", "none",
+    "--save_snr", "0", "--save_fisher", "0", "--save_epochs", "none", "--train_eval", "running",
 )  # fmt: skip
 
 
 def write(path: Path, n: int) -> None:
     """n images, image i of class i modulo the number of classes, whose first page is that much brighter."""
-    images = numpy.lib.format.open_memmap(path, "w+", numpy.uint8, (n, 3, SIDE, SIDE))
-    rows = images.reshape(n, -1)
-    for first in range(0, n, 4096):
-        block = rows[first : first + 4096, :PAGE]
-        block[:] = (60 * (numpy.arange(first, first + len(block)) % N_CLASSES))[:, None]
-        images.flush()
+    with open(path, "wb") as file:
+        numpy.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, SIDE, SIDE)})
+        start, size = file.tell(), 3 * SIDE * SIDE
+        for i in range(n):
+            file.seek(start + i * size)
+            file.write(bytes([60 * (i % N_CLASSES)]) * PAGE)
+        file.truncate(start + n * size)
 
 
 def load(root: str, rows: int | None = None) -> tuple[numpy.ndarray, ...]:
