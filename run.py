@@ -16,7 +16,6 @@ os.environ.update(brief_spins(os.environ))  # before torch is loaded
 from helper.command_line.effects import refuse_misplaced, without_effect
 from helper.command_line.help import Usage
 from helper.command_line.parsing import CommandLine, parse
-from helper.own.consent import trust
 from helper.processes.first import broadcast_from_first
 from helper.processes.group import join_processes, n_launched, only_first_prints, rank
 from helper.progress import lines_above_bars
@@ -51,9 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def hold(words: list[str]) -> None:
     """Load the data that some flags name, for the runs that are forked from this process and name the same."""
-    line = parse(RunConfig, USAGE, words)
-    trust(word for name, word in code_named(line.config).items() if name in line.typed)
-    load_dataset(line.config.data)
+    load_dataset(parse(RunConfig, USAGE, words).config.data)
 
 
 def run(argv: list[str] | None, signals: Signals) -> None:

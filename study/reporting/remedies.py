@@ -89,7 +89,7 @@ def comparisons(records: Sequence[FinishedRun], runs: pandas.DataFrame, margin: 
         record, rows, plain = group.first, group.rows, group.plain
         found.append(
             Comparison(
-                where=f"{record.flags['loader_name']}, {record.name.split('/')[1]}",
+                where=f"{record.data}, {record.name.split('/')[1]}",
                 method=record.family.label,
                 sparsity=record.summary["sparsity_requested"],
                 remedy=group.remedy,
