@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from helper.system.fork_server import ForkServer, ServerLost
 from helper.system.signals import EXIT_INTERRUPTED
 from helper.system.versions import ROOT
+from loader.main import DataConfig
 from optim.folder import RunFolder
 from study.sweeping.executor import FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, LocalPool
 from study.sweeping.job import Job
@@ -118,6 +120,36 @@ def test_a_killed_server_leaves_what_it_has_forked_with_its_exit_code(server, tm
     with pytest.raises(ServerLost):
         ended(server, tmp_path / "never", "tell")
     assert sleeping.wait() == 0
+
+
+def test_what_a_killed_owner_has_started_goes_on_and_its_server_ends(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    code = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from helper.system.fork_server import ForkServer
+server = ForkServer("program", Path({str(tmp_path)!r}), os.environ)
+process = server.start(["sleep", "60"], Path({str(tmp_path / "log")!r}))
+process.find(wait=True)
+print(server.process.pid, process.pid, flush=True)
+time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    server, process = map(int, owner.stdout.readline().split())
+    owner.kill()
+    owner.wait()
+    wait_for(lambda: not is_alive(server))
+    assert is_alive(process)
+    os.kill(process, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs, and does not only wait for someone to ask how it ended."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_a_server_that_cannot_import_its_program_is_lost(tmp_path):
@@ -256,6 +288,11 @@ def test_a_pool_without_a_server_begins_each_run_anew(tmp_path, monkeypatch):
 class Held:
     """Stands in for a server: notes whose data it is to hold."""
 
+    has_forked = True
+
+    def close(self) -> None:
+        pass
+
     def __init__(self) -> None:
         self.words: list = []
 
@@ -266,8 +303,6 @@ class Held:
 @pytest.mark.parametrize(("n_threads", "expected"), [(1, ["a1", "b2"]), (2, [])])
 def test_data_are_held_once_a_run_has_read_them_and_while_others_want_them(tmp_path, n_threads, expected):
     """Where a process has one thread: what is computed in several may not be forked."""
-    from loader.main import DataConfig
-
     launcher = Launcher(n_threads, warm=True)
     launcher.server = held = Held()
     sets = {"a": DataConfig("toy"), "b": DataConfig("digits")}
@@ -281,3 +316,19 @@ def test_data_are_held_once_a_run_has_read_them_and_while_others_want_them(tmp_p
     launcher.ended(jobs["b2"], well=True)
     launcher.ended(jobs["b3"], well=True)
     assert [words for (words,) in held.words] == expected
+
+
+def test_data_that_a_server_did_not_survive_are_held_by_no_other(tmp_path):
+    launcher = Launcher(1, warm=True)
+    launcher.server, data = Held(), DataConfig("toy")
+    jobs = [Job(name, (name,), RunFolder(tmp_path), tmp_path / name, data) for name in "abc"]
+    for job in jobs:
+        launcher.expect(job)
+    launcher.ended(jobs[0], well=True)
+    launcher.lost(launcher.server)
+    assert (launcher.server, launcher.warm) == (None, True)
+    launcher.server = again = Held()
+    launcher.ended(jobs[1], well=True)
+    assert again.words == []
+    launcher.lost(Held())  # one that is known to be lost
+    assert launcher.server is again

@@ -111,6 +111,7 @@ class Launcher:
         if server is not self.server:
             return  # that is known, and another one may have begun
         self.warm = self.server.has_forked
+        self.holds_data = self.holds_data and self.held is None  # which may have been too much
         then = "another one takes its place" if self.warm else "each run begins by itself, which takes longer"
         log.warning("the process that runs are forked from has ended: %s", then)
         self.close()

@@ -27,8 +27,7 @@ def until_decided(config: SweepConfig, configs: Sequence[RunConfig], run_all: Ca
     comparisons = comparisons_of(config, configs)
     root = Path(configs[0].results_root)
     while True:
-        everything = [run for comparison in comparisons for run in comparison.runs()]
-        code = run_all([*configs, *(run for run in everything if run not in configs)])
+        code = run_all(with_runs_of(comparisons, configs))
         if code:
             return code
         found = [judged(comparison, config, len(comparisons)) for comparison in comparisons]
@@ -48,8 +47,12 @@ def until_decided(config: SweepConfig, configs: Sequence[RunConfig], run_all: Ca
 def at_most(config: SweepConfig, configs: Sequence[RunConfig]) -> list[RunConfig]:
     """The runs of a sweep that adds seeds, if nothing is decided before there are as many as it may have."""
     comparisons = comparisons_of(config, configs)
-    more = [c.with_more(config.max_seeds - len(c.seeds)).runs() for c in comparisons]
-    return [*configs, *(run for runs in more for run in runs if run not in configs)]
+    return with_runs_of([c.with_more(config.max_seeds - len(c.seeds)) for c in comparisons], configs)
+
+
+def with_runs_of(comparisons: Sequence[Comparison], configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Some runs and those of some comparisons, each once."""
+    return list(dict.fromkeys([*configs, *(run for comparison in comparisons for run in comparison.runs())]))
 
 
 def comparisons_of(config: SweepConfig, configs: Sequence[RunConfig]) -> list[Comparison]:
