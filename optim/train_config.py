@@ -74,7 +74,7 @@ class TrainConfig(Config):
     )
     reg_weights: str | None = flag(
         None, "weights of some of them, such as fisher:-0.1,jacobian:0.01; default: --reg_weight",
-        convert=by_penalty(weight_word), when={"reg_type": WEIGHTED},
+        convert=by_penalty(weight_word), when={"reg_type": WEIGHTED}, whole=True,
     )  # fmt: skip
     reg_schedule: str = flag(
         "constant", "factor of their weight: constant; until:SHARE, one for a share of training and then none; linear, from "
@@ -83,7 +83,7 @@ class TrainConfig(Config):
     )  # fmt: skip
     reg_schedules: str | None = flag(
         None, "schedules of some of them, such as fisher:until:0.3,jacobian:constant; default: --reg_schedule",
-        convert=by_penalty(schedule_word), when={"reg_type": WEIGHTED},
+        convert=by_penalty(schedule_word), when={"reg_type": WEIGHTED}, whole=True,
     )  # fmt: skip
     reg_method: str = flag(
         "exact", "derivative of the gradient's norm: exact, or the difference to the gradient at a point nearby",

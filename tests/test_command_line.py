@@ -281,8 +281,8 @@ def test_what_is_told_to_be_without_effect_changes_neither_identity_nor_any_meas
             if any(spec.when) and without_effect(config, {name}):
                 told.add(name)
                 others = [choice for choice in spec.choices or () if choice != flatten(config)[name]]
-                usual = OTHERS.get(name, OTHERS[value_type(cls, field)[0]])
-                value = others[-1] if others else "a=7" if spec.whole else usual
+                usual = "a=7" if spec.whole else OTHERS[value_type(cls, field)[0]]
+                value = others[-1] if others else OTHERS.get(name, usual)
                 other = config if name in apart else replace(config, **{name: value})
                 assert spec.always_counts or run_identity(other, None) == run_identity(config, None), name
                 assert other.metrics.wanted() == config.metrics.wanted()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import experiment
 import optim.step_gradient as step_gradient_module
 from helper.mask import Mask
 from helper.metrics.macs import count_macs
@@ -27,7 +28,7 @@ from optim.step_price import mean_passes
 from optim.trainer import Trainer
 from study.sweeping.plan import expand, plan
 from study.sweeping.work import work_of
-from tests.outcome import TIMING
+from tests.outcome import TIMING, outcome
 from tests.stops import sigterm_after
 from tests.test_updating import config_of, finished, run
 
@@ -360,6 +361,16 @@ def test_equal_spellings_are_one_run():
     assert of(reg_schedule="linear", reg_method="difference", reg_weights="fisher:1") == {}
     assert of(reg_type="jacobian", reg_method="difference") == {"reg_type": "jacobian"}
     assert of(sharpness_aware=0.05) == {"sharpness_aware": 0.05}
+
+
+def test_penalties_of_a_sweeps_command_line_stay_together(tmp_path):
+    """Weights are a dimension of the sweep, and a text with commas is one value of its flag."""
+    (tmp_path / "sweep.yaml").write_text("grid: {reg_weight: [-0.5, 0.5], reg_type: 'fisher,jacobian'}")
+    flags = ("--reg_weights", "jacobian:0.01", "--reg_schedules", "fisher:until:0.3,jacobian:linear")
+    root = tmp_path / "results"
+    found = outcome(experiment.main, "sweep", tmp_path / "sweep.yaml", *flags, "--results_root", root, "--dry_run", 1)
+    assert found.code == 0, found.err
+    assert len({line.split("/")[-1] for line in found.out.splitlines() if "/dense/" in line}) == 2
 
 
 REFUSED = [

@@ -213,9 +213,9 @@ def test_dense_training_is_that_of_the_cpu(long_run, train):
 
 
 def test_training_options_are_those_of_the_cpu(train, tmp_path):
-    """Mixed with other shares and boxes in every step, clipped and averaged: no step is compiled anew."""
+    """Mixed with other shares and boxes in every step, clipped, averaged and sharpness-aware: no step is compiled anew."""
     flags = (*LENET[:-4], "--n_epochs", 3, "--mode", "dense", "--mix", "cutmix", "--label_smoothing", 0.1)
-    flags += ("--clip_norm", 0.5, "--ema", 0.8, "--optimizer_name", "adamw", "--lr", 0.002)
+    flags += ("--clip_norm", 0.5, "--ema", 0.8, "--optimizer_name", "adamw", "--lr", 0.002, "--sharpness_aware", 0.02)
     short, long = (finish(start(*flags, "--n_epochs", n, root=tmp_path))[0] for n in (3, 5))
     assert counts(short)["compilations"] == counts(long)["compilations"]
     assert counts(short)["host_operations"] == []
