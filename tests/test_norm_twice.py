@@ -53,6 +53,18 @@ def test_outputs_statistics_and_gradients_are_pytorchs_to_the_bit(kind, dtype):
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+class Doubled(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_of_another_class_stays_what_it_is():
+    layer, x = Doubled(3), torch.randn(6, 3, generator=stream(0, "x"))
+    expected = copy.deepcopy(layer)(x)
+    differentiate_well(layer)
+    assert torch.equal(layer(x), expected)
+
+
 @pytest.mark.parametrize("options", [{"affine": False}, {"momentum": None}, {"track_running_stats": False}], ids=str)
 def test_unusual_layers_and_copies_work_as_ever(options):
     torch.manual_seed(0)
