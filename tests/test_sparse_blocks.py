@@ -162,3 +162,18 @@ def test_training_on_one_value_per_channel_is_refused_between_layers_too():
     network = Chain(shared=False, bias=False, kernel_size=3)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         View(network, sparse_masks(network), (2, 3, 3))(torch.zeros(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_layers_between_norms_of_which_nothing_or_everything_is_active_are_right(density):
+    network = ResNet(3, 5, 8).double()
+    check_view(network, (3, 8, 8), n=31, masks=sparse_masks(network, density))
+
+
+def test_a_layer_without_weights_amid_others_passes_on_what_the_norm_behind_it_makes_of_zeros():
+    network = ResNet(3, 5, 8).double()
+    masks = sparse_masks(network)
+    for name in ("blocks.0.conv2", "blocks.1.conv1"):
+        masks[name].zero_()
+        nn.init.zeros_(network.get_submodule(name).weight)
+    check_view(network, (3, 8, 8), n=127, masks=masks)
