@@ -34,9 +34,9 @@ class SweepConfig(Config):
     reference: str | None = flag(None, REFERENCE)
     until_gap: str | None = flag(
         None, "VALUE:GAP, such as acc_test:0.01: add seeds to both of two settings until an interval for their difference "
-        "excludes 0 or lies within +-GAP; it holds however often one looks", convert=goal,
+        "excludes 0 or lies within +-GAP; it holds however often one looks; default: only the seeds of the grid", convert=goal,
     )  # fmt: skip
-    max_seeds: int | None = flag(None, "with --until_gap: seeds of each setting at most", low=2)
+    max_seeds: int | None = flag(None, "with --until_gap: seeds of each setting at most; default: it has to be given", low=2)
     between: str = flag("mode", "with --until_gap: the flag in which the two differ, where there are more than two settings")
     retry: bool = flag(False, "repeat the runs that failed the last time")
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
