@@ -332,7 +332,7 @@ def test_online_snr_survives_an_interruption_in_mid_epoch(train, tmp_path):
         (["--snr_mode", "onlin"], ["did you mean online?"]),
         (
             ["--metric_every", "2", "-sf", "0"],
-            ["--metric_every needs something to measure: --save_fisher 1,", "--save_jacobian_top 1 or --save_spectrum 1"],
+            ["--metric_every needs something to measure: --save_fisher 1,", "--save_spectrum 1 or --save_sharpness 1"],
         ),
     ],
 )

@@ -4,6 +4,7 @@ from helper.metrics.metric import Metric
 from helper.metrics.quantities.fisher import Fisher
 from helper.metrics.quantities.hessian import Hessian, HessianResidual
 from helper.metrics.quantities.jacobian import Jacobian, JacobianTop
+from helper.metrics.quantities.sharpness import Sharpness
 from helper.metrics.quantities.snr import Snr
 from helper.metrics.quantities.spectrum import SpectrumOfState
 from helper.schema.registry import by_name
@@ -16,4 +17,5 @@ METRICS: dict[str, Metric] = by_name(
     Jacobian(),
     JacobianTop(),
     SpectrumOfState(),
+    Sharpness(),
 )

@@ -90,7 +90,7 @@ def alike_rows(
     records: Sequence[FinishedRun], subset: str
 ) -> dict[tuple[Family, float], list[tuple[FinishedRun, list[dict[str, str]]]]]:
     """{(family, sparsity): (run, its rows of Tr F) of the main series}, of those rows that were measured as most were."""
-    rows = {record.name: fisher_rows(record, subset) for record in records}
+    rows = {record.name: total_rows(record, FISHER.name, subset) for record in records}
     ways = collections.Counter(way_of(row) for part in rows.values() for row in part)
     usual = max(ways, key=ways.__getitem__, default=None)
     found = {}
@@ -102,8 +102,9 @@ def alike_rows(
     return found
 
 
-def fisher_rows(record: FinishedRun, subset: str) -> list[dict[str, str]]:
-    wanted = {"metric": FISHER.name, "layer": "all", "subset": subset}
+def total_rows(record: FinishedRun, metric: str, subset: str = "all") -> list[dict[str, str]]:
+    """Of a run's measurements the totals of one metric, of all examples or of those with true or with wrong labels."""
+    wanted = {"metric": metric, "layer": "all", "subset": subset}
     return [row for row in record.rows("metrics") if wanted.items() <= row.items()]
 
 

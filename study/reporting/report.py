@@ -23,6 +23,7 @@ from study.reporting.claims import findings
 from study.reporting.collect import Collection, collect
 from study.reporting.comparison_sections import comparison_sections
 from study.reporting.decision_sections import decision_sections
+from study.reporting.figures_sharpness import remedy_charts
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
@@ -30,7 +31,7 @@ from study.reporting.remedies import comparisons
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
 from study.reporting.sheets_remedies import remedies_sheet, remedy_rows
 from study.reporting.sheets_ways import claim_rows, claims_sheet
-from study.reporting.study_sections import ALL_MEASUREMENTS, MEASUREMENTS, Making, StudyParts, study_sections
+from study.reporting.study_sections import ALL_MEASUREMENTS, ALONG, MEASUREMENTS, Making, StudyParts, plot, study_sections
 from study.reporting.tidy import REPORTED, tidy
 from study.reporting.unreliable import UNRELIABLE_NOTE, count_of, doubt_noted, doubted, unreliable_of
 from study.titles import read_titles
@@ -67,11 +68,12 @@ def report(config: ReportConfig, results_root: str) -> int:
     with exclusive(folder):
         write_atomic(folder / "runs.csv", csv_text(runs))
         write_atomic(folder / "over_seeds.csv", csv_text(table))
-        parts = study_sections(runs, collection, Making(folder, config.margin, kinds_of(config)), titles)
+        making = Making(folder, config.margin, kinds_of(config))
+        parts = study_sections(runs, collection, making, titles)
         write_atomic(folder / "gaps.csv", csv_text(gap_rows([part.gaps for part in parts])))
         sections = [section for part in parts for section in part.sections]
         sections += claims_section(folder, parts, collection, runs, config.margin)
-        sections += remedies_section(folder, collection, runs, config.margin)
+        sections += remedies_section(making, collection, runs)
         sections += decision_sections(decisions)
         sections += comparison_sections(root, collection)
         collection.left_out.extend(line for part in parts for line in part.left_out)
@@ -113,14 +115,17 @@ def claims_section(
     return [Section("What the field says", "Over all studies of this report.", sheets=(claims_sheet(found, margin),))]
 
 
-def remedies_section(folder: Path, collection: Collection, runs: pandas.DataFrame, margin: float) -> list[Section]:
+def remedies_section(making: Making, collection: Collection, runs: pandas.DataFrame) -> list[Section]:
     """What remedies change, over all studies, where there are runs with and without one; remedies.csv beside it."""
-    found = comparisons(collection.records, runs, margin)
+    found = comparisons(collection.records, runs, making.margin)
     if not found:
-        (folder / "remedies.csv").unlink(missing_ok=True)
+        (making.folder / "remedies.csv").unlink(missing_ok=True)
         return []
-    write_atomic(folder / "remedies.csv", csv_text(remedy_rows(found)))
-    return [Section("Remedies", "Over all studies of this report.", sheets=(remedies_sheet(found, margin),))]
+    write_atomic(making.folder / "remedies.csv", csv_text(remedy_rows(found)))
+    charts = remedy_charts(collection.records)
+    plots = [plot(making, key, "sharpness, remedies", f"Sharpness along the way, {what}", ALONG, c) for key, what, c in charts]
+    sheet = remedies_sheet(found, making.margin)
+    return [Section("Remedies", "Over all studies of this report.", tuple(plots), (sheet,))]
 
 
 def entries(runs: pandas.DataFrame, records: Sequence[FinishedRun]) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from study.reporting.aggregate import gaps, over_seeds, studies
 from study.reporting.collect import Collection
 from study.reporting.figures_epochs import SUBSETS, figure3, figure4, figure5, fisher_marks, main_sparsity, of_families
 from study.reporting.figures_layers import figure11
+from study.reporting.figures_sharpness import sharpness_figure
 from study.reporting.figures_sparsity import SingleRuns, cost_figure, figure1
 from study.reporting.finished_run import FinishedRun, families_of
 from study.reporting.overlap import Reader
@@ -26,7 +27,7 @@ from study.reporting.page import Plot, Section, Sheet
 from study.reporting.pairs import pair_runs
 from study.reporting.regimes import rule
 from study.reporting.sheets import gap_tests, listed, not_paired, sharpness, table1, table2
-from study.reporting.tidy import REPORTED
+from study.reporting.tidy import REPORTED, series_labels
 from study.reporting.unreliable import count_of, doubt_noted, unreliable_of
 from study.reporting.ways_section import many_ways, mask_figures, ranking_sheets, ways_figures
 from study.titles import title_of
@@ -40,6 +41,11 @@ ALL_MEASUREMENTS = f"measurements ({listed([*REPORTED.values(), 'Tr F at the sta
 GEOMETRIC = (
     "Geometric means over seeds, bands: 95 % intervals of the mean logarithm (Student's t over independent seeds). An epoch "
     "at which the value of a seed is not positive has no geometric mean and is not drawn."
+)
+ALONG = (
+    "The last panel has the Hessian's largest eigenvalue over that from "
+    "which on gradient descent with the epoch's learning rate and this momentum diverges on a quadratic loss: where a curve "
+    "ends to rise, the run has met what its steps can bear (break-even point), below 1 because of the noise of its batches."
 )
 
 
@@ -152,8 +158,10 @@ def study_figures(
     if figure:
         caption = doubt_noted(GEOMETRIC, *fisher_marks(records, ["all"]), "values of Tr F")
         yield "figure 3", "Tr F against the epoch", caption, figure
-    sparsity = main_sparsity(records)
-    at = "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
+    chart = sharpness_figure(records, series_labels(records))
+    if chart:
+        yield "sharpness", "Sharpness along the way", f"{at_main(records)}{ALONG} {GEOMETRIC}", chart
+    at = at_main(records)
     figure = figure4(records)
     if figure:
         yield "figure 4", "Training under label noise", at + BANDS, figure
@@ -167,6 +175,12 @@ def study_figures(
         figure, shown = drawn
         caption = f"One run a row: {'; '.join(record.name for record in shown)}. Active weights only."
         yield "figure 11", "Gradients and weights of every layer", caption, figure
+
+
+def at_main(records: Sequence[FinishedRun]) -> str:
+    """Which sparse runs a figure shows; empty without any."""
+    sparsity = main_sparsity(records)
+    return "" if sparsity is None else f"Sparse runs at {sparsity:g} pruned. "
 
 
 def plot(making: Making, study: str, id: str, title: str, caption: str, chart: Chart) -> Plot:

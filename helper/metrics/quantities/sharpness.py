@@ -1,0 +1,39 @@
+"""--save_sharpness: the largest eigenvalue of the Hessian."""
+
+from dataclasses import dataclass
+
+from helper.metrics.estimate import Estimate
+from helper.metrics.metric import Metric
+from helper.metrics.price import PRODUCT
+from helper.metrics.sharpness import SAMPLES, STEPS, largest_eigenvalue, products
+from helper.schema.config import Config, flag
+
+
+@dataclass(frozen=True)
+class SharpnessFlags(Config):
+    sharpness_steps: int = flag(STEPS, "Lanczos steps for the largest eigenvalue", low=2, identity=False)
+
+
+class Sharpness(Metric):
+    """Eigenvalues of subsets do not add up to that of all, so that of label noise none are measured."""
+
+    name = "sharpness"
+    about = "largest eigenvalue of the Hessian, at little cost"
+    label, unit = "largest eigenvalue of the Hessian", "nats per squared parameter"
+    Flags = SharpnessFlags
+    counts_parameters = True
+    by_subset = False
+
+    def measure(self, network, inputs, labels, mask, config, *, generator) -> Estimate:
+        bounds = {name: value for name, value in self.bounds(config).items() if name not in ("rtol", "n_probes")}
+        return largest_eigenvalue(
+            network, inputs, labels, mask, steps=config.sharpness_steps, params=config.metric_params, **bounds,
+            generator=generator,
+        )  # fmt: skip
+
+    def samples(self, config: Config) -> int:
+        return config.monte_carlo_samples or SAMPLES
+
+    def price(self, config: Config, population: int, n_classes: int) -> float:
+        n = min(population, self.samples(config))
+        return PRODUCT * products(n, config.sharpness_steps, halved=n < population)
