@@ -77,6 +77,10 @@ class DataConfig(Config):
     limit_train: int | None = flag(None, "use only this many training examples, class-balanced; default: all", low=1)
     limit_test: int | None = flag(None, "use only this many test examples, class-balanced; default: all", low=1)
     val_size: float = flag(0.0, "share of the training examples held out for validation, class-balanced", low=0, below=1)
+    train_on: str = flag(
+        "train", "examples trained on: all others, or those that --val_size holds out, while the others validate",
+        choices=("train", "val"), when={"val_size": Above(0)},
+    )  # fmt: skip
     split_seed: int = flag(
         0, "seed of every split and subset",
         when=(read_by_some("split_seed"), *({name: Above(0)} for name in ("limit_train", "limit_test", "val_size"))),
@@ -128,6 +132,10 @@ class DataConfig(Config):
         return with_options(published, self)() if callable(published) else published
 
     @property
+    def trains_on_held_out(self) -> bool:
+        return self.train_on == "val" and self.val_size > 0
+
+    @property
     def augmented(self) -> bool:
         return self.augment == "crop_flip" or (self.augment == "auto" and self.spec.augmented)
 
@@ -163,6 +171,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     if config.train_noisy:
         train = _with_noise(train, source, config, "train", len(names))
         val = _with_noise(val, source, config, "val", len(names))
+    if config.trains_on_held_out:
+        train, val = val, train
     return Dataset(
         config.loader_name, train, val, test, names, source.scale, source.mean, source.std,
         augmented=config.augmented, fingerprint=source.fingerprint, noisy=config.train_noisy, padding=config.spec.padding,
@@ -271,4 +281,5 @@ def published_sizes(config: DataConfig) -> Sizes:
     test = math.ceil(published.test * classes / published.n_classes)
     train, test = min(train, config.limit_train or train), min(test, config.limit_test or test)
     val = round(config.val_size * train)
+    val = train - val if config.trains_on_held_out else val
     return Sizes(train - val, val, test, published.input_shape, classes)

@@ -1,6 +1,6 @@
 """The examples of a training step: which of them are this process's, and what the network sees of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from helper.processes.sharing import own_share
 from helper.system.seeds import stream
 from loader.dataset import Dataset, Split, crop_and_flip, draw_crops
+from optim.subsets.main import Subset
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Batch:
         epoch, step: of the training, counted from 0.
         n: examples of all processes. own: which of these are this one's.
         generator: of the step's random numbers, the augmentation's already drawn; the same in every process.
+        rows: of the training split, of all processes.
         partners: examples with which they are mixed. share: of every input that is its own example's, see `optim.mixing`.
             None where nothing is mixed.
     """
@@ -31,8 +33,34 @@ class Batch:
     n: int
     own: slice
     generator: torch.Generator
+    rows: Tensor
     partners: Split | None = None
     share: Tensor | None = None
+
+
+def steps_per_epoch(n_examples: int, batch_size: int) -> int:
+    """The last step of an epoch may have fewer examples."""
+    return -(-n_examples // batch_size)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The examples of which a step may choose some; `pool[places]` are inputs as the step would train on them."""
+
+    drawing: "Drawing"
+    rows: Tensor
+    crops: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        examples = self.drawing.dataset.train[self.rows[places.to(self.rows.device)]]
+        return self.drawing.seen(examples, self.crops, places.cpu())
+
+    @property
+    def labels(self) -> Tensor:
+        return self.drawing.dataset.train.labels[self.rows]
 
 
 @dataclass(frozen=True)
@@ -40,26 +68,46 @@ class Drawing:
     """Makes batches; what chance decides in one comes from streams named by seed, epoch and step.
 
     Attributes:
+        subset: which examples steps and epochs have; None: all.
         mix: of `optim.mixing.MIXES`, with its options.
     """
 
     dataset: Dataset
     seed: int
+    subset: Subset | None = None
     mix: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
 
-    def batch(self, epoch: int, step: int, rows: Tensor) -> Batch:
-        """Of rows of the training split, which all processes have."""
-        own, generator = own_share(len(rows)), stream(self.seed, "step", epoch, step)
+    @property
+    def reads_network(self) -> bool:
+        """Whether a batch depends on the weights that its step begins with."""
+        return self.subset is not None and self.subset.reads_network
+
+    def rows(self, epoch: int, batch_size: int) -> Sequence[Tensor]:
+        """Of the training split, for each step of an epoch."""
+        order = torch.randperm(len(self.dataset.train), generator=stream(self.seed, "order", epoch))
+        return order.split(batch_size) if self.subset is None else self.subset.batches(order, epoch, batch_size)
+
+    def batch(self, epoch: int, step: int, rows: Tensor, choose: Callable[[Pool], Tensor] | None = None) -> Batch:
+        """Of rows of the training split, which all processes have.
+
+        Args:
+            choose: gives the places of those that are taken, see `Subset.places`; default: all.
+        """
+        generator = stream(self.seed, "step", epoch, step)
         crops = draw_crops(len(rows), generator, self.dataset.padding) if self.dataset.augmented else None
+        if choose is not None:
+            places = choose(Pool(self, rows, crops))
+            rows, crops = rows[places.to(rows.device)], crops if crops is None else crops[:, places]
+        own = own_share(len(rows))
         examples = self.dataset.train[rows[own]]
         inputs = self.seen(examples, crops, own)
         if self.mix is None:
-            return Batch(examples, inputs, epoch, step, len(rows), own, generator)
+            return Batch(examples, inputs, epoch, step, len(rows), own, generator, rows)
         mixing = stream(self.seed, "mix", epoch, step)
         theirs = torch.randperm(len(rows), generator=mixing)[own]
         partners = self.dataset.train[rows[theirs.to(rows.device)]]
         mixed, share = self.mix(inputs, self.seen(partners, crops, theirs), mixing)
-        return Batch(examples, mixed, epoch, step, len(rows), own, generator, partners, share)
+        return Batch(examples, mixed, epoch, step, len(rows), own, generator, rows, partners, share)
 
     def seen(self, examples: Split, crops: Tensor | None, places: slice | Tensor) -> Tensor:
         """Inputs of examples, normalised.

@@ -13,11 +13,12 @@ from helper.schema.config import FlagError, replace
 from helper.schema.values import dashed_values
 from helper.system.seeds import stream
 from loader.dataset import Dataset
+from optim.batches import steps_per_epoch
 from optim.meter import PASSES
 from optim.model import Beginning
 from optim.pruning import Pruning
 from optim.step_price import mean_passes
-from optim.trainer import steps_per_epoch
+from optim.subsets.main import pool_passes, share_trained
 from optim.updating import MaskSchedule
 
 MOST = 1000  # times as many epochs as --n_epochs says
@@ -126,19 +127,20 @@ class Costs:
     def of(self, n_epochs: int) -> float:
         """Of so many epochs of this run, with what its scores took."""
         updater, n = self.config.mode_spec.updater, len(self.dataset.train)
-        taken = n_epochs * n
+        share, choosing = share_trained(self.config.subset, n_epochs), pool_passes(self.config.subset, self.dataset.n_classes)
         if not isinstance(updater, MaskSchedule):
-            return self.beginning.macs + taken * mean_passes(self.config.train) * self.forward(self.beginning.mask)
+            passes = share * mean_passes(self.config.train) + choosing
+            return self.beginning.macs + n_epochs * n * passes * self.forward(self.beginning.mask)
         longer = stretched(self.config, n_epochs)
         n_steps = steps_per_epoch(n, self.config.train.batch_size)
         span, masks = updater.span(longer, n_steps), longer.prune
         moments = [0, *(step for step in span.changes() if step > 0), n_epochs * n_steps]
         total, examples = float(self.beginning.macs), n / n_steps  # of a step, on average
         for step, following in itertools.pairwise(moments):
-            share = updater.sparsity(step, span, masks.prune_ratio)
-            forward = self.at(share) if updater.begins else self.forward(self.beginning.mask)
-            passes = mean_passes(longer.train, step / moments[-1], following / moments[-1])
+            pruned = updater.sparsity(step, span, masks.prune_ratio)
+            forward = self.at(pruned) if updater.begins else self.forward(self.beginning.mask)
+            passes = share * mean_passes(longer.train, step / moments[-1], following / moments[-1]) + choosing
             total += (following - step) * examples * passes * forward
             if GROWTHS[masks.growth].dense_gradient and updater.replaced(step, span, masks.drop_fraction):
-                total += examples * (self.whole - forward)
+                total += share * examples * (self.whole - forward)
         return total

@@ -21,10 +21,33 @@ def runs_before(config: RunConfig) -> list[RunConfig]:
     return dense + (earlier_rounds(config) if config.mode_spec.in_rounds else [])
 
 
+def runs_needed(config: RunConfig) -> list[RunConfig]:
+    """`runs_before`, and the run by which training examples are scored, if that is another one."""
+    before, scorer = runs_before(config), scorer_of(config)
+    given = config.mode_spec.needs_parent and config.pretrain_model_path and not config.subset.reducible
+    return before if scorer is None or scorer in before or given else [*before, scorer]
+
+
 def dense_before(config: RunConfig) -> RunConfig:
     """The dense parent, which keeps the state with which rounds begin."""
     dense = config.dense_parent()
     return keeping(dense, {config.first_epoch}) if config.begins_with_dense_state else dense
+
+
+def scorer_of(config: RunConfig) -> RunConfig | None:
+    """The run whose weights, or whose counts, a run's scores of its training examples are made of; None: it needs none.
+
+    The dense run without a subset, the parent's own where there is one; for `reducible` scores it is trained on the examples
+    that --val_size holds out.
+    """
+    if config.subset.scored is None:
+        return None
+    dense = dense_before(config) if config.mode_spec.needs_parent else config.dense_parent()
+    dense = replace(dense, overwrite=False)
+    if not config.subset.reducible:
+        return dense
+    less = {metric.switch: False for metric in METRICS.values()} | {"metric_every": 0, "figures": False}
+    return replace(dense, **less, train_on="val", select="last")
 
 
 def earlier_rounds(config: RunConfig) -> list[RunConfig]:

@@ -4,10 +4,17 @@ SPLIT_COLUMNS = ["loss_clean", "loss_noisy", "acc_clean", "acc_generalized", "ac
 HISTORY = [
     "epoch", "lr", "loss_train", "acc_train", "entropy_train", "loss_val", "acc_val", "loss_test", "acc_test",
     "seconds", "images_per_second", "peak_memory_mb", "density", "training_macs",
-    "churn", "recalibrated",
+    "churn", "recalibrated", "examples",
 ]  # fmt: skip
-NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:]]
-LATER = ("density", "training_macs", "churn", "recalibrated")  # of HISTORY: older tables have none of them
+NOISY_HISTORY = [*HISTORY[:9], *SPLIT_COLUMNS, *HISTORY[9:], "examples_noisy"]
+LATER = (
+    "density",
+    "training_macs",
+    "churn",
+    "recalibrated",
+    "examples",
+    "examples_noisy",
+)  # of HISTORY: older tables have none of them
 SNR = [
     "epoch", "layer", "weight_norm", "grad_mean_norm", "grad_std_norm", "snr", "n_batches", "batch_size", "mode",
     "standard_error", "noise_floor", "precision",

@@ -20,10 +20,12 @@ from optim.modes import MODES, REPLACING, REWINDING, WITH_PARENT, ModeSpec
 from optim.prune_config import PruneConfig
 from optim.rounds import canonical, check_rewinding, check_rounds
 from optim.schedule import SCHEDULES
+from optim.subsets.config import NO_SUBSET, SubsetConfig
 from optim.trackers.main import TRACKERS
 from optim.train_config import REMEDIES, TrainConfig
 
 PARENT_FLAGS = ("lr", "lr_schedule", "lr_milestones", "lr_gamma", "n_epochs", "batch_size", "random_state")
+OF_TRAINING = [name for name in REMEDIES if name not in NO_SUBSET]  # a dense parent has no subset in any case
 OWN_PARENT = {"mode": WITH_PARENT, "pretrain_model_path": (None,)}  # a dense parent that is found by its settings
 
 
@@ -68,7 +70,7 @@ class ParentConfig(Config):
     )
 
     plain_pretrain: bool = flag(
-        False, f"train it without --{', --'.join(REMEDIES)}, which the run itself may have", when=OWN_PARENT, identity=False
+        False, f"train it without --{', --'.join(OF_TRAINING)}, which the run itself may have", when=OWN_PARENT, identity=False
     )
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class RunConfig(Config):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
     parent: ParentConfig = field(default_factory=ParentConfig)
     metrics: MetricConfig = field(default_factory=MetricConfig)
 
@@ -130,6 +133,12 @@ class RunConfig(Config):
             raise FlagError(f"--sparse_step 1 --device {self.device}: it is for the CPU; use --sparse_step 0 or auto")
         if self.train.select == "val" and self.data.val_size == 0:
             raise FlagError("--select val needs --val_size above 0")
+        if self.subset.reducible and self.data.val_size == 0:
+            raise FlagError(f"--subset_method {self.subset.subset_method} needs --val_size above 0: examples to hold out")
+        if self.data.trains_on_held_out and (self.train.select == "val" or self.subset.reducible):
+            raise FlagError("--train_on val: the validation examples are those that are trained on; leave it out")
+        if self.subset.save_forgetting and self.train.mix != "none":
+            raise FlagError(f"--save_forgetting 1 --mix {self.train.mix}: of mixed examples no one can be forgotten")
         if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
             raise FlagError(
                 "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"
@@ -196,9 +205,10 @@ class RunConfig(Config):
         """The run that trains this run's dense parent: its own settings where no *_pretrain flag differs."""
         changes = {name: getattr(self.parent, f"{name}_pretrain") for name in PARENT_FLAGS}
         changes = {name: value for name, value in changes.items() if value is not None}
-        inherited = flatten(ParentConfig()) | defaults_of_strict()
+        inherited = flatten(ParentConfig()) | defaults_of_strict() | NO_SUBSET
+        inherited["save_forgetting"] = self.subset.save_forgetting or self.subset.scored == "forgetting"
         if self.parent.plain_pretrain:
-            inherited |= {name: getattr(TrainConfig, name) for name in REMEDIES}
+            inherited |= {name: all_flags(RunConfig)[name].default for name in REMEDIES}
         if "n_epochs" in changes and self.train.save_epochs not in ("auto", "all", "none"):
             changes["save_epochs"] = "auto"  # epochs listed for this run need not exist in the parent
         return replace(self, **inherited, **changes, mode="dense", overwrite=not self.load_pretrain, load_pretrain=True)

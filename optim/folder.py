@@ -13,7 +13,7 @@ from helper.untrusted.reasons import Unfit, reason_of
 from optim.checkpoint import previous
 from optim.columns import HISTORY, LATER, METRICS_COLUMNS, NOISY_HISTORY, SNR
 
-FIXED = ("config.yaml", "history.csv", "labels.npz")  # written while training and never again
+FIXED = ("config.yaml", "history.csv", "labels.npz", "scores.npz", "forgetting.npz")  # written while training and never again
 
 
 class AlteredFile(RuntimeError):
@@ -42,6 +42,8 @@ class RunFolder:
     model = inside("model.pt")
     checkpoint = inside("checkpoint.pt")
     labels = inside("labels.npz")
+    scores = inside("scores.npz")
+    forgetting = inside("forgetting.npz")
     figures = inside("figures")
     states = inside("state_dicts")
 

@@ -22,10 +22,11 @@ from helper.untrusted.arrays import write_arrays
 from loader.dataset import Dataset
 from loader.main import load_dataset
 from network.main import build_network, facts_of
+from optim.batches import steps_per_epoch
 from optim.budget import within_budget
 from optim.callbacks.main import callbacks_of
 from optim.callbacks.watching import Progress
-from optim.chain import keeping, runs_before
+from optim.chain import keeping, runs_before, scorer_of
 from optim.checkpoint import load_latest
 from optim.closing import conclude, refresh_summary, track
 from optim.config import RunConfig
@@ -41,9 +42,11 @@ from optim.pruning import Pruning
 from optim.resume import resume
 from optim.rounds import ratios
 from optim.sparse_step import check_sparse_step
+from optim.subsets.main import Subset
+from optim.subsets.scores import Scores, scores_for
 from optim.trackers.main import Trackers, chosen_trackers
 from optim.trained import Trained
-from optim.trainer import Trainer, steps_per_epoch
+from optim.trainer import Trainer
 from optim.updating import MaskSchedule
 
 log = logging.getLogger(__name__)
@@ -83,12 +86,13 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
         broadcast_from_first(check_processes, folder, config, world_size())
         return measure_more(folder, config, dataset.to(device), signals)
     check_sparse_step(config, batch_norm=facts_of(config.network, dataset.input_shape, dataset.n_classes).batch_norm)
+    scorer = train_scorer(config, dataset, signals)
     before = train_before(config, dataset, signals)
     beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
     schedule = broadcast_from_first(within_budget, config, beginning, dataset)
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:
-            train_in(folder, config, schedule, beginning, dataset.to(device), signals)
+            train_in(folder, config, schedule, beginning, dataset.to(device), signals, scorer)
     return folder.path if ready else measure_more(folder, config, dataset.to(device), signals)
 
 
@@ -142,18 +146,35 @@ def train_before(config: RunConfig, dataset: Dataset, signals: Signals) -> list[
     return given + [folder.path for folder in folders]
 
 
+def train_scorer(config: RunConfig, dataset: Dataset, signals: Signals) -> Path | None:
+    """Folder, or weights, of the run by which the training examples are scored, which is trained if it is not there."""
+    run = scorer_of(config)
+    if run is None:
+        return None
+    if config.mode_spec.needs_parent and config.pretrain_model_path and not config.subset.reducible:
+        return Path(config.pretrain_model_path)
+    folder = broadcast_from_first(run_folder, run, dataset.fingerprint)
+    if not broadcast_from_first(lambda: folder.finished):
+        train_run(run, signals)
+    return folder.path
+
+
 def train_in(
-    folder: RunFolder, config: RunConfig, schedule: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals
-) -> None:
+    folder: RunFolder, config: RunConfig, schedule: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals,
+    scorer: Path | None,
+) -> None:  # fmt: skip
     """Train, measure, summarise and draw in a folder that this process holds.
 
     Args:
         schedule: the configuration with as many epochs as a budget allows.
+        scorer: the run by which the training examples are scored, if they are.
     """
     broadcast_from_first(write_labels, folder, dataset)
     report_start(config, beginning.mask, dataset)
     report_memory(config, beginning, dataset.train.inputs.device)
-    trained = train(folder, schedule, beginning, dataset, signals)
+    with interruptible(signals):
+        scores = scores_for(folder, config, dataset, scorer) if scorer else None
+    trained = train(folder, schedule, beginning, dataset, signals, scores)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()
@@ -165,16 +186,18 @@ def train_in(
         broadcast_from_first(folder.remove_checkpoints)  # of the states, the solution alone is wanted
 
 
-def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals) -> Trained:
+def train(
+    folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals, scores: Scores | None
+) -> Trained:
     """Put the loop together and run it, from the checkpoint if there is one."""
     network, written = beginning.network, dict[str, str]()
     place(network, dataset)
     progress, trackers = Progress(), Trackers(config.tracker, folder)
     trainer = Trainer(
         network, dataset, config.train, seed=config.random_state, mask=beginning.mask, first_epoch=config.first_epoch,
-        callbacks=callbacks_of(folder, config, written, signals, progress, trackers),
+        callbacks=callbacks_of(folder, config, written, signals, progress, trackers), subset=subset_of(config, scores),
     )  # fmt: skip
-    trainer.mask_owner.meter.add_scoring(beginning.macs)
+    trainer.mask_owner.meter.add_scoring(beginning.macs + (scores.macs if scores else 0))
     state = broadcast_from_first(load_latest, folder.checkpoint)
     if state is not None:
         resume(trainer, state, folder, written)
@@ -185,6 +208,14 @@ def train(folder: RunFolder, config: RunConfig, beginning: Beginning, dataset: D
         trainer.fit(signals)
     how = trainer.sparse_step.record(trainer.mask_owner)
     return Trained(written, trainer.mask_owner.meter, world_size(), config.train.n_epochs, trackers, how)
+
+
+def subset_of(config: RunConfig, scores: Scores | None) -> Subset | None:
+    """None where every step and epoch has all its examples."""
+    if not (config.subset.chooses or config.subset.paced):
+        return None
+    values = scores.values if scores else None
+    return Subset(config.subset, n_epochs=config.train.n_epochs, seed=config.random_state, scores=values)
 
 
 def report_start(config: RunConfig, mask: Mask, dataset: Dataset) -> None:

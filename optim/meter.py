@@ -17,8 +17,8 @@ class Meter:
     it, as `count_macs` has them: for the forward pass, for the gradient by every layer's inputs, and for the gradient by its
     weights. Penalties on the gradient and sharpness-aware steps take further passes, see optim/step_price.py. Where the
     gradients of pruned weights are needed as well, the last is that of all weights. The first layer counts
-    like the others, although its inputs need no gradient. Scores that read data or the network are counted, evaluation and
-    measurements are no training and are not.
+    like the others, although its inputs need no gradient. Scores that read data or the network are counted, of weights and
+    of examples to choose from; evaluation and measurements are no training and are not.
 
     Attributes:
         uses, sizes: of the network's weights, see helper/metrics/macs.py.
@@ -64,6 +64,11 @@ class Meter:
     def add_dense_gradient(self, n_examples: int) -> None:
         """In a step of so many examples the gradients of pruned weights are needed as well."""
         self.macs += n_examples * (self.per_example_dense - self.per_example) // PASSES
+
+    def add_passes(self, n_examples: int, passes: int) -> None:
+        """To choose its examples, a step has taken so many of the products of a forward pass with so many."""
+        self.macs += n_examples * passes * self.per_example // PASSES
+        self.macs_dense += n_examples * passes * self.per_example_dense // PASSES
 
     def add_scoring(self, macs: int) -> None:
         """Scores of weights, on which a mask was based, took so much."""

@@ -11,7 +11,7 @@ from helper.system.versions import git_state, versions
 from helper.system.xla import graph_counts
 from helper.tables import number
 from loader.dataset import Dataset
-from optim.chain import runs_before
+from optim.chain import runs_needed
 from optim.columns import SHAPE, SPLIT_COLUMNS
 from optim.config import RunConfig
 from optim.folder import RunFolder
@@ -70,7 +70,7 @@ def macs_with_parents(config: RunConfig, dataset: Dataset, own: int) -> int | No
     """What training a run and all the runs that it needs has cost; None where one of these is a file, or is not there."""
     if config.mode_spec.needs_parent and config.pretrain_model_path:
         return None
-    folders = [run_folder(run, dataset.fingerprint) for run in runs_before(config)]
+    folders = [run_folder(run, dataset.fingerprint) for run in runs_needed(config)]
     if not all(folder.finished for folder in folders):
         return None
     costs = [folder.read_summary().get("training_macs") for folder in folders]  # older summaries have none

@@ -14,11 +14,12 @@ from optim.optimizers import OPTIMIZERS, tensors_kept
 from optim.prune_config import MASKED
 from optim.regularizer import REGULARIZERS, OfGradient, by_penalty, schedule_word, values_by_penalty, weight_word
 from optim.schedule import SCHEDULES
+from optim.subsets.config import CHOOSING
 
 # What may be done against memorisation and sharpness, all off by default: a run with one is set beside the same run without.
 REMEDIES = (
     "clip_norm", "label_smoothing", "mix", "mix_alpha", "reg_type", "reg_weight", "reg_weights", "reg_schedule",
-    "reg_schedules", "reg_method", "sharpness_aware", "ema",
+    "reg_schedules", "reg_method", "sharpness_aware", "ema", *CHOOSING,
 )  # fmt: skip
 WEIGHT = Readers("reg_weight", REGULARIZERS)
 WEIGHTED = EntriesThat(REGULARIZERS, WEIGHT.reads)

@@ -24,7 +24,7 @@ from helper.system.signals import Interrupted, Signals
 from helper.system.xla import end_of_graph
 from loader.dataset import Dataset
 from optim.average import WeightAverage
-from optim.batches import Batch, Drawing
+from optim.batches import Batch, Drawing, steps_per_epoch
 from optim.callbacks.callback import Callback
 from optim.mask_owner import MaskOwner
 from optim.mixing import mix_of
@@ -34,14 +34,10 @@ from optim.parallel import parallel
 from optim.schedule import SCHEDULES, learning_rate
 from optim.sparse_step import SparseStep
 from optim.step_gradient import Passed, StepGradient
+from optim.subsets.main import Subset
 from optim.train_config import OF_GRADIENT, TrainConfig
 
 STEP_EVENTS = ("before_step", "on_gradients", "on_step")
-
-
-def steps_per_epoch(n_examples: int, batch_size: int) -> int:
-    """The last step of an epoch may have fewer examples."""
-    return -(-n_examples // batch_size)
 
 
 class Trainer:
@@ -59,11 +55,12 @@ class Trainer:
         callbacks: called in order at each event.
         mask: of the weights that training begins with; default: all of them.
         first_epoch: epochs that count as done when training begins.
+        subset: which examples steps and epochs have; default: all.
 
     Attributes:
         mask_owner: has the mask, keeps pruned weights at zero and counts what the steps cost.
         epoch: how many are completed. step: how many steps of the epoch under way are.
-        n_examples: of the step under way, in all processes.
+        n_examples, batch, outputs: of the step under way: in all processes, this one's, and the logits of that.
         sums: over the batches of the epoch under way; this process's part while it lasts.
         row: of history.csv, for the epoch just completed; callbacks fill it in.
     """
@@ -78,9 +75,10 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         mask: Mask | None = None,
         first_epoch: int = 0,
+        subset: Subset | None = None,
     ) -> None:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
-        self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed, mix_of(config))
+        self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed, subset, mix_of(config))
         self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
         if self.shared is network and any(name in OF_GRADIENT for name in config.differentiated_twice()):
             differentiate_well(network)
@@ -128,7 +126,7 @@ class Trainer:
         for step, rows in self.remaining_batches():
             self.train_step(step, rows)
             end_of_graph(self.device)
-            self.step, self.images_timed = step + 1, self.images_timed + len(rows)
+            self.step, self.images_timed = step + 1, self.images_timed + self.n_examples
             self.emit("on_step")
         end_of_graph(self.device, wait=True)
         self.train_seconds = time.perf_counter() - started
@@ -167,16 +165,17 @@ class Trainer:
 
     def remaining_batches(self) -> Iterator[tuple[int, Tensor]]:
         """(step, rows of the training split) of the epoch under way, from its first step not yet done."""
-        order = torch.randperm(len(self.dataset.train), generator=stream(self.seed, "order", self.epoch))
-        for step, rows in list(enumerate(order.split(self.config.batch_size)))[self.step :]:
+        for step, rows in list(enumerate(self.drawing.rows(self.epoch, self.config.batch_size)))[self.step :]:
             yield step, rows.to(self.device)
 
     def train_step(self, step: int, rows: Tensor) -> None:
         self.emit("before_step")
-        batch = self.drawing.batch(self.epoch, step, rows)
+        subset = self.drawing.subset
+        choose = None if subset is None else functools.partial(subset.places, self, step)
+        batch = self.batch = self.drawing.batch(self.epoch, step, rows, choose)
         self.set_learning_rate(self.rate(self.epoch, step, self.steps_per_epoch))
         passed = self.gradient.take(batch)
-        self.n_examples = batch.n
+        self.n_examples, self.outputs = batch.n, passed.logits.detach()
         self.emit("on_gradients")
         self.update_weights()
         self.add_up(batch, passed)
@@ -243,7 +242,7 @@ class Trainer:
 
     def touched(self, event: str) -> bool:
         """Whether a callback needs network and optimiser as they are, in an event of the step under way."""
-        return any(callback.touches_network(self, event) for callback in self.callbacks)
+        return self.drawing.reads_network or any(callback.touches_network(self, event) for callback in self.callbacks)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how training goes on, as tensors and plain values."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helper.schema.config import FlagError, digest
-from optim.chain import runs_before
+from optim.chain import runs_needed
 from optim.folder import RunFolder, hash_in_name
 from optim.identity import PATHS, run_folder, weights_hash
 from optim.model import stored_config
@@ -65,12 +65,13 @@ def needs_of(folder: RunFolder, prints: Iterable[str | None]) -> Needs:
         RuntimeError, FlagError: it cannot be told.
     """
     config = stored_config(folder)
-    if not config.mode_spec.needs_parent:
+    runs = runs_needed(config)
+    if not (runs or config.mode_spec.needs_parent):
         return Needs()
     identity = folder.read_summary()["identity"] if folder.summary.is_file() else None
     if identity is not None:
         prints = [identity.get("data_files")]
-    hashes = {hash_in_name(run_folder(run, each).path) for each in prints for run in runs_before(config)}
+    hashes = {hash_in_name(run_folder(run, each).path) for each in prints for run in runs}
     parent = (identity or {}).get("parent")
     if isinstance(parent, dict):
         hashes.add(digest(parent))

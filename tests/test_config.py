@@ -72,7 +72,8 @@ ORIGINAL_FLAGS = """
     -in in_dim -ot out_dim -ha hidden_act -oa out_act -hd hidden_dims -dp depth -wf widen_factor -dr dropRate
     -gr growthRate -cr compressionRate -im init_method
     -on optimizer_name -mm momentum -lr lr -ls lr_schedule -lm lr_milestones -lg lr_gamma -ne n_epochs -bs batch_size
-    -wt weight_decay -dv device -rp reg_type -rw reg_weight -fd fisher_method -fm fisher_metric -ms monte_carlo_samples
+    -wt weight_decay -sub train_subset -subr subset_ratio -subm subset_method
+    -dv device -rp reg_type -rw reg_weight -fd fisher_method -fm fisher_metric -ms monte_carlo_samples
     -mt monte_carlo_trials -bf batch_size_fisher -sb save_best -sf save_fisher -ss save_snr -tn train_noisy -nm noise_method
     -nr noise_ratio -lrp lr_pretrain -lsp lr_schedule_pretrain -lmp lr_milestones_pretrain -lgp lr_gamma_pretrain
     -nep n_epochs_pretrain -bsp batch_size_pretrain

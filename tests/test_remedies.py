@@ -9,6 +9,7 @@ import experiment
 from helper.schema.config import flag_fields, replace, unflatten
 from optim.config import RunConfig
 from optim.identity import run_identity
+from optim.subsets.config import SubsetConfig
 from optim.train_config import REMEDIES, TrainConfig
 from scripts.made_up_runs import write_run
 from study.reporting.collect import collect
@@ -127,5 +128,5 @@ def test_a_plain_parent_is_the_parent_of_the_run_without_the_remedy(tmp_path, fl
 
 
 def test_remedies_are_options_of_training_that_a_run_without_them_does_not_name(tmp_path):
-    assert set(REMEDIES) <= {field.name for field in flag_fields(TrainConfig)}
+    assert set(REMEDIES) <= {field.name for config in (TrainConfig, SubsetConfig) for field in flag_fields(config)}
     assert not set(REMEDIES) & set(run_identity(config_of(tmp_path, mode="dense"), None))

@@ -152,6 +152,13 @@ def scaled_squares(engine: Engine, inputs: Tensor, cotangents: Callable[[Tensor]
 def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) -> Sampled:
     engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
     size = subject.chunk_size(*engine.copies)
+    score = partial(gradient_guesses, subject, size)
+    draw = spectral_draw(subject, engine, size, generator)
+    return importance_mean(draw, score, len(subject.inputs), budget, generator, partial(outlying, subject))
+
+
+def spectral_draw(subject: Subject, engine: Engine, size: int, generator: torch.Generator) -> Draw:
+    """Draws ||J^T z||^2 with E z z^T = S, by random signs on the eigenvectors of S, of `size` examples at once."""
 
     def draw(rows: Tensor, k: int) -> Tensor:
         return torch.cat([draw_some(some, k) for some in rows.split(AT_ONCE)])
@@ -164,8 +171,7 @@ def spectral_mean(subject: Subject, budget: Budget, generator: torch.Generator) 
 
         return draw_squares(subject, engine, size, "Fisher", cotangents)(rows, k)
 
-    score = partial(gradient_guesses, subject, size)
-    return importance_mean(draw, score, len(subject.inputs), budget, generator, partial(outlying, subject))
+    return draw
 
 
 def label_mean(

@@ -3,6 +3,7 @@
 from helper.system.signals import Signals
 from optim.callbacks.callback import Callback
 from optim.callbacks.evaluation import Evaluate, Measure, OnlineSNR
+from optim.callbacks.examples import CountExamples, CountForgetting
 from optim.callbacks.keeping import KeepStates, SelectBest, WriteCheckpoint
 from optim.callbacks.recalibration import RecalibrateBatchNorm
 from optim.callbacks.tables import Track, WriteHistory
@@ -36,6 +37,8 @@ def callbacks_of(
         Measure(folder, metrics, config.random_state),
         SelectBest(folder, written, updater),
         KeepStates(folder, config.saved_epochs(), written),
+        CountExamples(),
+        *([CountForgetting(folder)] if config.subset.save_forgetting else []),
         WriteHistory(folder),
         Track(trackers),
         progress,

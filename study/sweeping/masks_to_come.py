@@ -11,12 +11,13 @@ from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
 from helper.pruner import SCORES, prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
+from optim.batches import steps_per_epoch
 from optim.budget import stretched
 from optim.config import RunConfig
 from optim.meter import PASSES
 from optim.pruning import EXAMPLES_A_CLASS
 from optim.step_price import mean_passes
-from optim.trainer import steps_per_epoch
+from optim.subsets.main import pool_passes, share_trained
 from optim.updating import MaskSchedule
 
 
@@ -28,7 +29,9 @@ def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
     budget = config.train.train_budget
     if budget is None:
         return config
-    cost = mean_cost(config, sizes) * mean_passes(config.train) / PASSES
+    share = share_trained(config.subset, config.train.n_epochs)
+    passes = share * mean_passes(config.train) + pool_passes(config.subset, sizes.n_classes)
+    cost = mean_cost(config, sizes) * passes / PASSES
     return stretched(config, max(1, round(config.train.n_epochs * budget / cost)))
 
 

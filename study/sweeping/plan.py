@@ -24,7 +24,7 @@ from helper.schema.values import near_match
 from helper.untrusted.texts import one_line
 from helper.untrusted.yaml_text import core_value
 from loader.main import DataConfig, fingerprint_of
-from optim.chain import keeping, runs_before
+from optim.chain import keeping, runs_needed
 from optim.config import RunConfig, usual_measurements
 from optim.folder import RunFolder
 from optim.identity import PATHS, run_folder
@@ -155,6 +155,8 @@ def is_zero(seed: Any) -> bool:
 def kept_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
     """The first of two configurations of one run, with what is to be measured, drawn and kept in either."""
     config = keeping(measured_as_either(config, other), other.saved_epochs())
+    if other.subset.save_forgetting and not config.subset.save_forgetting:
+        config = replace(config, save_forgetting=True)
     return replace(config, figures=True) if other.figures and not config.figures else config
 
 
@@ -186,7 +188,7 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
             if getattr(config, name) and config.mode_spec.needs_parent and not Path(getattr(config, name)).exists():
                 raise FlagError(f"--{name} {getattr(config, name)}: does not exist")
         parent = None
-        for run in (*runs_before(config), config):
+        for run in (*runs_needed(config), config):
             folder = run_folder(run, fingerprint(run.data))
             planned = PlannedRun(run, folder, parent and parent.name, generation_of(run, parent))
             if planned.name in found:

@@ -12,9 +12,9 @@ from helper.masks.growth import GROWTHS
 from helper.masks.schedules import Span
 from helper.sparse.choice import WORTH, chosen_counts, relative_cost
 from loader.main import Sizes
+from optim.batches import steps_per_epoch
 from optim.config import RunConfig
 from optim.sparse_step import may_be_sparse
-from optim.trainer import steps_per_epoch
 from optim.updating import MaskSchedule
 from study.sweeping.masks_to_come import layers_of, network_of
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from helper.metrics.example_traces import PASSES_OF_A_PROBE
 from helper.metrics.macs import count_macs
 from helper.metrics.price import FORWARD
 from helper.metrics.quantities.snr import snr_epochs
@@ -18,6 +19,7 @@ from network.main import NetworkConfig, build_network
 from optim.config import RunConfig
 from optim.meter import PASSES
 from optim.step_price import mean_passes
+from optim.subsets.main import pool_passes, share_trained
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
@@ -25,6 +27,7 @@ from study.sweeping.sparse_shares import sparse_shares, weights_without_state
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 150, "metrics": 225, "log": 130}  # bytes of a row
 FIGURE = 125_000  # bytes of one, as PNG and PDF
+EXPECTED_PROBES = 25  # of an example of a trained network, for its Fisher trace to a tenth
 SMALL = 5_000  # bytes of config.yaml, summary.json and the headings of tables
 
 
@@ -68,16 +71,24 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
     snr = sum(epoch > last for epoch in epochs_with_snr(config)) if metrics.snr_mode == "fixed" else 0
     shares, n_epochs = sparse_shares(config, sizes, last), config.train.n_epochs
-    price = mean_passes(config.train, max(last, begin) / n_epochs) / PASSES
+    passes_a_step = mean_passes(config.train, max(last, begin) / n_epochs)
+    each = (share_trained(config.subset, n_epochs) * passes_a_step + pool_passes(config.subset, sizes.n_classes)) / PASSES
     bytes_, files = disk_of(config, sizes)
+    scoring = scoring_images(config, sizes) + example_scoring_images(config, sizes) if last < begin else 0
     return Work(
-        training=shares.training * price * epochs * sizes.train + (scoring_images(config, sizes) if last < begin else 0),
+        training=shares.training * epochs * sizes.train * each + scoring,
         forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (passes - snr) * sizes.train),
         gradient=shares.passes * snr * sizes.train,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
         bytes=bytes_,
         files=files,
     )
+
+
+def example_scoring_images(config: RunConfig, sizes: Sizes) -> float:
+    """What scores of all training examples take, in images of a training step; counts of another run take nothing."""
+    passes = {"loss": 1, "fisher": 1 + PASSES_OF_A_PROBE * min(EXPECTED_PROBES, sizes.n_classes)}
+    return FORWARD * sizes.train * passes.get(config.subset.scored, 0)
 
 
 def measured_epochs(config: RunConfig, former: int = -1) -> list[int]:
