@@ -35,14 +35,23 @@ EVERY_FLAG = {
     "reg_method": "difference", "sharpness_aware": 0.05,
     "label_smoothing": 0.1, "mix": "cutmix", "mix_alpha": 0.5, "clip_norm": 2.0, "ema": 0.9,
     "precision": "bf16", "sync_batch_norm": 0, "compile": 0, "train_eval": "pass", "select": "val",
-    "save_best": 0, "save_epochs": "0-2",
+    "save_best": 0, "save_epochs": "0-2", "train_on": "train",
+    "train_subset": 1, "subset_ratio": 0.5, "subset_method": "loss", "save_forgetting": 0,
     "lr_pretrain": 0.1, "lr_schedule_pretrain": "cosine", "lr_milestones_pretrain": "1", "lr_gamma_pretrain": 0.2,
     "n_epochs_pretrain": 2, "batch_size_pretrain": 64, "random_state_pretrain": 8, "plain_pretrain": 1,
     "metric_every": 2, "metric_params": "weights", "metric_split": "test", "metric_rtol": 0.2, "metric_memory_mb": 50,
     "monte_carlo_samples": 40, "monte_carlo_trials": 2, "batch_size_fisher": 20,
 }  # fmt: skip
-OF_OTHER_MODES = {  # flags that are refused with that mode
+OF_OTHER_MODES = {  # flags that are refused with the mode above, or with other flags there
     "gradual": {"mask_begin": 0.2, "mask_end": 0.6, "mask_every": 2, "recalibrate_bn": 1, "net_name": "resnet", "depth": 8},
+    "sparse-scratch": {
+        "subset_schedule": "hard-first",
+        "subset_ratio": 0.5,
+        "subset_until": 0.6,
+        "subset_difficulty": "forgetting",
+        "mix": "none",
+        "save_forgetting": 1,
+    },
     "dynamic": {"drop_fraction": 0.2, "growth": "random", "mask_every": 2},
     "iterative": {"prune_step": 0.4, "rewind": "lr", "rewind_epoch": 1},
 }
