@@ -78,7 +78,8 @@ def made_up_chart(runs: tuple[Row, ...]) -> Chart:
     series = [made_up_series(*one, names) for one in (("scratch", "#D55E00", "s", 0.6), (HOSTILE, "#009E73", "^", 0.7))]
     along = Axis(HOSTILE_NAMES[1], ticks=[0.5, 0.9], names=["half", HOSTILE_NAMES[3]])
     first = Panel(along, Axis(HOSTILE_NAMES[4]), HOSTILE, series, levels)
-    second = Panel(Axis("epoch", whole=True), Axis("Tr F (nats)", log=True), "positive", series[:1])
+    band = Series("band", Look("#CC79A7"), [0, 1, 2], [1, 2, 4], [0.5, 1, 3], [2, 3, 5], bars=False, runs=[names[:1]])
+    second = Panel(Axis("epoch", whole=True), Axis("Tr F (nats)", log=True), "positive", [*series[:1], band])
     return Chart([first, second], 2, (8, 4), legend="series")
 
 

@@ -294,6 +294,12 @@ def test_charts_are_drawn_without_an_error_or_a_request_elsewhere(page):
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
 
 
+def test_a_band_is_one_area_over_all_of_its_points(page):
+    (area,) = drawn(page).find_elements(By.CSS_SELECTOR, ".mark-area path")
+    assert len(re.findall(r"[ML]", area.get_attribute("d"))) == 6  # three points there, and three back
+    assert area.rect["width"] > 100
+
+
 def test_a_point_of_a_chart_tells_its_mean_interval_and_runs_and_a_dot_its_run(page, report):
     names = [run.name for run in report[0].runs]
     groups = drawn(page).find_elements(By.CSS_SELECTOR, SYMBOLS)[:2]
@@ -311,7 +317,7 @@ def test_a_point_of_a_chart_tells_its_mean_interval_and_runs_and_a_dot_its_run(p
 def test_a_click_on_a_point_leaves_its_runs_in_the_table_and_the_button_shows_all_again(page, report):
     runs = report[0].runs
     choose(page, "sparsity", "0.95")
-    mark = marks(drawn(page))[-1]
+    mark = drawn(page).find_elements(By.CSS_SELECTOR, SYMBOLS)[1].find_elements(By.TAG_NAME, "path")[-1]
     page.execute_script("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", mark)
     count = page.find_element(By.CSS_SELECTOR, ".count output")
     wait(page, lambda _: count.text != f"{len(runs)} of {len(runs)} runs")

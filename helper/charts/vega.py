@@ -143,7 +143,8 @@ def specification(chart: Chart, panel: Panel, index: int, place: Place) -> dict[
     y = position("y", panel.y, ends(panel.y, (value for one in sharing(chart, index) for value in heights(one))))
     rows = rows_of(panel, place)
     layers = [
-        *stretch_layers(panel.stretches, x), *area_layers(panel.areas, x, y), *of_rows(levels_of(panel), level_layers(y)),
+        *stretch_layers(panel.stretches, x), *area_layers(panel.areas, x, y),
+        *of_rows(levels_of(panel), level_layers(panel, y)),
         *of_rows(dots_of(panel, place), [dot_layer(panel.series, x, y)]), *of_rows(rows, series_layers(panel, rows, x, y)),
     ]  # fmt: skip
     params = [{"name": "hidden", "value": []}, {"name": "names", "value": names_of(panel.x)}]

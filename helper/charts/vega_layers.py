@@ -37,7 +37,7 @@ def series_layers(panel: Panel, rows: Rows, x: dict[str, Any], y: dict[str, Any]
     ends = {"x": x, "y": {**y, "field": "l"}, "y2": {"field": "h"}}
     banded = among(series, lambda one: len(one.low) and not one.bars)
     barred = among(series, lambda one: len(one.low) and one.bars)
-    layers = [layer("area", ends | colour | order, [banded, BOUNDED], opacity=0.2)]
+    layers = [layer("area", ends | colour, [banded, BOUNDED], opacity=0.2)]  # an order would cut areas into points
     dashes = {"strokeDash": by_number([dash_of(one) for one in series])}
     for steps, way in ((True, "step-after"), (False, "linear")):
         joined = among(series, lambda one, steps=steps: one.steps == steps and one.look.line not in ("", "none"))
@@ -48,7 +48,9 @@ def series_layers(panel: Panel, rows: Rows, x: dict[str, Any], y: dict[str, Any]
         "stroke": by_number([tinted(one) if one.look.marker else INVISIBLE for one in series]),
         "fill": by_number([inside(one) for one in series]),
     }
-    layers.append(layer("point", both | marks, [among(series, lambda one: not one.steps)], size=45, strokeWidth=1.2, **TOLD))
+    layers.append(
+        layer("point", both | marks, [among(series, lambda one: not one.steps)], size=45, opacity=1, strokeWidth=1.2, **TOLD)
+    )
     if 0 < sum("t" in row for row in rows) <= MOST_TEXTS:
         text = both | {"text": {"field": "t", "type": "nominal"}}
         layers.append(layer("text", text, [{"filter": "isValid(datum.t)"}], dy=-10, fontSize=10))
@@ -61,14 +63,15 @@ def dot_layer(series: Sequence[Series], x: dict[str, Any], y: dict[str, Any]) ->
     return layer("circle", {"x": x, "y": y} | colour, size=16, opacity=0.35, **TOLD)
 
 
-def level_layers(y: dict[str, Any]) -> list[dict[str, Any]]:
+def level_layers(panel: Panel, y: dict[str, Any]) -> list[dict[str, Any]]:
     """Lines across the panel, and their intervals."""
     colour = {"color": {"field": "c", "type": "nominal", "scale": None, "legend": None}}
     ends = {"y": {**y, "field": "l"}, "y2": {"field": "h"}}
-    return [
-        layer("rect", ends | colour, [BOUNDED], opacity=0.15),
-        layer("rule", {"y": y} | colour, strokeWidth=2, **TOLD),
-    ]
+    layers = [layer("rect", ends | colour, [BOUNDED], opacity=0.15)]
+    for number, level in enumerate(panel.levels, len(panel.series)):
+        own = {"filter": {"field": "s", "equal": number}}
+        layers.append(layer("rule", {"y": y} | colour, [own], strokeWidth=2, strokeDash=dash_of(level), **TOLD))
+    return layers
 
 
 def area_layers(areas: Sequence[Any], x: dict[str, Any], y: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Sharpness along the way: Tr F, the Hessian's largest eigenvalue, and how near it is to the stability limit. No torch."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pandas
@@ -34,14 +35,15 @@ def sharpness_figure(records: Sequence[FinishedRun], labels: Mapping[str, str]) 
 
 
 def remedy_charts(records: Sequence[FinishedRun]) -> Iterator[tuple[str, str, Chart]]:
-    """(hash, data and sparsity, chart) of runs that differ in method and remedies only, where remedies are among them."""
+    """(hash, data and sparsity in words, chart) of runs that differ in method and remedies only, with some remedy."""
     for key, group in grouped(records, without_remedies).items():
         if len({remedy_of(record) for record in group}) > 1:
             kinds = grouped(group, lambda record: f"{record.family.label}, {remedy_of(record) or 'without a remedy'}")
             chart = sharpness_of(kinds)
             if chart:
                 sparsity = group[0].summary["sparsity_requested"]
-                yield key, f"{group[0].flags['loader_name']}, {sparsity:g} pruned", chart
+                what = f"{sparsity:g} pruned" if sparsity else "dense"
+                yield key, f"{group[0].flags['loader_name']}, {what}", chart
 
 
 def sharpness_of(kinds: Kinds) -> Chart | None:
@@ -59,7 +61,10 @@ def sharpness_of(kinds: Kinds) -> Chart | None:
         if lines:
             series = [curve_of(name, looks[name], line) for name, line in lines.items()]
             axis = positive_axis(label, [line.curve for line in lines.values()])
-            levels = [Level(LIMIT, Look("0.15", "", ":"), 1, float("nan"), float("nan"))] if lines is ratios else ()
+            levels = ()
+            if lines is ratios:
+                levels = [Level(LIMIT, Look("0.15", "", ":"), 1, float("nan"), float("nan"))]
+                axis = dataclasses.replace(axis, limits=(axis.limits[0], max(2.0, axis.limits[1])))
             panels.append(Panel(EPOCHS, axis, "", series, levels))
     return Chart(panels, len(panels), (4.6 * len(panels), 4.6))
 

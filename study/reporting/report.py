@@ -31,7 +31,16 @@ from study.reporting.remedies import comparisons
 from study.reporting.sheets import BRACKETS, NOTE, PAGE_NOTE, SHOWN, gap_rows, wide_table
 from study.reporting.sheets_remedies import remedies_sheet, remedy_rows
 from study.reporting.sheets_ways import claim_rows, claims_sheet
-from study.reporting.study_sections import ALL_MEASUREMENTS, ALONG, MEASUREMENTS, Making, StudyParts, plot, study_sections
+from study.reporting.study_sections import (
+    ALL_MEASUREMENTS,
+    ALONG,
+    GEOMETRIC,
+    MEASUREMENTS,
+    Making,
+    StudyParts,
+    plot,
+    study_sections,
+)
 from study.reporting.tidy import REPORTED, tidy
 from study.reporting.unreliable import UNRELIABLE_NOTE, count_of, doubt_noted, doubted, unreliable_of
 from study.titles import read_titles
@@ -122,8 +131,8 @@ def remedies_section(making: Making, collection: Collection, runs: pandas.DataFr
         (making.folder / "remedies.csv").unlink(missing_ok=True)
         return []
     write_atomic(making.folder / "remedies.csv", csv_text(remedy_rows(found)))
-    charts = remedy_charts(collection.records)
-    plots = [plot(making, key, "sharpness, remedies", f"Sharpness along the way, {what}", ALONG, c) for key, what, c in charts]
+    charts, along = remedy_charts(collection.records), f"{ALONG} {GEOMETRIC}"
+    plots = [plot(making, key, "sharpness, remedies", f"Sharpness along the way, {what}", along, c) for key, what, c in charts]
     sheet = remedies_sheet(found, making.margin)
     return [Section("Remedies", "Over all studies of this report.", tuple(plots), (sheet,))]
 
