@@ -14,7 +14,7 @@ from optim.train_config import REMEDIES, TrainConfig
 from scripts.made_up_runs import write_run
 from study.reporting.collect import collect
 from study.reporting.remedies import comparisons
-from study.reporting.tidy import tidy
+from study.reporting.tidy import series_labels, tidy
 from tests.edited import edit_summary
 
 SHORT = {"n_epochs": 4, "lr_milestones": "2", "loader_name": "digits", "prune_ratio": 0.9}
@@ -64,6 +64,8 @@ def test_runs_with_a_remedy_are_set_against_the_same_runs_without(tmp_path):
     behind = [rows["sparse-scratch", remedy].behind.interval.mean for remedy in ("", "label_smoothing 0.1")]
     assert behind[0] - behind[1] == pytest.approx(sum(CHANGES) / 4)
     assert len({record.study for record in records}) == 1
+    labels = set(series_labels(records).values())
+    assert {"sparse-scratch", "sparse-scratch, label_smoothing 0.1", "RigL", "RigL, mix mixup"} < labels
 
 
 def test_a_dense_parent_with_the_remedy_makes_another_row(tmp_path):

@@ -11,6 +11,7 @@ from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.metrics.main import METRICS
 from helper.schema.config import digest
 from optim.meter import PASSES
+from optim.train_config import REMEDIES
 from study.bias import marked
 from study.reporting.collect import EXAMPLES, NUMBERS, Collection
 from study.reporting.finished_run import BUDGET, FinishedRun, grouped, number
@@ -140,13 +141,14 @@ def initial_fisher(record: FinishedRun) -> dict[str, float]:
 
 
 def series_labels(records: Sequence[FinishedRun]) -> dict[str, str]:
-    """{run: its family, with the options in which series of the same family and study differ}."""
+    """{run: its family, with the options in which series of the same family and study differ}, of remedies those it has."""
     labels = {}
     for group in grouped(records, lambda record: (record.study, record.family)).values():
         options = {record.series: json.loads(record.series) for record in group}
         names = sorted(set().union(*options.values()))
         varying = [name for name in names if len({json.dumps(o.get(name)) for o in options.values()}) > 1]
         for record in group:
-            words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in varying]
+            shown = [name for name in varying if name not in REMEDIES or name in record.remedies]
+            words = [f"{name} {record.flags.get(name, options[record.series].get(name))}" for name in shown]
             labels[record.name] = marked(", ".join([record.family.label, *words]), record.biased)
     return labels
