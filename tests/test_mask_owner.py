@@ -446,7 +446,8 @@ def test_a_run_stopped_by_a_former_program_goes_on_with_empty_cells_behind_it(st
     rows, expected = folder.history().rows, whole.history().rows
     for row, other in zip(rows, expected, strict=True):
         old = int(row["epoch"]) <= at[0]
-        assert [row[name] for name in LATER] == ([""] * len(LATER) if old else [other[name] for name in LATER])
+        later = [name for name in LATER if name in other]  # one of them is of noisy labels only
+        assert [row[name] for name in later] == ([""] * len(later) if old else [other[name] for name in later])
         assert row["loss_train"] == other["loss_train"]
     assert folder.read_summary()["training_macs"] == whole.read_summary()["training_macs"]
 

@@ -15,10 +15,12 @@ from helper.pruner import prune
 from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
 from network.main import NetworkConfig, build_network
+from optim.batches import Batch
 from optim.callbacks.watching import Progress
 from optim.config import TrainConfig
 from optim.model import load_stored
 from optim.modes import MODES
+from optim.step_gradient import Passed
 from optim.trainer import Trainer
 from tests.test_distributed import InDoublePrecision
 from tests.test_sparse_step import in_threads, words
@@ -40,9 +42,9 @@ class Recording(Trainer):
         self.losses: list[float] = []
         super().__init__(*args, **options)
 
-    def add_up(self, batch: Any, logits: Tensor, losses: Tensor, loss: Tensor) -> None:
-        self.losses.append(losses.detach().double().mean().item())
-        super().add_up(batch, logits, losses, loss)
+    def add_up(self, batch: Batch, passed: Passed) -> None:
+        self.losses.append(passed.losses.detach().double().mean().item())
+        super().add_up(batch, passed)
 
 
 def network_of(name: str, seed: int = 0) -> nn.Module:
