@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from helper.system.devices import choose_device
 from helper.system.environment import whole_number
 
+LONGEST_ERROR = 2.0  # seconds for which the first process waits for errors of the others
 LONGEST_WAIT = timedelta(days=1)  # for another process: one may measure or load for hours; torchrun sees those that died
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -89,6 +91,8 @@ def join_processes(device: str) -> Iterator[None]:
     except Exception as error:
         if not first_with_an_error():
             silence()
+        if launched_rank() == 0:
+            wait_for_errors_of_others()
         if connection_lost(error):
             raise ProcessLost(
                 "another process of this run has ended; the same command goes on from the last checkpoint"
@@ -132,6 +136,14 @@ def first_with_an_error() -> bool:
         return links.store.add("errors", 1) == 1
     except RuntimeError:  # without torchrun the store ends with its process: too many messages are better than none
         return True
+
+
+def wait_for_errors_of_others() -> None:
+    """Let the others ask which of them is the first, before the store that the first process may hold ends with it."""
+    until = time.monotonic() + LONGEST_ERROR
+    with contextlib.suppress(RuntimeError):  # the store is torchrun's, which has ended
+        while links.store.add("errors", 0) < n_launched() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def connection_lost(error: Exception) -> bool:
