@@ -47,19 +47,24 @@ class Ranking:
     places: tuple[Place, ...]
 
 
-def paired(one: pandas.DataFrame, other: pandas.DataFrame) -> Spread | None:
-    """One minus other over the seeds that both have; None if there is none.
+def paired(one: pandas.DataFrame, other: pandas.DataFrame, quantity: str = QUANTITY) -> Spread | None:
+    """One minus other over the seeds that both have; None if there is none."""
+    seeds, sides = with_common_seeds(one, other, quantity=quantity)
+    if not seeds:
+        return None
+    mine, theirs, units = by_seed(sides, quantity)
+    return spread_of((mine - theirs).tolist(), units, least=finest(pandas.concat(sides), quantity))
+
+
+def by_seed(sides: Sequence[pandas.DataFrame], quantity: str) -> tuple[pandas.Series, pandas.Series, list[int]]:
+    """(the values of both sides, the unit of each) at every seed, of `with_common_seeds`.
 
     Runs of a seed count as their mean; seeds that share a dense parent or a ticket's weights are one unit.
     """
-    seeds, sides = with_common_seeds(one, other)
-    if not seeds:
-        return None
-    means = [side.groupby("seed")[QUANTITY].mean() for side in sides]
+    mine, theirs = (side.groupby("seed")[quantity].mean() for side in sides)
     both = pandas.concat(sides)
     unit = dict(zip(both["seed"], units_of(both), strict=True))
-    differences = (means[0] - means[1]).loc[seeds]
-    return spread_of(differences.tolist(), [unit[seed] for seed in seeds], least=finest(both, QUANTITY))
+    return mine, theirs, [unit[seed] for seed in mine.index]
 
 
 def resolved_by_images(one: pandas.DataFrame, other: pandas.DataFrame) -> float:
@@ -68,9 +73,9 @@ def resolved_by_images(one: pandas.DataFrame, other: pandas.DataFrame) -> float:
     return resolved([side[QUANTITY].mean() for side in sides], min(side["n_test"].min() for side in sides))
 
 
-def with_common_seeds(*sides: pandas.DataFrame) -> tuple[list[int], list[pandas.DataFrame]]:
+def with_common_seeds(*sides: pandas.DataFrame, quantity: str = QUANTITY) -> tuple[list[int], list[pandas.DataFrame]]:
     """(the seeds of which all have a value, the rows of these)."""
-    known = [rows[rows[QUANTITY].notna()] for rows in sides]
+    known = [rows[rows[quantity].notna()] for rows in sides]
     seeds = sorted(set.intersection(*(set(rows["seed"]) for rows in known)))
     return seeds, [rows[rows["seed"].isin(seeds)] for rows in known]
 

@@ -15,9 +15,9 @@ from optim.train_config import REMEDIES
 from study.reporting.aggregate import finest, units_of
 from study.reporting.finished_run import FinishedRun, grouped, place_of, without_seed
 from study.reporting.pairs import FINETUNE, SCRATCH, side_of
+from study.reporting.ranking import by_seed, paired, with_common_seeds
 from study.reporting.regimes import Gap, judge
-from study.reporting.statistics import SHARES, Interval, Spread, interval, ratio_interval, spread_of
-from study.t_power import resolved
+from study.reporting.statistics import SHARES, Interval, interval, ratio_interval
 
 TEST, TRAIN, FISHER, COST = "acc_test", "acc_train", "fisher", "relative_cost"
 
@@ -131,40 +131,17 @@ def judged(
     sides: Sequence[tuple[pandas.DataFrame | None, pandas.DataFrame | None]], quantity: str, margin: float
 ) -> list[Gap | None]:
     """One side minus the other, all of them tested together; None where a side is missing or they have no seed in common."""
-    spreads = [None if one is None or other is None else difference(one, other, quantity) for one, other in sides]
+    spreads = [None if one is None or other is None else paired(one, other, quantity) for one, other in sides]
     tested = [index for index, spread in enumerate(spreads) if spread is not None]
-    images = [
-        resolved([side[quantity].mean() for side in sides[index]], min(side["n_test"].min() for side in sides[index]))
-        for index in tested
-    ]
-    gaps = judge([spreads[index] for index in tested], margin, images if quantity == TEST else None)
-    by_index = dict(zip(tested, gaps, strict=True))
+    by_index = dict(zip(tested, judge([spreads[index] for index in tested], margin), strict=True))
     return [by_index.get(index) for index in range(len(sides))]
-
-
-def by_seed(rows: pandas.DataFrame, quantity: str) -> pandas.Series:
-    return rows[rows[quantity].notna()].groupby("seed")[quantity].mean()
-
-
-def difference(one: pandas.DataFrame, other: pandas.DataFrame, quantity: str) -> Spread | None:
-    """Over the seeds that both have; None if there is none. Runs of a seed count as their mean."""
-    values = (by_seed(one, quantity) - by_seed(other, quantity)).dropna()
-    if values.empty:
-        return None
-    return spread_of(values.tolist(), units(values, one, other), least=finest(pandas.concat([one, other]), quantity))
 
 
 def ratio(one: pandas.DataFrame, other: pandas.DataFrame, quantity: str) -> Interval:
     """Geometric mean over the seeds that both have."""
-    both = pandas.concat([by_seed(one, quantity), by_seed(other, quantity)], axis=1, join="inner")
-    return ratio_interval(both.iloc[:, 0].tolist(), both.iloc[:, 1].tolist(), units(both, one, other))
-
-
-def units(values: pandas.Series | pandas.DataFrame, *sides: pandas.DataFrame) -> list[int]:
-    """The independent unit of each seed, in the order of the values."""
-    both = pandas.concat(sides)
-    unit = dict(zip(both["seed"], units_of(both), strict=True))
-    return [unit[seed] for seed in values.index]
+    _, sides = with_common_seeds(one, other, quantity=quantity)
+    mine, theirs, units = by_seed(sides, quantity)
+    return ratio_interval(mine.tolist(), theirs.tolist(), units)
 
 
 def mean_of(rows: pandas.DataFrame, quantity: str) -> Interval:
