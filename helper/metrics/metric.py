@@ -116,8 +116,12 @@ class Metric:
 
     def bounds(self, config: Config) -> dict[str, Any]:
         """The arguments of an estimator that say how much is measured, and how much of it at once."""
-        much = {"rtol": config.metric_rtol, "max_samples": self.samples(config), "n_probes": config.monte_carlo_trials}
-        return much | {"batch_size": config.batch_size_fisher, "memory_mb": config.metric_memory_mb, "progress": True}
+        return {"rtol": config.metric_rtol, "n_probes": config.monte_carlo_trials, **self.bounds_of_sample(config)}
+
+    def bounds_of_sample(self, config: Config) -> dict[str, Any]:
+        """Those of them that an estimator takes which neither stops at a precision nor draws for each example."""
+        at_once = {"batch_size": config.batch_size_fisher, "memory_mb": config.metric_memory_mb}
+        return {"max_samples": self.samples(config), **at_once, "progress": True}
 
     def chosen(self, config: Config) -> dict[str, Any]:
         """{flag: value} of `flags`, as far as they decide its value."""

@@ -1,7 +1,6 @@
 """The largest eigenvalue of the Hessian at a price that can be paid every few epochs, with an error."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from helper.metrics.estimate import Estimate
 from helper.metrics.matrices import Chosen
-from helper.metrics.spectrum import FEWEST_HALVED, GROUPS, SpectrumOptions, half_steps, top_eigenvalues
+from helper.metrics.spectrum import FEWEST_HALVED, GROUPS, SpectrumOptions, full_products, half_steps, top_eigenvalues
 from helper.metrics.subject import Examples, own_generator
 from helper.processes.group import world_size
 from helper.progress import Task
@@ -55,7 +54,8 @@ def largest_eigenvalue(
     rows = torch.randperm(population, generator=generator)[:n]
     seed = int(torch.randint(2**31, (), generator=generator))
     halves = rows.tensor_split(2) if FEWEST_HALVED <= n < population else ()
-    with subject.measuring(), Task("largest eigenvalue", total(chosen, n, halves), "products", shown=chosen.progress) as task:
+    own_products = products(n, chosen.steps, halved=bool(halves)) // world_size()
+    with subject.measuring(), Task("largest eigenvalue", own_products, "products", shown=chosen.progress) as task:
         matrix = Chosen(subject, labels, chosen.matrix, task)
         operator = matrix.operator(rows)
         chosen = replace(chosen, steps=min(chosen.steps, operator.size))
@@ -68,11 +68,6 @@ def largest_eigenvalue(
     )  # fmt: skip
 
 
-def total(chosen: SpectrumOptions, n: int, halves: Sequence[Tensor]) -> int:
-    """Products of an example with a vector, by this process."""
-    return products(n, chosen.steps, halved=bool(halves)) // world_size()
-
-
 def products(n: int, steps: int, *, halved: bool) -> int:
-    """Of Lanczos, of the residual, and of Lanczos for either half of a sample."""
-    return n * (steps + 1 + (half_steps(1, steps) if halved else 0))
+    """Of an example with a vector: as many as a spectrum with one eigenvalue and no density takes."""
+    return n * (full_products(1, steps, 0) + (half_steps(1, steps) if halved else 0))

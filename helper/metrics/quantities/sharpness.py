@@ -25,10 +25,9 @@ class Sharpness(Metric):
     by_subset = False
 
     def measure(self, network, inputs, labels, mask, config, *, generator) -> Estimate:
-        bounds = {name: value for name, value in self.bounds(config).items() if name not in ("rtol", "n_probes")}
         return largest_eigenvalue(
-            network, inputs, labels, mask, steps=config.sharpness_steps, params=config.metric_params, **bounds,
-            generator=generator,
+            network, inputs, labels, mask, steps=config.sharpness_steps, params=config.metric_params,
+            **self.bounds_of_sample(config), generator=generator,
         )  # fmt: skip
 
     def samples(self, config: Config) -> int:

@@ -34,10 +34,10 @@ class SpectrumOfState(Metric):
     file = "spectrum.npz"
 
     def measure(self, network, inputs, labels, mask, config, *, generator) -> Spectrum:
-        bounds = {name: value for name, value in self.bounds(config).items() if name not in ("rtol", "n_probes")}
         return spectrum(
             network, inputs, labels, mask, matrix=config.spectrum_matrix, k=config.spectrum_k, steps=config.spectrum_steps,
-            runs=config.spectrum_runs, params=config.metric_params, **bounds, generator=generator,
+            runs=config.spectrum_runs, params=config.metric_params, **self.bounds_of_sample(config),
+            generator=generator,
         )  # fmt: skip
 
     def check(self, config: Config) -> None:
