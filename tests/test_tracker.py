@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy
@@ -32,7 +33,7 @@ from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.identity import run_identity
 from optim.main import train_run
-from optim.trackers.main import TRACKERS, Trackers, TrackerSpec
+from optim.trackers.main import TRACKERS, Trackers, TrackerSpec, join_sweep
 from optim.trackers.rows import SNR_QUANTITIES, NewRows
 from optim.trackers.tensorboard import TensorBoard
 from study.sweeping.sweep import SweepConfig
@@ -445,6 +446,16 @@ def test_a_tracker_that_takes_long_to_fail_is_left_alone_for_ten_times_as_long_b
     now[0] += 301.0
     trackers.epoch(2)
     assert tried == [0, "end", 2]
+
+
+def test_an_interruption_while_a_sweep_is_joined_ends_the_sweep(tmp_path, monkeypatch):
+    def interrupted(root: Path, name: str) -> dict[str, str]:
+        raise Interrupted("SIGTERM")
+
+    monkeypatch.setitem(sys.modules, "stopped_tracker", types.SimpleNamespace(join_sweep=interrupted))
+    monkeypatch.setitem(TRACKERS, "stopped", TrackerSpec("stopped", "stopped_tracker", joins_sweeps=True))
+    with pytest.raises(Interrupted):
+        join_sweep("stopped", tmp_path, "Figure 1")
 
 
 def test_an_interruption_is_no_failure_of_a_tracker(lines, tmp_path, monkeypatch):

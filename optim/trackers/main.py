@@ -105,11 +105,20 @@ def join_sweep(names: str, root: Path, name: str) -> None:
     for spec in chosen_trackers(names):
         if not spec.joins_sweeps:
             continue
-        try:
-            os.environ.update(importlib.import_module(spec.module).join_sweep(root, name))
-        except Exception as error:  # noqa: BLE001  (see `Trackers.tell`)
-            reason = one_line(cause(type(error), error), 300)
+        reason = failure_of(lambda spec=spec: os.environ.update(importlib.import_module(spec.module).join_sweep(root, name)))
+        if reason:
             log.warning("--tracker %s: %s; its runs are not shown as those of one sweep", spec.name, reason)
+
+
+def failure_of(action: Callable[[], object]) -> str | None:
+    """Why an action of a tracker has failed, in a line; None: it has not. What interrupts the run goes on to interrupt it."""
+    try:
+        action()
+    except Interrupted:
+        raise
+    except Exception as error:  # noqa: BLE001  (anyone's tracker may raise anything, and a run of days must not end by it)
+        return one_line(cause(type(error), error), 300)
+    return None
 
 
 class Trackers:
@@ -139,20 +148,21 @@ class Trackers:
 
     def tell(self, spec: TrackerSpec, event: Callable[[Tracker], None]) -> None:
         started = time.monotonic()
-        try:
-            if spec.name not in self.at_work:
-                self.at_work[spec.name] = spec.make(self.folder)
-            event(self.at_work[spec.name])
+        reason = failure_of(lambda: event(self.working(spec)))
+        if reason is None:
             self.reported.pop(spec.name, None)
-        except Interrupted:
-            raise
-        except Exception as error:  # noqa: BLE001  (anyone's tracker may raise anything, and a run of days must not end by it)
-            self.at_work.pop(spec.name, None)
-            now = time.monotonic()
-            self.rests[spec.name] = now + PATIENCE * (now - started) * (now - started > LONG)
-            reason = one_line(cause(type(error), error), 300)
-            if self.reported.get(spec.name) != reason:
-                log.warning(
-                    "--tracker %s: %s; the tables have everything: mend it, and the same command writes it", spec.name, reason
-                )
-            self.reported[spec.name] = reason
+            return
+        self.at_work.pop(spec.name, None)
+        now = time.monotonic()
+        self.rests[spec.name] = now + PATIENCE * (now - started) * (now - started > LONG)
+        if self.reported.get(spec.name) != reason:
+            log.warning(
+                "--tracker %s: %s; the tables have everything: mend it, and the same command writes it", spec.name, reason
+            )
+        self.reported[spec.name] = reason
+
+    def working(self, spec: TrackerSpec) -> Tracker:
+        """The tracker at work, made if there is none."""
+        if spec.name not in self.at_work:
+            self.at_work[spec.name] = spec.make(self.folder)
+        return self.at_work[spec.name]
