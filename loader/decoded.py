@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy
 import psutil
@@ -21,9 +20,6 @@ from helper.untrusted.texts import one_line
 from loader import on_demand
 from loader.archives import DataError
 from loader.arrays import Inputs, as_tensor, with_channels_behind
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 GREY = ("1", "L", "LA")

@@ -126,12 +126,11 @@ def file_module(path: Path, folder: Path) -> types.ModuleType:
     name = f"own_{path.stem}_{file_hash(str(path).encode())[:8]}"  # the same in every process, so that networks can be sent
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there while the module runs
-    try:
+    with contextlib.ExitStack() as undo:
+        sys.modules[name] = module  # dataclasses look there while the module runs
+        undo.callback(sys.modules.pop, name)
         spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name)
-        raise
+        undo.pop_all()
     return module
 
 
