@@ -19,7 +19,7 @@ from study.sweeping.cost import choose_reference, cost_of, threads
 from study.sweeping.dry_run import fingerprint_or_problem
 from study.sweeping.executor import threads_of
 from study.sweeping.plan import plan
-from study.sweeping.sweep_options import IMAGES_PER_SECOND, REFERENCE
+from study.sweeping.sweep_options import IMAGES_PER_SECOND, REFERENCE, check_reference
 from study.t_power import ALPHA, POWER, images_needed, sd_bounds, units_needed
 
 Folders = Mapping[RunConfig, RunFolder]
@@ -38,8 +38,7 @@ class PowerConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reference is not None and self.images_per_second is None:
-            raise FlagError("--reference says what --images_per_second was measured with, which is not given")
+        check_reference(self.reference, self.images_per_second)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ def power(config: PowerConfig, *runs: str) -> None:
         folders[stored_config(folder)] = folder
     for comparison in compared(folders, config.between):
         print(shown(f"{comparison.title}, {config.value}"))
-        for line in [*lines_of(paired(comparison, folders, config.value), config.gap), price(config, comparison, folders)]:
+        found = paired(comparison, folders, config.value)
+        for line in [*lines_of(found, config.gap), price(config, comparison, found)]:
             print(f"  {shown(line)}")
 
 
@@ -113,9 +113,8 @@ def counted(n: int | None) -> str:
     return "over a million" if n is None else f"{n:,}"
 
 
-def price(config: PowerConfig, comparison: Comparison, folders: Folders) -> str:
+def price(config: PowerConfig, comparison: Comparison, found: Paired) -> str:
     """What the seeds that lack take, with their dense runs, by the price of one more."""
-    found = paired(comparison, folders, config.value)
     needed = units_needed(config.gap / found.sd)
     if needed is None or needed <= found.n:
         return "no more seeds are needed" if needed else "too many to be priced"

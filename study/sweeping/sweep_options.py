@@ -23,6 +23,12 @@ def goal(value: object) -> str:
     return f"{name}:{float(gap):g}"
 
 
+def check_reference(reference: str | None, images_per_second: float | None) -> None:
+    """Raise FlagError for a reference without the speed that was measured with it."""
+    if reference is not None and images_per_second is None:
+        raise FlagError("--reference says what --images_per_second was measured with, which is not given")
+
+
 @dataclass(frozen=True)
 class SweepConfig(Config):
     """Sweep: how its runs are run."""
@@ -58,5 +64,4 @@ class SweepConfig(Config):
             raise FlagError("--until_gap looks at runs as they finish here; it needs --executor local")
         if self.images_per_second is not None and not self.dry_run:
             raise FlagError("--images_per_second prices a sweep that is not run here; it needs --dry_run 1")
-        if self.reference is not None and self.images_per_second is None:
-            raise FlagError("--reference says what --images_per_second was measured with, which is not given")
+        check_reference(self.reference, self.images_per_second)
