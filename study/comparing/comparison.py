@@ -13,15 +13,26 @@ from matplotlib.figure import Figure
 
 from helper.drawing import save_figure
 from helper.own.references import label_of
-from helper.schema.config import digest, flatten
+from helper.schema.config import Config, digest, flag, flatten
 from helper.system.files import write_atomic
 from helper.untrusted.arrays import write_arrays
 from helper.untrusted.texts import csv_text, shown
+from optim.consent import trust_flag
 from study.bias import CHOSEN, bias_noted
 from study.runs import COMPARISONS, RESULT, LoadedRun, StoredRun, open_run
 
 # data flags that do not say which data they are
 WHERE_DATA_ARE = ("root", "filename", "verify_data", "download", "image_cache", "loader_args")
+
+
+@dataclass(frozen=True)
+class PredictionConfig(Config):
+    """How the networks of a comparison of predictions are run."""
+
+    batch_size: int = flag(500, "examples at once", low=1)
+    device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
+    root: str | None = flag(None, "folder of the data files now; default: where they were when the runs were trained")
+    trust_code: bool = trust_flag()
 
 
 @dataclass(frozen=True)

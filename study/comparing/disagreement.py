@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from helper.metrics.parameters import evaluation_mode, full_precision
 from helper.progress import Task, tracked
-from helper.schema.config import Config, flag, flatten
+from helper.schema.config import flag, flatten
 from helper.system.locks import exclusive
 from loader.dataset import Dataset, Split
 from optim.checkpoint import content_hash
-from optim.consent import trust_flag
 from study.bias import CHOSEN, bias_noted, marked
-from study.comparing.comparison import Comparison, Drawn, check_comparable, chosen_by_test, open_pair
+from study.comparing.comparison import Comparison, Drawn, PredictionConfig, check_comparable, chosen_by_test, open_pair
 from study.comparing.contact_sheet import can_be_shown
 from study.comparing.figures_disagreement import CAPTIONS, draw_classes, draw_sheet
 from study.comparing.outcomes import tables
@@ -32,14 +31,10 @@ NAMED = ("given_label", "true_label", "prediction_a", "prediction_b")  # columns
 
 
 @dataclass(frozen=True)
-class DisagreeConfig(Config):
+class DisagreeConfig(PredictionConfig):
     """Disagreement: how the networks are run, and what is shown."""
 
-    batch_size: int = flag(500, "examples at once", low=1)
-    device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
     images: int = flag(36, "most disagreed images on a contact sheet; 0: no sheet", low=0, high=600)
-    root: str | None = flag(None, "folder of the data files now; default: where they were when the runs were trained")
-    trust_code: bool = trust_flag()
 
 
 def disagree(config: DisagreeConfig, a: Path | str, b: Path | str) -> Path:

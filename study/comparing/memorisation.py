@@ -10,11 +10,10 @@ import pandas
 from helper.charts.painting import paint
 from helper.interval import half_interval
 from helper.progress import Task
-from helper.schema.config import Config, flag
+from helper.schema.config import flag
 from helper.system.locks import exclusive
 from helper.untrusted.texts import one_line
-from optim.consent import trust_flag
-from study.comparing.comparison import Comparison, Drawn
+from study.comparing.comparison import Comparison, Drawn, PredictionConfig
 from study.comparing.contact_sheet import Line, can_be_shown, contact_sheet, short
 from study.comparing.figures_memorisation import memorisation_chart
 from study.comparing.subset_runs import Kind, Pool, open_kinds
@@ -47,14 +46,10 @@ SHEETS = {
 
 
 @dataclass(frozen=True)
-class MemorisationConfig(Config):
+class MemorisationConfig(PredictionConfig):
     """Memorisation: how the networks are run, and what is shown."""
 
-    batch_size: int = flag(500, "examples at once", low=1)
-    device: str = flag("cpu", "where to compute", choices=("cpu", "cuda"))
     images: int = flag(24, "images on a contact sheet; 0: no sheet", low=0, high=600)
-    root: str | None = flag(None, "folder of the data files now; default: where they were when the runs were trained")
-    trust_code: bool = trust_flag()
 
 
 def memorise(config: MemorisationConfig, *runs: str) -> int:
