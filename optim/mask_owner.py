@@ -126,6 +126,10 @@ class MaskOwner:
         """What the optimiser moves: the trained parameters, or vectors of active weights in the place of some."""
         return [value for group in self.optimizer.param_groups for value in group["params"] if value.requires_grad]
 
+    def gradients_moved(self) -> list[Tensor]:
+        """The gradient of each of `moved`; zeros for one that has none."""
+        return [torch.zeros_like(value) if value.grad is None else value.grad for value in self.moved()]
+
     @torch.no_grad()
     def masked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors, one for each of `moved`, with zeros for pruned weights."""
@@ -156,7 +160,7 @@ class MaskOwner:
         Args:
             layers: as `norm` takes them.
         """
-        gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in self.moved()]
+        gradients = self.gradients_moved()
         torch._foreach_mul_(gradients, (most / (self.norm(gradients, layers) + 1e-6)).clamp(max=1.0))
 
     def states_of(self, weight: nn.Parameter) -> list[Tensor]:

@@ -50,7 +50,7 @@ class StepGradient:
         """That of the weights; a sharpness-aware step has the gradient of another point (Foret et al. 2021, eq. 2 and 3)."""
         found = self.at_weights(batch)
         if self.config.sharpness_aware:
-            direction = self.owner.masked(self.gradients())
+            direction = self.owner.masked(self.owner.gradients_moved())
             with self.displaced(direction, self.config.sharpness_aware / (self.norm(direction) + SMALLEST)):
                 self.at_weights(batch)
         self.owner.meter.add_step(batch.n, passes_of(self.config, active_at(self.penalties, self.progress(batch))))
@@ -128,14 +128,14 @@ class StepGradient:
         Args:
             slope: at the weights; empty: that is the gradient in the network.
         """
-        owner, before = self.owner, self.gradients()
+        owner, before = self.owner, self.owner.gradients_moved()
         slope = slope or before
         direction = owner.masked(slope)
         norm, distance = self.norm(direction), DISTANCE * self.norm([value.detach() for value in owner.moved()])
         with self.displaced(direction, distance / (norm + SMALLEST)):
             self.trainer.optimizer.zero_grad(set_to_none=True)
             self.backward(loss(self.logits(batch, batch.inputs)))
-            after = self.gradients()
+            after = owner.gradients_moved()
         factor = weighted.weight_at(self.progress(batch)) * norm / distance
         torch._foreach_sub_(after, slope)
         torch._foreach_mul_(after, factor)
@@ -144,10 +144,6 @@ class StepGradient:
             value.grad = gradient
 
     # --------------------------------------------------------------------------------------------- moving the weights
-
-    def gradients(self) -> list[Tensor]:
-        """Of everything that the optimiser moves."""
-        return [torch.zeros_like(value) if value.grad is None else value.grad for value in self.owner.moved()]
 
     def norm(self, tensors: Sequence[Tensor]) -> Tensor:
         return self.owner.norm(tensors, self.trainer.linear_layers)

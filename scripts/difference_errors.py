@@ -54,7 +54,7 @@ def gradient_of(network: nn.Module, mask: Mask, dataset: Dataset, **flags: str |
     trainer.network.train()
     trainer.gradient.take(trainer.drawing.batch(0, 0, torch.arange(BATCH)))
     trainer.mask_owner.mask_gradients()
-    return torch.cat([gradient.flatten().double() for gradient in trainer.gradient.gradients()])
+    return torch.cat([gradient.flatten().double() for gradient in trainer.mask_owner.gradients_moved()])
 
 
 def errors(network: nn.Module, mask: Mask, dataset: Dataset, penalty: str) -> list[float]:

@@ -86,7 +86,7 @@ def step_gradient(network: nn.Module, mask: Mask | None, **flags: Any) -> tuple[
     batch = trainer.drawing.batch(0, 0, torch.arange(N))
     trainer.gradient.take(batch)
     trainer.mask_owner.mask_gradients()
-    return flat(trainer.gradient.gradients()), trainer, batch
+    return flat(trainer.mask_owner.gradients_moved()), trainer, batch
 
 
 class Whole:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from helper.look import Look
 
 Numbers = Sequence[float]
+MOST_UPRIGHT, LONGEST_UPRIGHT = 10, 6  # names of ticks that stand side by side, and letters of one
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,8 @@ class Chart:
 def letter(index: int) -> str:
     """a, b, ..., z, aa, ab, ...: of a panel."""
     return (letter(index // 26 - 1) if index >= 26 else "") + string.ascii_lowercase[index % 26]
+
+
+def crowded(names: Sequence[str]) -> bool:
+    """Whether names of ticks have to be turned to stand side by side."""
+    return len(names) > MOST_UPRIGHT or max(map(len, names)) > LONGEST_UPRIGHT

@@ -10,11 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from helper.charts.chart import Axis, Chart, Matrix, Panel, Series, letter
+from helper.charts.chart import LONGEST_UPRIGHT, Axis, Chart, Matrix, Panel, Series, crowded, letter
 from helper.drawing import BESIDE, STYLE, label_points, lay_out, plain_log
-
-MOST_UPRIGHT = 10  # names of ticks that stand side by side
-LONGEST_UPRIGHT = 6  # letters of one
 
 
 def paint(chart: Chart) -> Figure:
@@ -105,7 +102,7 @@ def scale(axis: Axes, how: Axis, along: str) -> None:
     elif len(how.ticks):
         names = list(how.names) or [f"{tick:g}" for tick in how.ticks]
         longest = max(map(len, names))
-        turned = along == "x" and (len(names) > MOST_UPRIGHT or longest > LONGEST_UPRIGHT)
+        turned = along == "x" and crowded(names)
         small = {"fontsize": 8 if longest > LONGEST_UPRIGHT else None}
         line.set_ticks(list(how.ticks), names, rotation=90 if turned else 0, **small)
     elif along == "x":

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from helper.charts.chart import Axis, Panel, Series, Stretch
+from helper.charts.chart import Axis, Panel, Series, Stretch, crowded
 from helper.charts.vega_looks import INVISIBLE, SHAPES, dash_of, inside, shape_of, tinted
 
 Rows = Sequence[dict[str, Any]]
 
 MOST_TEXTS = 12  # in a panel; where there are more they would lie on each other, and stand in the tooltip alone
-MOST_UPRIGHT, LONGEST_UPRIGHT = 10, 6  # names that stand beside each other, and letters of one
 PLAIN = 1e5  # numbers from which on axes have powers of ten
 TOLD = {"tooltip": {"content": "data"}, "cursor": "pointer"}  # of marks that have something to tell
 VISIBLE = {"filter": "indexof(hidden, datum.s) < 0"}
@@ -107,8 +106,8 @@ def position(name: str, axis: Axis, domain: tuple[float, float]) -> dict[str, An
 
 def ticks_of(axis: Axis, domain: tuple[float, float]) -> dict[str, Any]:
     if axis.names:
-        turned = len(axis.names) > MOST_UPRIGHT or max(map(len, axis.names)) > LONGEST_UPRIGHT
-        return {"values": list(axis.ticks), "labelExpr": "names[datum.value]", "labelAngle": -90 if turned else 0}
+        angle = -90 if crowded(axis.names) else 0
+        return {"values": list(axis.ticks), "labelExpr": "names[datum.value]", "labelAngle": angle}
     if len(axis.ticks):
         return {"values": list(axis.ticks), "format": ".6~g", "labelOverlap": "greedy"}
     if axis.whole:

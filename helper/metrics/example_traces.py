@@ -17,6 +17,11 @@ PILOT_EXAMPLES, PILOT_PROBES = 256, 8  # from which the noise of a probe is esti
 PASSES_OF_A_PROBE = 2  # of its backward pass, in forward passes: gradients by inputs, and the products with them by layer
 
 
+def passes_of(probes: int) -> int:
+    """What an example with so many probes takes, in forward passes; the sum over all labels takes a probe for each class."""
+    return 1 + PASSES_OF_A_PROBE * probes
+
+
 @dataclass(frozen=True)
 class ExampleTraces:
     """What was found of N examples.
@@ -34,7 +39,7 @@ class ExampleTraces:
     @property
     def passes(self) -> int:
         """What an example took, in forward passes."""
-        return 1 + PASSES_OF_A_PROBE * self.probes
+        return passes_of(self.probes)
 
 
 def example_traces(

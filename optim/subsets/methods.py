@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helper.metrics.evaluation import evaluation_mode
-from helper.metrics.example_traces import PASSES_OF_A_PROBE, example_traces
+from helper.metrics.example_traces import example_traces, passes_of
 from helper.metrics.parameters import full_precision
 from helper.metrics.softmax import cross_entropies
 from helper.processes.sharing import gather_from_processes, own_share
@@ -66,17 +66,13 @@ def one_pass(n_classes: int) -> int:
     return 1
 
 
-def exact_traces(n_classes: int) -> int:
-    return 1 + PASSES_OF_A_PROBE * n_classes
-
-
 METHODS = by_name(
     SubsetMethod("default"),
     SubsetMethod("uniform", drawn=True),
     SubsetMethod("loss", loss, passes=one_pass),
-    SubsetMethod("fisher", fisher, passes=exact_traces),
+    SubsetMethod("fisher", fisher, passes=passes_of),
     SubsetMethod("reducible_loss", loss, passes=one_pass, reducible=True),
-    SubsetMethod("reducible_fisher", fisher, passes=exact_traces, reducible=True),
+    SubsetMethod("reducible_fisher", fisher, passes=passes_of, reducible=True),
 )
 REDUCIBLE = EntriesThat(METHODS, lambda method: method.reducible)
 

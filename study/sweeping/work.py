@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from helper.metrics.example_traces import PASSES_OF_A_PROBE
+from helper.metrics.example_traces import passes_of
 from helper.metrics.macs import count_macs
 from helper.metrics.price import FORWARD
 from helper.metrics.quantities.snr import snr_epochs
@@ -87,7 +87,7 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
 
 def example_scoring_images(config: RunConfig, sizes: Sizes) -> float:
     """What scores of all training examples take, in images of a training step; counts of another run take nothing."""
-    passes = {"loss": 1, "fisher": 1 + PASSES_OF_A_PROBE * min(EXPECTED_PROBES, sizes.n_classes)}
+    passes = {"loss": 1, "fisher": passes_of(min(EXPECTED_PROBES, sizes.n_classes))}
     return FORWARD * sizes.train * passes.get(config.subset.scored, 0)
 
 
