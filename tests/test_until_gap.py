@@ -18,6 +18,7 @@ from optim.config import RunConfig
 from study import decisions
 from study.anytime import NONE, OPEN, POSITIVE, look
 from study.decisions import Decision, read_decisions, write_decision
+from study.sweeping import comparisons
 from study.sweeping import until_decided as module
 from study.sweeping.comparisons import compared, examples_of, value_of
 from study.sweeping.power import paired
@@ -96,8 +97,8 @@ def sequential(tmp_path, monkeypatch):
     def call(configs, accuracy, **options):
         runs = Runs(accuracy)
         monkeypatch.setattr(module, "run_folder", lambda config, _: config)
-        monkeypatch.setattr(module, "value_of", lambda config, name: accuracy(config))
-        monkeypatch.setattr(module, "examples_of", lambda config, name: 1000)
+        monkeypatch.setattr(comparisons, "value_of", lambda config, name: accuracy(config))
+        monkeypatch.setattr(comparisons, "examples_of", lambda config, name: 1000)
         config = SweepConfig(**{"until_gap": "acc_test:0.01", "max_seeds": 40} | options)
         assert until_decided(config, configs, runs.run_all) == 0
         found, damaged = read_decisions(tmp_path)

@@ -119,6 +119,17 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in settings[0] if any(one[name] != settings[0][name] for one in settings)]
 
 
+def paired_values(pairs: Iterable[Sequence[RunFolder]], name: str) -> tuple[list[list[float]], int | None]:
+    """(a number of both runs of each pair, of how many examples it is a share at least; None: of none).
+
+    Raises:
+        RuntimeError, FlagError: as `value_of`.
+    """
+    pairs = list(pairs)
+    counts = [n for pair in pairs for folder in pair if (n := examples_of(folder, name))]
+    return [[value_of(folder, name) for folder in pair] for pair in pairs], min(counts, default=None)
+
+
 def value_of(folder: RunFolder, name: str) -> float:
     """A number of a finished run's summary: an accuracy, a loss, or a metric's value.
 

@@ -14,7 +14,7 @@ from optim.config import RunConfig
 from optim.folder import RunFolder
 from optim.model import stored_config
 from study.digits import digits
-from study.sweeping.comparisons import Comparison, compared, examples_of, value_of
+from study.sweeping.comparisons import Comparison, compared, paired_values
 from study.sweeping.cost import choose_reference, cost_of, threads
 from study.sweeping.dry_run import fingerprint_or_problem
 from study.sweeping.executor import threads_of
@@ -79,10 +79,10 @@ def paired(comparison: Comparison, folders: Folders, value: str) -> Paired:
     """Raises FlagError: fewer than two seeds are in both settings, or there is no such value, or no spread."""
     if len(comparison.seeds) < 2:
         raise FlagError(f"{comparison.title}: the spread over seeds takes two that both settings have")
-    pairs = [tuple(folders[side[seed]] for side in comparison.sides) for seed in comparison.seeds]
-    values = numpy.array([[value_of(folder, value) for folder in pair] for pair in pairs])
-    counts = [n for pair in pairs for folder in pair if (n := examples_of(folder, value))]
-    differences, n_examples = values[:, 0] - values[:, 1], min(counts, default=None)
+    pairs = [[folders[side[seed]] for side in comparison.sides] for seed in comparison.seeds]
+    found, n_examples = paired_values(pairs, value)
+    values = numpy.array(found)
+    differences = values[:, 0] - values[:, 1]
     sd = max(float(differences.std(ddof=1)), 1 / n_examples if n_examples else 0.0)
     if not sd > 0 or not numpy.isfinite(differences).all():
         raise FlagError(f"{comparison.title}: {value} has no spread over these seeds, from which nothing can be told")

@@ -10,7 +10,7 @@ from optim.config import RunConfig
 from optim.identity import run_folder
 from study.anytime import ALPHA, OPEN, look
 from study.decisions import Decision, write_decision
-from study.sweeping.comparisons import Comparison, compared, examples_of, value_of
+from study.sweeping.comparisons import Comparison, compared, paired_values
 from study.sweeping.sweep_options import SweepConfig
 
 RUNS_OF_A_SEED = 2
@@ -70,11 +70,10 @@ def judged(comparison: Comparison, config: SweepConfig, n_comparisons: int) -> D
     """What the seeds of a comparison say; its interval and those of the others hold together (Bonferroni)."""
     value, _, gap = config.until_gap.partition(":")
     folders = [[run_folder(run, fingerprint_of(run.data)) for run in comparison.at(seed)] for seed in comparison.seeds]
-    values = [[value_of(folder, value) for folder in pair] for pair in folders]
-    counts = [n for pair in folders for folder in pair if (n := examples_of(folder, value))]
+    values, n_examples = paired_values(folders, value)
     differences = [first - second for first, second in values]
     alpha = ALPHA / n_comparisons
-    found = look(differences, alpha, least=1 / min(counts) if counts else 0.0)
+    found = look(differences, alpha, least=1 / n_examples if n_examples else 0.0)
     bounded = found.low > -float("inf")
     return Decision(
         comparison.title, value, float(gap), 1 - alpha, comparison.seeds, differences, found.mean,
