@@ -18,7 +18,7 @@ class CountExamples(Callback):
     """Examples that an epoch's steps have trained on, and of them the mislabelled ones, for history.csv."""
 
     def __init__(self) -> None:
-        self.n, self.noisy = 0, torch.tensor(0)
+        self.n, self.noisy = 0, torch.zeros(1, dtype=torch.int64)  # one value, as a scalar would be a graph of its own on XLA
         self.former: tuple[int, Tensor] | None = None  # of the epoch whose row is being made
 
     def touches_network(self, trainer: Trainer, event: str) -> bool:
@@ -42,7 +42,7 @@ class CountExamples(Callback):
             trainer.row["examples"] = self.n
             if self.mislabelled is not None:
                 trainer.row["examples_noisy"] = int(self.noisy)
-        self.n, self.noisy = 0, torch.zeros_like(self.noisy)
+        self.n, self.noisy = 0, torch.zeros(1, dtype=torch.int64).to(trainer.device)
 
     def on_interruption(self, trainer: Trainer) -> None:
         self.n, self.noisy = self.former or (self.n, self.noisy)
@@ -51,7 +51,7 @@ class CountExamples(Callback):
         return {"n": self.n, "noisy": int(self.noisy)} if self.n else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.n, self.noisy = int(state["n"]), torch.tensor(int(state["noisy"]))
+        self.n, self.noisy = int(state["n"]), torch.tensor([int(state["noisy"])])
 
 
 class CountForgetting(Callback):
