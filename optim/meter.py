@@ -15,7 +15,7 @@ class Meter:
 
     A step of n examples counts n x 3 x the multiply-accumulates of one forward pass through the weights that are active in
     it, as `count_macs` has them: for the forward pass, for the gradient by every layer's inputs, and for the gradient by its
-    weights. Penalties on the gradient and sharpness-aware steps take further passes, see optim/step_price.py. Where the
+    weights. Penalties and sharpness-aware steps take further passes, see optim/step_price.py. Where the
     gradients of pruned weights are needed as well, the last is that of all weights. The first layer counts
     like the others, although its inputs need no gradient. Scores that read data or the network are counted, of weights and
     of examples to choose from; evaluation and measurements are no training and are not.

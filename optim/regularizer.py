@@ -20,7 +20,8 @@ class OfOutputs:
 
     Attributes:
         penalty: (logits, inputs, noise) -> its sum over the examples, with the weight in it; see `jacobian_penalty`.
-        differentiates: whether it takes a derivative itself, so that the step differentiates twice.
+        differentiates: whether it takes a derivative by the inputs itself, so that the step differentiates twice, and costs
+            as much more as `optim/step_price.py` says of one such derivative.
     """
 
     penalty: Callable[..., Tensor]

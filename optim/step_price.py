@@ -9,6 +9,7 @@ from optim.regularizer import OfGradient, Weighted, weighted_penalties
 
 TWICE = 6  # the backward pass of a gradient: four for the backward pass in it, two for the forward pass
 BACKWARD = 2
+BY_INPUTS = 3  # a derivative by the inputs, and its own: by what it went back from, and by the weights
 
 
 def passes_of(config: Config, active: Sequence[Weighted]) -> int:
@@ -16,12 +17,17 @@ def passes_of(config: Config, active: Sequence[Weighted]) -> int:
 
     A penalty on the gradient takes a backward pass of its own, unless the step's is that already, and then a step at other
     weights (`--reg_method difference`) or the derivative of that pass, of which the last part is the loss's own backward
-    pass. One on the outputs counts nothing.
+    pass. One on the outputs takes what `BY_INPUTS` says if it differentiates them by the inputs, however gradients are
+    penalised; otherwise nothing.
     """
     passes = PASSES
     for weighted in active:
-        if isinstance(weighted.penalty, OfGradient):
-            passes += PASSES + BACKWARD * needs_own_pass(weighted, active) if config.reg_method == "difference" else TWICE
+        if not isinstance(weighted.penalty, OfGradient):
+            passes += BY_INPUTS * weighted.penalty.differentiates
+        elif config.reg_method == "difference":
+            passes += PASSES + BACKWARD * needs_own_pass(weighted, active)
+        else:
+            passes += TWICE
     return passes * (2 if config.sharpness_aware else 1)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a training step with a penalty on the gradient costs, or a sharpness-aware one, in ordinary steps.
+"""What a training step with a penalty costs, or a sharpness-aware one, in ordinary steps.
 
     python scripts/benchmark_steps.py --root ../shared/data          # about 5 minutes on 2 cores
 
@@ -38,6 +38,7 @@ WAYS = {
     "`--reg_type gradient --reg_method difference`": {"reg_type": "gradient", "reg_method": "difference"},
     "`--reg_type fisher`": {"reg_type": "fisher"},
     "`--reg_type fisher --reg_method difference`": {"reg_type": "fisher", "reg_method": "difference"},
+    "`--reg_type jacobian`": {"reg_type": "jacobian"},
     "`--sharpness_aware 0.05`": {"sharpness_aware": 0.05},
 }
 NETWORKS = {

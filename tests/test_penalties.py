@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import experiment
 import optim.step_gradient as step_gradient_module
@@ -26,6 +28,7 @@ from optim.regularizer import factor
 from optim.step_gradient import drawn_labels
 from optim.step_price import mean_passes
 from optim.trainer import Trainer
+from study.sweeping.cost import timed_penalties
 from study.sweeping.plan import expand, plan
 from study.sweeping.work import work_of
 from tests.outcome import TIMING, outcome
@@ -305,7 +308,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
 # -------------------------------------------------------------------------------------------------------- what it costs
 
 PASSES = [
-    ({}, 3), ({"sharpness_aware": 0.1}, 6), ({"reg_type": "jacobian"}, 3),
+    ({}, 3), ({"sharpness_aware": 0.1}, 6),
+    ({"reg_type": "jacobian"}, 6), ({"reg_type": "jacobian", "reg_weight": 0}, 3),
+    ({"reg_type": "jacobian", "sharpness_aware": 0.1}, 12), ({"reg_type": "jacobian", "reg_schedule": "until:0.25"}, 3.75),
+    ({"reg_type": "jacobian,fisher"}, 12), ({"reg_type": "jacobian,gradient", "reg_method": "difference"}, 11),
     ({"reg_type": "gradient"}, 9), ({"reg_type": "fisher"}, 9), ({"reg_type": "fisher,gradient"}, 15),
     ({"reg_type": "gradient", "reg_method": "difference"}, 6), ({"reg_type": "fisher", "reg_method": "difference"}, 8),
     ({"reg_type": "gradient", "reg_method": "difference", "sharpness_aware": 0.1}, 12),
@@ -333,13 +339,65 @@ def test_passes_are_counted_in_steps_plans_and_budgets(flags, passes):
     assert costs.dense == usual.dense
 
 
-def test_a_budget_buys_half_as_many_sharpness_aware_epochs(tmp_path):
+class Straight(nn.Module):
+    """A convolution and two linear layers in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.last = nn.Conv2d(1, 2, 3), nn.Linear(72, 5), nn.Linear(5, 10)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.hidden(torch.tanh(self.conv(x.double())).flatten(1))))
+
+
+class Multiplied(TorchDispatchMode):
+    """Multiply-accumulates of all products and convolutions inside, as PyTorch's own counter has them."""
+
+    macs = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result, count = function(*args, **(kwargs or {})), flop_registry.get(function._overloadpacket)
+        self.macs += count(*args, **(kwargs or {}), out_val=result) // 2 if count else 0
+        return result
+
+
+@pytest.mark.parametrize(
+    ("flags", "first", "last"),
+    [
+        ({}, 1, 0),
+        ({"reg_type": "gradient", "reg_method": "difference"}, 2, 0),
+        ({"reg_type": "jacobian"}, 0, 1),
+        ({"reg_type": "jacobian", "sharpness_aware": 0.1}, 0, 2),
+        ({"reg_type": "jacobian,gradient", "reg_method": "difference"}, 2, 1),
+    ],
+    ids=str,
+)
+def test_passes_are_those_that_a_step_multiplies(flags, first, last):
+    """But for gradients that nothing needs: by the inputs of the first layer, and by what the last one is given back."""
+    trainer = trainer_for(Straight(), **flags)
+    batch = trainer.drawing.batch(0, 0, torch.arange(N))
+    with Multiplied() as done:
+        trainer.gradient.take(batch)
+    layers = {"conv": 18 * 36, "hidden": 360, "last": 50}  # of an example forward
+    left_out = first * layers["conv"] + last * layers["last"]
+    assert done.macs == N * (mean_passes(TrainConfig(**flags)) * sum(layers.values()) - left_out)
+
+
+@pytest.mark.parametrize("flags", [{"sharpness_aware": 0.1}, {"reg_type": "jacobian"}], ids=str)
+def test_a_budget_buys_half_as_many_epochs_of_steps_that_cost_twice_as_much(flags, tmp_path):
     line = ("--mode", "at-init", "--prune_ratio", 0.5, "--train_budget", 2)
-    usual, aware = (finished(tmp_path, *line, *more) for more in ((), ("--sharpness_aware", 0.1)))
-    epochs, fewer = (folder.read_summary()["epochs"] for folder in (usual, aware))
+    more = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    usual, costly = (finished(tmp_path, *line, *words) for words in ((), more))
+    epochs, fewer = (folder.read_summary()["epochs"] for folder in (usual, costly))
     assert abs(epochs - 2 * fewer) <= 1
-    macs = [folder.read_summary()["training_macs"] for folder in (usual, aware)]
+    macs = [folder.read_summary()["training_macs"] for folder in (usual, costly)]
     assert macs[1] == pytest.approx(macs[0], rel=0.5 / fewer)
+
+
+@pytest.mark.parametrize("reg_type", ["jacobian", "jacobian,fisher"])
+def test_a_sweep_does_not_time_passes_that_it_counts(reg_type):
+    assert timed_penalties(RunConfig(train=TrainConfig(reg_type=reg_type))) == "none"
 
 
 # ------------------------------------------------------------------------------------------------------ flags, identity

@@ -141,7 +141,8 @@ def measured_speeds(config: RunConfig) -> Speeds:
 
 def timed_penalties(config: RunConfig) -> str:
     """Those of `--reg_type` that no multiply-accumulates are counted for."""
-    return ",".join(w.name for w in weighted_penalties(config.train) if isinstance(w.penalty, OfOutputs)) or "none"
+    penalties = weighted_penalties(config.train)
+    return ",".join(w.name for w in penalties if isinstance(w.penalty, OfOutputs) and not w.penalty.differentiates) or "none"
 
 
 def time_steps(config: RunConfig) -> Speeds:
