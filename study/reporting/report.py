@@ -24,6 +24,7 @@ from study.reporting.collect import Collection, collect
 from study.reporting.comparison_sections import comparison_sections
 from study.reporting.decision_sections import decision_sections
 from study.reporting.figures_sharpness import remedy_charts
+from study.reporting.figures_widths import CAPTION, width_charts
 from study.reporting.finished_run import FinishedRun
 from study.reporting.page import Report, Row, Section, render
 from study.reporting.regimes import MARGIN
@@ -81,6 +82,7 @@ def report(config: ReportConfig, results_root: str) -> int:
         parts = study_sections(runs, collection, making, titles)
         write_atomic(folder / "gaps.csv", csv_text(gap_rows([part.gaps for part in parts])))
         sections = [section for part in parts for section in part.sections]
+        sections += widths_section(making, parts, collection)
         sections += claims_section(folder, parts, collection, runs, config.margin)
         sections += remedies_section(making, collection, runs)
         sections += decision_sections(decisions)
@@ -107,6 +109,14 @@ def report(config: ReportConfig, results_root: str) -> int:
 def kinds_of(config: ReportConfig) -> tuple[str, ...]:
     """The files that every chart is drawn into as well."""
     return tuple(kind for kind in ("png", "pdf") if getattr(config, kind))
+
+
+def widths_section(making: Making, parts: Sequence[StudyParts], collection: Collection) -> list[Section]:
+    """Gaps against the width of the network, over all studies, where there are several widths."""
+    tables = [part.gaps for part in parts if len(part.gaps)]
+    charts = width_charts(pandas.concat(tables), collection.records) if tables else []
+    plots = [plot(making, key, "gaps, widths", f"Gaps against width, {what}", CAPTION, chart) for key, what, chart in charts]
+    return [Section("Width", "Over all studies of this report.", tuple(plots))] if plots else []
 
 
 def claims_section(
