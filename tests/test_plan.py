@@ -133,7 +133,8 @@ def test_the_papers_sweeps_plan_and_are_headed_by_their_command(file):
     seeds = {run.config.random_state for run in runs}
     assert len(seeds) >= 3
     assert seeds == set(range(1, len(seeds) + 1))
-    dense = collections.Counter((run.group, run.config.train.n_epochs) for run in runs if run.config.mode == "dense")
+    trained = [run for run in runs if run.config.mode == "dense"]
+    dense = collections.Counter((run.group, run.config.data.augment, run.config.train.n_epochs) for run in trained)
     assert set(dense.values()) == {len(seeds)}
     assert f"python experiment.py sweep {file.relative_to(ROOT)}" in file.read_text()
 
