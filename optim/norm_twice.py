@@ -1,20 +1,12 @@
 """BatchNorm whose backward pass is differentiated by few passes over memory, where PyTorch takes many."""
 
-import types
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 KERNEL = torch.ops.aten.native_batch_norm_backward
-
-
-def differentiate_well(network: nn.Module) -> None:
-    """Let a network's BatchNorm layers, in training on the CPU, compute as ever and be fast to differentiate twice."""
-    for layer in network.modules():
-        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # one of another class may do more
-            layer.forward = types.MethodType(normalise, layer)
 
 
 def normalise(layer: _BatchNorm, x: Tensor) -> Tensor:

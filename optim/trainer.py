@@ -28,14 +28,14 @@ from optim.batches import Batch, Drawing, steps_per_epoch
 from optim.callbacks.callback import Callback
 from optim.mask_owner import MaskOwner
 from optim.mixing import mix_of
-from optim.norm_twice import differentiate_well
 from optim.optimizers import OPTIMIZERS
 from optim.parallel import parallel
 from optim.schedule import SCHEDULES, learning_rate
 from optim.sparse_step import SparseStep
 from optim.step_gradient import Passed, StepGradient
 from optim.subsets.main import Subset
-from optim.train_config import OF_GRADIENT, TrainConfig
+from optim.train_config import TrainConfig
+from optim.twice import differentiate_well
 
 STEP_EVENTS = ("before_step", "on_gradients", "on_step")
 
@@ -80,7 +80,7 @@ class Trainer:
         self.network, self.dataset, self.config, self.seed, self.callbacks = network, dataset, config, seed, callbacks
         self.device, self.drawing = dataset.train.inputs.device, Drawing(dataset, seed, subset, mix_of(config))
         self.shared = parallel(network, self.device, sync_batch_norm=config.sync_batch_norm)
-        if self.shared is network and any(name in OF_GRADIENT for name in config.differentiated_twice()):
+        if self.shared is network and config.differentiated_twice():
             differentiate_well(network)
         self.forward = torch.compile(self.shared) if config.compile else self.shared
         self.sparse_step = SparseStep(network, config, dataset.input_shape)
