@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from helper.sparse import build, calls
+from helper.sparse import build, program
 from helper.sparse.functional import from_lanes, sparse_layer, to_lanes
 from helper.sparse.library import Library, kernels, load
 from helper.sparse.plan import layer_plan
@@ -139,7 +139,7 @@ def narrow(option: str, tmp_path_factory) -> Library:
 def test_narrower_vectors_give_the_same_to_rounding(option, width, tmp_path_factory, monkeypatch):
     library = narrow(option, tmp_path_factory)
     assert library.functions.vector_bytes() <= width
-    monkeypatch.setattr(calls, "kernels", lambda precision: library)
+    monkeypatch.setattr(program, "kernels", lambda precision: library)
     for n in (1, 7, 16, 50):
         for layer, shape in ((nn.Conv2d(5, 9, 3, padding=1), (5, 6, 11)), (nn.Linear(60, 70), (60,))):
             check_exactness(layer, torch.randn(n, *shape, generator=seeded(n)), masked(layer, 0.3), n)
@@ -211,7 +211,7 @@ from helper.sparse.compiler import openmp_runtime, openmp_runtimes
 if sys.argv[1] == "after scikit-learn":
     import sklearn.cluster
 before = openmp_runtimes()
-from helper.sparse import build
+from helper.sparse import build, program
 assert build.main() == 0
 assert openmp_runtimes() == before, (before, openmp_runtimes())
 print(len(before), openmp_runtime())

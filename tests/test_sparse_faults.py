@@ -216,17 +216,17 @@ def test_clang_makes_kernels_for_one_thread_where_torch_has_a_runtime_that_it_do
 LAYER = """
 import torch
 from torch import nn
-from helper.sparse.calls import Around, gather, gradients
-from helper.sparse.functional import to_lanes
+from helper.sparse.functional import sparse_layer, to_lanes
 from helper.sparse.plan import layer_plan
 torch.manual_seed(0)
 layer = nn.Conv2d(8, 8, 3, padding=1)
 plan = layer_plan(layer, torch.rand(layer.weight.shape) < 0.3, (9, 9))
 x = to_lanes(torch.randn(40, 8, 9, 9), 20)
 def computed():
-    y, _ = gather(plan.forward, plan.active, x, layer.weight.detach(), layer.bias.detach())
-    found = gradients(plan, x, y, layer.weight.detach(), x, Around(), needs_x=True)
-    return torch.cat([y.flatten(), *(v.flatten() for v in found)])
+    inputs = x.detach().requires_grad_()
+    y = sparse_layer(inputs, layer.weight, layer.bias, plan)
+    found = torch.autograd.grad(y, [inputs, layer.weight], y.detach())
+    return torch.cat([y.detach().flatten(), *(v.flatten() for v in found)])
 torch.set_num_threads(2)
 once = computed()
 """

@@ -599,7 +599,7 @@ struct Back {  // of a layer: where the gradients of its inputs go, and what lie
     const Windows<T>*windows, *output_windows;  // for x where `norm` is not in memory, and for g where `outputs` are given
 };
 
-// `parts` and `row_parts` say how the work is divided; sums (parts, active) are zero, and are added up in their order. The
+// `parts` and `row_parts` say how the work is divided; sums (parts, active) are added up in their order. The
 // gradient is laid out like the weight, or it is that of the active ones alone. Gradients of inputs are computed on the way, of
 // each band while its part of `g` is in the cache.
 template <typename T>
@@ -613,6 +613,9 @@ void weight_gradient(const Plan& plan, const T* x, const T* g, const int64_t* ac
     const Windows<T> none = {};
 #pragma omp parallel num_threads(threads)
     {
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < parts; part++)
+            __builtin_memset(sums + part * plan.n_active, 0, uint64_t(plan.n_active) * sizeof(T));
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < parts * row_parts; task++) {
             const int64_t part = task / row_parts, row_part = task % row_parts;
@@ -836,6 +839,39 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* g, T* gx, T* g
     }
 }
 
+// y = a + b, each of which may be null; then it counts as zeros.
+template <typename T>
+void add(const T* a, const T* b, T* y, int64_t size, int threads) {
+    const int64_t pieces = (size + SHORT - 1) / SHORT;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < pieces; piece++)
+        each<T>(piece * SHORT, smaller(SHORT, size - piece * SHORT), [=](int64_t i, int k) {
+            put<T>(y + i, (a ? first<T>(a + i, k) : Vec<T>{}) + (b ? first<T>(b + i, k) : Vec<T>{}), k);
+        });
+}
+
+enum class Kind : int64_t { GATHER, GRADIENTS, NORMALISE, NORMALISE_BACKWARD, ADD };
+
+template <typename T>
+struct Call {  // of one of the functions below, whose parameters have these names; what it does not take is zero
+    const Plan *plan, *back;
+    const T* x;
+    T* y;  // where the gradient below a ReLU goes as well
+    const T *g, *weight;
+    const int64_t* active;
+    T *compact, *values;
+    const T *bias, *more;
+    const int64_t* places;
+    T *sums, *gradient, *of_inputs;
+    Norm<T> norm;
+    Statistics<T> statistics;
+    NormSums<T> norm_sums;
+    NormBack<T> outputs;
+    Windows<T> windows, output_windows;
+    Kind kind;
+    int64_t blocks, lanes, parts, row_parts;  // `lanes` of all pixels, where there is no plan
+};
+
 }  // namespace
 
 #define LAYER(NAME, T)                                                                                                    \
@@ -864,6 +900,30 @@ void normalise_backward(const Norm<T>& norm, const T* x, const T* g, T* gx, T* g
     extern "C" void normalise_backward_##NAME(const Norm<T>* norm, const T* x, const T* g, T* gx, T* g_below,             \
                                               const NormSums<T>* results, int64_t blocks, int64_t size, int threads) {    \
         normalise_backward<T>(*norm, x, g, gx, g_below, *results, blocks, size, threads);                                 \
+    }                                                                                                                     \
+    extern "C" void run_##NAME(const Call<T>* calls, int64_t n, int threads) {                                            \
+        for (const Call<T>* c = calls; c < calls + n; c++) {                                                              \
+            const Norm<T>* norm = c->norm.statistics ? &c->norm : nullptr;                                                \
+            const Statistics<T>* statistics = c->statistics.values ? &c->statistics : nullptr;                            \
+            const NormSums<T>* norm_sums = c->norm_sums.factors ? &c->norm_sums : nullptr;                                \
+            const NormBack<T>* outputs = c->outputs.factors ? &c->outputs : nullptr;                                      \
+            const Windows<T>* windows = c->windows.stride ? &c->windows : nullptr;                                        \
+            const Windows<T>* output_windows = c->output_windows.stride ? &c->output_windows : nullptr;                   \
+            if (c->kind == Kind::GATHER)                                                                                  \
+                gather_##NAME(c->plan, c->x, c->y, c->weight, c->active, c->compact, c->values, c->bias, c->more, norm,   \
+                              windows, statistics, c->blocks, c->lanes, threads);                                         \
+            else if (c->kind == Kind::GRADIENTS)                                                                          \
+                weight_gradient_##NAME(c->plan, c->x, c->g, c->places, c->sums, c->gradient, c->back, c->weight,          \
+                                       c->active, c->compact, c->values, c->more, c->of_inputs, norm, norm_sums,          \
+                                       outputs, windows, output_windows, c->blocks, c->lanes, c->parts, c->row_parts,     \
+                                       threads);                                                                          \
+            else if (c->kind == Kind::NORMALISE)                                                                          \
+                normalise_##NAME(norm, statistics, c->x, c->blocks, c->lanes, threads);                                   \
+            else if (c->kind == Kind::NORMALISE_BACKWARD)                                                                 \
+                normalise_backward_##NAME(norm, c->x, c->g, c->of_inputs, c->y, norm_sums, c->blocks, c->lanes, threads); \
+            else                                                                                                          \
+                add<T>(c->x, c->g, c->y, c->lanes, threads);                                                              \
+        }                                                                                                                 \
     }
 #define LAYER_OF(T) LAYER(T, T)
 LAYER_OF(REAL)  // float, or double in a library of its own for checks

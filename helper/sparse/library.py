@@ -28,12 +28,7 @@ log = logging.getLogger(__name__)
 MARK = b"\nsparse kernels "
 P, I64, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 PRECISION = {torch.float32: "float", torch.float64: "double"}
-SIGNATURES = {
-    "gather": [*[P] * 12, I64, I64, INT],
-    "weight_gradient": [*[P] * 18, *[I64] * 4, INT],
-    "normalise": [P, P, P, I64, I64, INT],
-    "normalise_backward": [P, P, P, P, P, P, I64, I64, INT],
-}
+SIGNATURES = {"run": [P, I64, INT]}
 OF_PLANS = {  # these know no precision
     "plan_counts": [P, I64, I64, P, INT],
     "plan_active": [P, P, P, P, P, INT],

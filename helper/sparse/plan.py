@@ -76,8 +76,8 @@ class Plan:
         return len(self.offsets)
 
     @property
-    def address(self) -> ctypes.c_void_p:
-        return ctypes.byref(self.struct)
+    def address(self) -> int:
+        return ctypes.addressof(self.struct)
 
 
 @dataclass(frozen=True)

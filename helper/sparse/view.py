@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from helper.sparse.chain import Part
 from helper.sparse.functional import from_lanes, lanes_of, lanes_of_features, to_lanes
+from helper.sparse.fusion import fuse
 from helper.sparse.layers import LanesBlock, LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
 from helper.sparse.reductions import CONCATENATIONS, concatenated, reduction
 from helper.sparse.tracing import python_of, shape, traced
 
-ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
+ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
 RELU = (F.relu, torch.relu, "relu")
 TANH, SIGMOID = (torch.tanh, F.tanh, "tanh"), (torch.sigmoid, F.sigmoid, "sigmoid")
 
@@ -126,9 +128,10 @@ class Lowering:
             else:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
         self.pass_inputs_on()
-        self.module = fx.GraphModule(self.parts, self.graph)
-        whole = [part for part in self.parts.values() if not isinstance(part, (LanesLayer, LanesBlock))]
+        whole = [part for part in self.parts.values() if not isinstance(part, LanesBlock)]
         self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+        self.parts |= fuse(self.graph, {name: part for name, part in self.parts.items() if isinstance(part, Part)})
+        self.module = fx.GraphModule(self.parts, self.graph)
 
     def lowered(self, node: fx.Node) -> Value | Waiting | None:
         """A call of the network in the view; None: it is not known how to do that batch-innermost."""
@@ -165,6 +168,8 @@ class Lowering:
             return Waiting(module, self.in_layout(source)) if dims in (2, 4) else None
         if isinstance(module, nn.ReLU):
             return self.relu(source)
+        if isinstance(module, nn.Identity):
+            return self.in_layout(source)
         if isinstance(module, ELEMENTWISE):
             return self.call(module, self.lanes(source))
         return self.reduced(source, reduction(type(module), (), vars(module), shape(source)))
@@ -198,17 +203,15 @@ class Lowering:
     def sparse_call(self, layer: LanesLayer, source: fx.Node, after: nn.Module | None) -> Value:
         waiting = self.values[source]
         convolution = isinstance(layer.layer, nn.Conv2d)
+        after = after if convolution else None
         if convolution and isinstance(waiting, Waiting) and waiting.source.statistics is not None:
             keep = len(source.users) > 1
             block = LanesBlock(layer, waiting.norm, after, relu=waiting.relu, keep=keep)
-            residual = () if waiting.residual is None else (waiting.residual,)
-            call = self.call(block, waiting.source.node, waiting.source.statistics, *residual).node
+            call = self.call(block, waiting.source.node, waiting.source.statistics, waiting.residual).node
             if keep:
                 self.values[source] = self.call(operator.getitem, call, 2)
-        elif convolution and after is not None:
-            call = self.call(LanesBlock(layer, None, after, relu=False, keep=False), self.lanes(source)).node
         else:
-            return self.call(operator.getitem, self.call(layer, self.lanes(source)).node, 0)
+            call = self.call(LanesBlock(layer, after=after), self.lanes(source), None, None).node
         y = self.call(operator.getitem, call, 0)
         return y if after is None else Value(y.node, True, self.call(operator.getitem, call, 1).node)
 
@@ -217,12 +220,12 @@ class Lowering:
         place = {node: i for i, node in enumerate(self.graph.nodes)}
         for node in list(self.graph.nodes):
             part = self.parts.get(node.target) if node.op == "call_module" else None
-            if not isinstance(part, (LanesLayer, LanesBlock)):
+            if not isinstance(part, LanesBlock):
                 continue
             later = [user for user in node.args[0].users if place.get(user, 0) > place[node]]
             if later:
                 with self.graph.inserting_after(node):
-                    inputs = self.graph.call_function(operator.getitem, (node, 1 if isinstance(part, LanesLayer) else 2))
+                    inputs = self.graph.call_function(operator.getitem, (node, 2))
                 for user in later:
                     user.replace_input_with(node.args[0], inputs)
 
@@ -243,8 +246,10 @@ class Lowering:
         return self.call(operator.add, self.lanes(a), self.lanes(b))
 
     def normalised(self, waiting: Waiting) -> Value:
-        layer, source = LanesNorm(waiting.norm, relu=waiting.relu), waiting.source
-        return self.call(layer, source.node, waiting.residual, source.statistics)
+        source = waiting.source
+        layer = LanesNorm(waiting.norm, relu=waiting.relu, paired=source.statistics is not None)
+        y = self.call(layer, source.node, source.statistics, waiting.residual)
+        return self.call(operator.getitem, y.node, 0)
 
     # ----------------------------------------------------------------------------------------------------- layouts
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from helper.sparse.functional import to_lanes
 from helper.sparse.plan import PARTS, LayerPlan, Plan, PlanStruct, layer_plan
 
-GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS = range(7)
+GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS, SUM = range(8)
 GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT = range(5)
 Array = tuple[int, Tensor | None]
 
@@ -233,6 +233,13 @@ def norm_cases(blocks: int, channels: int, size: int, *, given: bool, relu: bool
     ]
 
 
+def sum_cases(size: int) -> list[bytes]:
+    """Of two numbers each, of one, and of none."""
+    a, b = torch.randn(2, size)
+    sums = ((a, b, a + b), (a, None, a), (None, b, b), (None, None, torch.zeros(size)))
+    return [case(SUM, [size, 0], [(GIVEN, one), (GIVEN, other), (RESULT, y)]) for one, other, y in sums]
+
+
 def all_cases() -> list[bytes]:
     """From a seed, of all kinds of shapes: ends of batches, strides, groups, empty and whole masks, tiny images."""
     torch.manual_seed(0)
@@ -254,6 +261,7 @@ def all_cases() -> list[bytes]:
             blocks = 6 - number_of % 5  # few values of a channel would lose all digits of its gradient
             given, relu, residual = (bool(options >> bit & 1) for bit in range(3))
             cases += norm_cases(blocks, 3, size, given=given, relu=relu, residual=residual)
+        cases += sum_cases(size)
     return cases
 
 

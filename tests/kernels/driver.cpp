@@ -15,7 +15,7 @@ static auto* volatile weight_gradient_of = &weight_gradient_float;
 static auto* volatile normalise_of = &normalise_float;
 static auto* volatile normalise_backward_of = &normalise_backward_float;
 
-enum Operation { GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS };
+enum Operation { GATHER, WEIGHT_GRADIENT, BOTH_GRADIENTS, NORMALISE, NORMALISE_BACKWARD, NORMED_GATHER, NORMED_GRADIENTS, SUM };
 enum Role { GIVEN, RESULT, ADDED_TO, SCRATCH, ABSENT };  // of an array; what is added to is zero before
 
 constexpr double ALLOWED = 1e-5;  // relative error
@@ -97,8 +97,6 @@ struct Case {
         const double eps = 1e-5;
         const int threads = 1;
         const int64_t blocks = sizes[0], lanes = sizes[1];
-        const bool gradients = operation == WEIGHT_GRADIENT || operation == BOTH_GRADIENTS || operation == NORMED_GRADIENTS;
-        if (gradients) std::memset(arrays[3].data, 0, arrays[3].bytes);
         if (operation == GATHER) {
             gather_of(&plan, floats(4), floats(7), floats(0), integers(1), floats(2), floats(3), floats(5), floats(6), nullptr,
                       nullptr, nullptr, blocks, lanes, threads);
@@ -132,6 +130,11 @@ struct Case {
             const Norm<float> norm = {floats(5), floats(3), floats(4), floats(1), floats(2), sizes[1], sizes[4]};
             const Statistics<float> statistics = {floats(5), floats(6), floats(7), nullptr, eps, 0.1, sizes[1], sizes[3]};
             normalise_of(&norm, &statistics, floats(0), blocks, sizes[2], threads);
+        } else if (operation == SUM) {
+            Call<float> call = {};
+            call.kind = Kind::ADD;
+            call.x = floats(0), call.g = floats(1), call.y = floats(2), call.lanes = sizes[0];
+            run_float(&call, 1, threads);
         } else {
             const Norm<float> norm = {floats(10), floats(8), floats(9), nullptr, floats(1), sizes[1], sizes[4]};
             const NormSums<float> sums = {static_cast<double*>(arrays[11].data), floats(7), floats(5), floats(6), sizes[3]};

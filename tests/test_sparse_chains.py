@@ -1,0 +1,129 @@
+"""Chains of sparse layers: all of their kernels in one call, in memory that they share."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from helper.sparse.chain import Chain
+from helper.sparse.program import Arena, Block
+from helper.sparse.view import View
+from network.resnet import ResNet
+from tests.test_sparse import seeded
+from tests.test_sparse_view import check_view, sparse_masks
+
+pytestmark = pytest.mark.compiler
+
+
+def chains_of(view: View) -> list[Chain]:
+    return [child for child in view.in_training.module.children() if isinstance(child, Chain)]
+
+
+def test_a_resnet_is_one_chain_up_to_its_pooling():
+    network = ResNet(3, 5, 14)
+    chains = chains_of(View(network, sparse_masks(network), (3, 8, 8)))
+    assert [len(chain.parts) for chain in chains] == [13 + 2 + 3]  # convolutions, shortcuts', norms by themselves
+
+
+class Shared(nn.Module):
+    """Values with several readers: norms, sums, layers, and what is no part of a chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
+        self.fc = nn.Linear(4, 3)
+        for norm in self.norms:
+            nn.init.uniform_(norm.bias, 0.5, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.norms[0](self.convs[0](x))
+        b, c = self.norms[1](a), F.relu(self.norms[2](a))
+        d = self.convs[1](b) + self.convs[2](b) * torch.exp(-b)
+        e = F.relu(self.norms[3](self.convs[3](d)) + a) + c
+        return self.fc((self.convs[4](e) + e).mean((2, 3)))
+
+
+@pytest.mark.parametrize("n", [1, 6, 34])
+def test_values_that_several_read_get_the_gradient_of_all(n):
+    check_view(Shared().double(), (2, 7, 5), n=n)
+
+
+def gradients(function, network: nn.Module, x: Tensor, targets: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    loss = F.cross_entropy(function(x), targets)
+    return [loss.detach(), *torch.autograd.grad(loss, [x, *network.parameters()])]
+
+
+def masked(found: list[Tensor], network: nn.Module, masks: dict[str, Tensor]) -> list[Tensor]:
+    """Gradients, without those of pruned weights."""
+    keep = [masks.get(name.removesuffix(".weight"), torch.tensor(1)) for name, _ in network.named_parameters()]
+    return found[:2] + [gradient * mask for gradient, mask in zip(found[2:], keep, strict=True)]
+
+
+def test_inputs_get_their_gradient_too():
+    network = ResNet(3, 5, 8).double()
+    masks, dense = sparse_masks(network), copy.deepcopy(network)
+    x, targets = torch.randn(20, 3, 8, 8, generator=seeded(0)).double(), torch.arange(20) % 5
+    ours = gradients(View(network, masks, (3, 8, 8)), network, x, targets)
+    theirs = masked(gradients(dense, dense, x, targets), dense, masks)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_passes_that_are_under_way_at_once_do_not_touch_each_other():
+    network = ResNet(3, 5, 8).double().eval()
+    view = View(network, sparse_masks(network), (3, 8, 8))
+    inputs = torch.randn(2, 12, 3, 8, 8, generator=seeded(0)).double()
+    alone = [torch.autograd.grad(view(x).square().sum(), list(network.parameters())) for x in inputs]
+    losses = [view(x).square().sum() for x in inputs]
+    for again in range(2):  # a graph that is kept gives the same once more
+        for loss, expected in zip(losses, alone, strict=True):
+            found = torch.autograd.grad(loss, list(network.parameters()), retain_graph=not again)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_gradients_of_some_tensors_alone_are_those_of_all():
+    network = ResNet(3, 5, 8).double()
+    view, x = View(network, sparse_masks(network), (3, 8, 8)), torch.randn(12, 3, 8, 8).double()
+    chosen = [p for name, p in network.named_parameters() if "conv2" in name]
+    state = copy.deepcopy(network.state_dict())
+    whole = torch.autograd.grad(view(x).square().sum(), list(network.parameters()))
+    by_id = {id(p): g for p, g in zip(network.parameters(), whole, strict=True)}
+    network.load_state_dict(state)
+    some = torch.autograd.grad(view(x).square().sum(), chosen)
+    assert all(torch.equal(g, by_id[id(p)]) for p, g in zip(chosen, some, strict=True))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 5), st.booleans()), max_size=40))
+def test_blocks_of_an_arena_that_are_in_use_do_not_overlap(steps):
+    arena, used = Arena(0), list[Block]()
+    for size, which, small in steps:
+        if which and used:
+            arena.release(used.pop(which % len(used)))
+        used.append(arena.take_small(size) if small else arena.take(size, 1))
+        assert used[-1].size >= size
+    ranges = sorted((block.at.offset, block.at.offset + block.size) for block in used)
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(ranges))
+    assert all(-arena.before <= begin and end <= arena.size for begin, end in ranges)
+    for block in used:
+        arena.release(block)
+    kept = [block for block in used if block.users is None]
+    assert sum(room for _, room in arena.free) == arena.size
+    assert sum(block.size for block in kept) <= arena.before
+
+
+def test_memory_that_is_given_back_is_used_again():
+    arena = Arena(0)
+    first = arena.take(1000, 2)
+    arena.release(first)
+    assert arena.take(1000, 1).at != first.at  # it still has a reader
+    arena.release(first)
+    assert arena.take(900, 1).at == first.at
+    assert arena.size == 2 * 1024
