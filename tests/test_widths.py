@@ -67,9 +67,9 @@ def test_augmentation_sparsity_and_epochs_are_series_side_by_side(tmp_path):
     (chart,) = charts_of(tmp_path)
     for panel in chart.panels:
         assert {series.label for series in panel.series} == {
-            "0.9 pruned, crop and flip, 4 epochs",
-            "0.9 pruned, no augmentation, 8 epochs",
-            "0.5 pruned, no augmentation, 8 epochs",
+            "0.9, crop and flip, 4",
+            "0.9, no augmentation, 8",
+            "0.5, no augmentation, 8",
         }
         assert len({x for series in panel.series for x in series.x}) == 6
         assert all(round(x) == place for series in panel.series for place, x in enumerate(series.x))

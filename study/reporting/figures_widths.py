@@ -19,13 +19,14 @@ VARYING = (WIDTH, "augment", *SCHEDULE)  # in which the studies of a figure may 
 PANELS = {"test_gap": "test accuracy,\nfinetuned minus scratch", "train_gap": "training accuracy,\nfinetuned minus scratch"}
 SIZE = (5.4, 6.6)  # inches: a page of 400 pixels shows it at three quarters of its size
 WIDE = "width of the network (--widen_factor)"
-NO_GAP = Level("no gap", Look("0.15", "", ":"), 0, float("nan"), float("nan"))
+LEGEND = "share pruned, augmentation, epochs of dense training"
+NO_GAP = Level("no gap", Look("0.15", "", ":"), 0, float("nan"), float("nan"), named=False)
 DODGE = 0.6  # of the distance between two widths, over which the points of one are spread
 AUGMENTATIONS = {"none": "no augmentation", "crop_flip": "crop and flip"}
 CAPTION = (
     "Finetuned minus scratch, paired by seed, of the main series of each study where both are trained for as many epochs: the "
     "rows of table 1. Above 0 finetuned is ahead. Bars are 95 % intervals of each difference by itself (Student's t over "
-    "independent seeds); a single pair has none. The epochs are those of dense training."
+    "independent seeds); a single pair has none."
 )
 
 
@@ -76,7 +77,7 @@ def width_chart(rows: pandas.DataFrame) -> Chart:
     panels = [
         Panel(along, Axis(label), series=list(series_of(rows, widths, name)), levels=[NO_GAP]) for name, label in PANELS.items()
     ]
-    return Chart(panels, 1, SIZE)
+    return Chart(panels, 1, SIZE, legend=LEGEND)
 
 
 def series_of(rows: pandas.DataFrame, widths: Sequence[int], gap: str) -> Iterator[Series]:
@@ -84,12 +85,13 @@ def series_of(rows: pandas.DataFrame, widths: Sequence[int], gap: str) -> Iterat
     kinds = sorted(set(zip(rows["augment"], rows["epochs"], strict=True)))
     groups = list(rows.groupby(["augment", "epochs", "sparsity"]))
     for index, ((augment, epochs, sparsity), part) in enumerate(groups):
-        kind = kinds.index((augment, epochs))
-        look = Look(COLOURS[sparsities.index(sparsity) % len(COLOURS)], MARKERS[kind % len(MARKERS)], LINES[kind % len(LINES)])
+        place = sparsities.index(sparsity)
+        colour = COLOURS[kinds.index((augment, epochs)) % len(COLOURS)]
+        look = Look(colour, MARKERS[place % len(MARKERS)], LINES[place % len(LINES)])
         part = part.sort_values("width")
         shift = DODGE * ((index + 0.5) / len(groups) - 0.5)
         found = [one.interval for one in part[gap]]
         yield Series(
-            f"{sparsity:g} pruned, {augment}, {epochs} epochs", look, [widths.index(width) + shift for width in part["width"]],
+            f"{sparsity:g}, {augment}, {epochs}", look, [widths.index(width) + shift for width in part["width"]],
             *([getattr(one, name) for one in found] for name in ("mean", "low", "high")), width=1.1,
         )  # fmt: skip
