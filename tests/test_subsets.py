@@ -7,10 +7,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call, grad, vmap
 
-from helper.mask import Mask
 from helper.metrics.example_traces import example_traces
 from helper.schema.config import FlagError, unflatten
 from helper.system.seeds import stream
@@ -32,8 +29,8 @@ from optim.subsets.pacing import Pacing, mean_share, ranked, share_shown
 from optim.trainer import Trainer
 from study.sweeping.plan import plan
 from study.sweeping.work import example_scoring_images, work_of
-from tests.conftest import tiny_conv
 from tests.stops import sigterm_after
+from tests.test_example_traces import brute_force
 from tests.test_run import rows
 
 QUICK = {
@@ -58,62 +55,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(one: Path, other: Path) -> bool:
     return all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
-
-
-# ----------------------------------------------------------------------------------------------- traces of examples
-
-
-def brute_force(network: nn.Module, inputs: torch.Tensor, mask: Mask | None = None) -> torch.Tensor:
-    """(N,) sum over the labels of p ||grad log p||², over the active parameters of convolutions and linear layers."""
-    counted = {n: p for n, p in network.named_parameters() if not n.startswith("bn")}
-    network = network.eval()
-
-    def log_p(parameters: dict, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return F.log_softmax(functional_call(network, parameters, (x[None],))[0], 0)[label]
-
-    probabilities = network(inputs).softmax(1).detach()
-    total = torch.zeros(len(inputs), dtype=torch.float64)
-    for label in range(probabilities.shape[1]):
-        found = vmap(grad(log_p), in_dims=(None, 0, None))(counted, inputs, torch.tensor(label))
-        squares = sum((g * (mask[n] if mask and n in mask else 1)).square().flatten(1).sum(1) for n, g in found.items())
-        total += probabilities[:, label] * squares
-    return total
-
-
-def masked_conv() -> tuple[nn.Module, Mask]:
-    network = tiny_conv()
-    mask = Mask({"conv2.weight": torch.rand(4, 4, 3, 3, generator=stream(0, "mask")) > 0.5})
-    mask.apply_(network)
-    return network, mask
-
-
-def test_exact_traces_of_examples_are_brute_force_under_a_mask_and_their_mean_is_the_fisher_trace():
-    network, mask = masked_conv()
-    inputs = torch.randn(9, 1, 5, 5, dtype=torch.float64, generator=stream(0, "x"))
-    found = example_traces(network, inputs, mask)
-    torch.testing.assert_close(found.values, brute_force(network, inputs, mask), rtol=1e-6, atol=0)
-    assert (found.probes, found.errors.max()) == (3, 0)
-
-
-def test_estimated_traces_cover_the_exact_ones_by_their_errors_and_reach_the_precision_asked_for():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 60)).double()
-    inputs = torch.randn(300, 16, dtype=torch.float64, generator=stream(0, "x"))
-    exact = example_traces(network, inputs).values
-    found = example_traces(network, inputs, rtol=0.2, generator=stream(1, "probes"))
-    assert 2 <= found.probes < 60
-    relative = (found.values - exact) / exact
-    assert relative.square().mean().sqrt() < 0.25
-    z = (found.values - exact) / found.errors
-    assert z.abs().median() < 1.5
-    assert (found.values - exact).mean().abs() < 4 * found.errors.square().sum().sqrt() / len(exact)
-
-
-def test_where_probes_would_cost_more_than_all_labels_these_are_summed_over():
-    network, mask = masked_conv()
-    inputs = torch.randn(20, 1, 5, 5, dtype=torch.float64, generator=stream(0, "x"))
-    found = example_traces(network, inputs, mask, rtol=0.01)
-    assert torch.equal(found.values, example_traces(network, inputs, mask).values)
 
 
 # ------------------------------------------------------------------------------------------------------ the choice
@@ -426,7 +367,7 @@ def test_an_epoch_costs_its_share_and_scores_have_a_price(tmp_path):
     share = mean_share(n_epochs=10, first=0.2, until=0.5)
     assert training(n_epochs=10, **paced) == pytest.approx(plain * share + 1000 / 3)
     assert training(n_epochs=10, **paced, subset_difficulty="forgetting") == pytest.approx(plain * share)
-    assert example_scoring_images(config_of(**paced, subset_difficulty="fisher"), sizes) == pytest.approx(1000 * 21 / 3)
+    assert example_scoring_images(config_of(**paced, subset_difficulty="fisher"), sizes) == pytest.approx(1000 * 17 / 3)
     assert share_trained(config_of(**paced).subset, 10) == share
     sharp = training(n_epochs=10, train_subset=1, subset_ratio=0.25, subset_method="loss", sharpness_aware=0.1)
     assert sharp == pytest.approx(plain * (2 / 4 + 1 / 3))

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from helper.metrics.cotangents import every_label
-from helper.metrics.fisher import draw_squares, spectral_draw
+from helper.metrics.fisher import draw_squares
+from helper.metrics.label_directions import FEWEST, Plan, directed_cotangents, factor_of, label_kernels, plan_for
 from helper.metrics.per_example import Engine, choose_engine
 from helper.metrics.sampling import Draw, finite
-from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator
+from helper.metrics.subject import AT_ONCE, Examples, Subject, own_generator, signs
 
-PILOT_EXAMPLES, PILOT_PROBES = 256, 8  # from which the noise of a probe is estimated
+PILOT = 16  # examples of which the gradients of all logits are compared
+SHARED = 2  # degrees of freedom of an example's error that all examples together stand for
 PASSES_OF_A_PROBE = 2  # of its backward pass, in forward passes: gradients by inputs, and the products with them by layer
 
 
@@ -29,17 +31,16 @@ class ExampleTraces:
     Attributes:
         values: (N,) in nats per squared parameter unit, float64 on the CPU.
         errors: (N,) standard errors; zero where all labels are summed over.
+        degrees: of freedom of each error, of a Student's t interval.
         probes: backward passes that each example took.
+        passes: what all of them took, with a pilot's, in forward passes of an example.
     """
 
     values: Tensor
     errors: Tensor
+    degrees: float
     probes: int
-
-    @property
-    def passes(self) -> int:
-        """What an example took, in forward passes."""
-        return passes_of(self.probes)
+    passes: int
 
 
 def example_traces(
@@ -56,33 +57,64 @@ def example_traces(
     Args:
         network, inputs, mask: as `fisher_trace` has them. options: further ones of `Subject`.
         rtol: standard error asked for, relative to the value, in the root mean square over the examples; 0: exactly, by
-            the sum over all labels, which is taken as well where random probes of that precision would cost more.
-        generator: of the probes; default: one seeded with 0.
+            the sum over all labels, which is taken as well where that precision would cost more.
+        generator: of the pilot and the probes; default: one seeded with 0.
     Raises:
         ValueError: as `fisher_trace`, or rtol < 0.
     """
     if not rtol >= 0:
         raise ValueError(f"rtol must be at least 0, not {rtol}")
     subject, generator = Subject(network, inputs, mask, **options), own_generator(generator)
+    n, n_classes = len(inputs), subject.n_classes
+    exactly = n * passes_of(n_classes)
+    pilot = PILOT * passes_of(n_classes)
     with subject.measuring():
         engine = choose_engine(subject.network, subject.layers, subject.mask, subject.example, subject.seen.uses)
-        if rtol:
-            probe = spectral_draw(subject, engine, subject.chunk_size(*engine.copies), generator)
-            n_probes = probes_for(probe, len(inputs), rtol, generator)
-            if n_probes < subject.n_classes:
-                drawn = summed_over_layers(probe, len(inputs), n_probes)
-                return ExampleTraces(drawn.mean(1), drawn.std(1) / math.sqrt(n_probes), n_probes)
-        values = summed_over_layers(label_draw(subject, engine), len(inputs), subject.n_classes).sum(1)
-        return ExampleTraces(values, torch.zeros_like(values), subject.n_classes)
+        if rtol and pilot + n * passes_of(FEWEST) < exactly:
+            factor, plan = piloted(subject, rtol, generator)
+            passes = pilot + n * passes_of(plan.probes)
+            if passes < exactly:
+                values, errors = drawn_traces(directed_draw(subject, engine, factor, plan, generator), n, plan)
+                return ExampleTraces(values, errors, plan.drawn - 1 + SHARED, plan.probes, passes)
+        values = summed_over_layers(label_draw(subject, engine), n, n_classes).sum(1)
+        return ExampleTraces(values, torch.zeros_like(values), math.inf, n_classes, exactly)
 
 
-def probes_for(draw: Draw, population: int, rtol: float, generator: torch.Generator) -> int:
-    """How many reach a relative error, by the noise of the probes of a random part of the examples; at least two."""
-    rows = torch.randperm(population, generator=generator)[:PILOT_EXAMPLES]
-    drawn = finite(draw(rows, PILOT_PROBES)).sum(2)
-    means = drawn.mean(1)
-    relative = (drawn.var(1) / means.square())[means > 0]
-    return max(2, math.ceil(relative.mean().item() / rtol**2)) if len(relative) else 2
+def piloted(subject: Subject, rtol: float, generator: torch.Generator) -> tuple[Tensor, Plan]:
+    """Directions of the labels from a random part of the examples, and how many probes they leave to be made."""
+    rows = torch.randperm(len(subject.inputs), generator=generator)[:PILOT]
+    kernels = finite(label_kernels(subject, rows, generator))
+    with torch.no_grad():
+        logits = subject.network(subject.rows(rows)).double().cpu()
+    return factor_of(kernels), plan_for(kernels, logits, rtol)
+
+
+def drawn_traces(draw: Draw, n: int, plan: Plan) -> tuple[Tensor, Tensor]:
+    """(N,) values and standard errors: sums along the first directions, and the mean of draws of the rest.
+
+    A few draws of one example may be alike by chance, and their spread says nothing. So the mean relative variance of all
+    examples counts like `SHARED` further degrees of freedom of each.
+    """
+    sums = summed_over_layers(draw, n, plan.probes)
+    rest = sums[:, plan.exact :]
+    values, own, degrees = sums[:, : plan.exact].sum(1) + rest.mean(1), rest.var(1), plan.drawn - 1
+    shared = (own / values.square())[values > 0].sum() / max(1, int((values > 0).sum())) * values.square()
+    return values, ((degrees * own + SHARED * shared) / (degrees + SHARED) / plan.drawn).sqrt()
+
+
+def directed_draw(subject: Subject, engine: Engine, factor: Tensor, plan: Plan, generator: torch.Generator) -> Draw:
+    """Squares along an example's first directions, and then draws of the rest."""
+    size = subject.chunk_size(*engine.copies, other=5 * 8 * subject.n_classes**2)
+
+    def draw(rows: Tensor, k: int) -> Tensor:
+        e = signs((len(rows), plan.drawn, subject.n_classes), generator)
+
+        def cotangents(logits: Tensor, positions: slice) -> Tensor:
+            return directed_cotangents(logits, factor, plan.exact, e[positions])
+
+        return draw_squares(subject, engine, size, "Fisher of examples", cotangents)(rows, k)
+
+    return draw
 
 
 def summed_over_layers(draw: Draw, n: int, k: int) -> Tensor:

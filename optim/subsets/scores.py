@@ -94,7 +94,7 @@ def made_scores(config: RunConfig, dataset: Dataset, origin: Path) -> Scores:
         memory_mb=config.metrics.metric_memory_mb, progress=True,
     )  # fmt: skip
     log.info("Fisher traces of %d examples by %d backward passes each", n, found.probes)
-    return Scores(found.values, found.errors, n * found.passes * forward)
+    return Scores(found.values, found.errors, found.passes * forward)
 
 
 @torch.no_grad()

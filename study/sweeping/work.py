@@ -27,7 +27,7 @@ from study.sweeping.sparse_shares import sparse_shares, weights_without_state
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 150, "metrics": 225, "log": 130}  # bytes of a row
 FIGURE = 125_000  # bytes of one, as PNG and PDF
-EXPECTED_PROBES = 25  # of an example of a trained network, for its Fisher trace to a tenth
+EXPECTED_PROBES = 8  # of an example of a trained network, for its Fisher trace to a tenth
 SMALL = 5_000  # bytes of config.yaml, summary.json and the headings of tables
 
 
