@@ -2,18 +2,20 @@
 """What sparse layers and sparse training steps gain over dense ones on this CPU.
 
     python scripts/benchmark_sparse.py layers                       # about 5 minutes on 2 cores
-    python scripts/benchmark_sparse.py steps --root ../shared/data  # about 10 minutes
+    python scripts/benchmark_sparse.py steps --root ../shared/data  # about 30 minutes
     python scripts/benchmark_sparse.py epochs --root ../shared/data # about 5 minutes
 
 Batches of 128. All ways in turn within every round, in one process; medians of seconds over the rounds, and medians of ratios
 taken within rounds with their smallest and largest. Layers: forward and both backward passes, with random masks, against the
 better of contiguous and channels-last float32, and for linear layers torch.sparse. Steps: `Trainer.train_step` of ResNets and a
-multilayer perceptron, against channels-last float32 and bf16; masks of an untrained network (global, erk, uniform), or of the
-largest weights after --trained_steps steps (trained). Epochs: 40 steps, then training and test accuracy and SNR.
+multilayer perceptron, five in a turn, against channels-last float32 and bf16; masks of an untrained network (global, erk,
+uniform), or of the largest weights after --trained_steps steps (trained). Epochs: 40 steps, then training and test accuracy and
+SNR.
 """
 
 import argparse
 import copy
+import functools
 import itertools
 import statistics
 import sys
@@ -41,6 +43,7 @@ from optim.measuring import evaluate_training
 from optim.trainer import Trainer
 
 BATCH = 128
+STEPS = 5  # of a turn
 LAYERS = {
     "conv 16 to 16, 32x32": (lambda: nn.Conv2d(16, 16, 3, padding=1, bias=False), (16, 32, 32)),
     "conv 32 to 32, 16x16": (lambda: nn.Conv2d(32, 32, 3, padding=1, bias=False), (32, 16, 16)),
@@ -118,9 +121,10 @@ def layers(args: argparse.Namespace) -> None:
             print(f"| {name} | {density:g} | {1000 * statistics.median(ours):.2f} | {' | '.join(gains)} |", flush=True)
 
 
-def network_of(dataset, options: dict[str, object], trained_steps: int) -> nn.Module:
+@functools.cache
+def network_of(dataset, name: str, trained_steps: int) -> nn.Module:
     """An untrained network, or one after so many dense steps."""
-    network = build_network(NetworkConfig(**options), dataset.input_shape, dataset.n_classes, stream(0, "init"))
+    network = build_network(NetworkConfig(**NETWORKS[name]), dataset.input_shape, dataset.n_classes, stream(0, "init"))
     network.to(memory_format=torch.channels_last).train()
     if trained_steps:
         trainer = Trainer(network, dataset, TrainConfig(batch_size=BATCH, lr=0.1, precision="bf16"), seed=0)
@@ -131,7 +135,7 @@ def network_of(dataset, options: dict[str, object], trained_steps: int) -> nn.Mo
 
 def trainers_of(dataset, name: str, allocation: str, density: float, trained_steps: int) -> dict[str, Trainer]:
     """One for each way, of copies of the same network under the same mask."""
-    network = network_of(dataset, NETWORKS[name], trained_steps if allocation == "trained" else 0)
+    network = network_of(dataset, name, trained_steps if allocation == "trained" else 0)
     kind = "global" if allocation == "trained" else allocation
     mask = prune(network, stream(0, "prune"), prune_ratio=1 - density, allocation=kind)
     return {
@@ -140,9 +144,14 @@ def trainers_of(dataset, name: str, allocation: str, density: float, trained_ste
     }
 
 
-def one_step(trainer: Trainer) -> Callable[[], object]:
+def some_steps(trainer: Trainer) -> Callable[[], object]:
     rows = torch.arange(BATCH)
-    return lambda: trainer.train_step(0, rows)
+
+    def turn() -> None:
+        for _ in range(STEPS):
+            trainer.train_step(0, rows)
+
+    return turn
 
 
 def one_epoch(trainer: Trainer) -> Callable[[], object]:
@@ -160,7 +169,9 @@ def one_epoch(trainer: Trainer) -> Callable[[], object]:
     return epoch
 
 
-def in_training(args: argparse.Namespace, what: str, n_images: int, work: Callable[[Trainer], Callable[[], object]]) -> None:
+def in_training(
+    args: argparse.Namespace, what: str, n_images: int, work: Callable[[Trainer], Callable[[], object]], n_in_turn: int = 1
+) -> None:
     images = {"limit_train": n_images, "limit_test": n_images // 5, "verify_data": False}
     dataset = load_dataset(DataConfig(loader_name="cifar100", root=args.root, **images))
     print(f"| network | mask | density | sparse {what}, ms | x float32 | x bf16 |\n|---|---|---|---|---|---|")
@@ -169,11 +180,13 @@ def in_training(args: argparse.Namespace, what: str, n_images: int, work: Callab
         times = in_turn({way: work(trainer) for way, trainer in trainers.items()}, args.rounds)
         ours = times["sparse"]
         gains = " | ".join(gain([times[way]], ours) for way in ("float32", "bf16"))
-        print(f"| {name} | {allocation} | {density:g} | {1000 * statistics.median(ours):.1f} | {gains} |", flush=True)
+        print(
+            f"| {name} | {allocation} | {density:g} | {1000 * statistics.median(ours) / n_in_turn:.1f} | {gains} |", flush=True
+        )
 
 
 def steps(args: argparse.Namespace) -> None:
-    in_training(args, "step", 5000, one_step)
+    in_training(args, "step", 5000, some_steps, STEPS)
 
 
 def epochs(args: argparse.Namespace) -> None:

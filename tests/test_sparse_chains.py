@@ -1,6 +1,7 @@
 """Chains of sparse layers: all of their kernels in one call, in memory that they share."""
 
 import copy
+import errno
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from helper.sparse.chain import Chain
 from helper.sparse.program import Arena, Block
+from helper.sparse.rooms import Rooms
 from helper.sparse.view import View
 from network.resnet import ResNet
 from tests.test_sparse import seeded
@@ -127,3 +129,29 @@ def test_memory_that_is_given_back_is_used_again():
     arena.release(first)
     assert arena.take(900, 1).at == first.at
     assert arena.size == 2 * 1024
+
+
+def test_memory_is_taken_again_when_no_view_of_it_is_left():
+    rooms, size = Rooms(), 3 << 20
+    whole = rooms.take(size)
+    whole.fill_(1)
+    address, part = whole.data_ptr(), whole[100:200]
+    del whole
+    other = rooms.take(size)
+    assert other.data_ptr() != address
+    other.fill_(2)
+    assert (part == 1).all()
+    del part
+    assert rooms.take(size).data_ptr() == address
+    kept = rooms.take(size)
+    del rooms
+    assert kept.fill_(3).eq(3).all()  # who has it keeps it
+
+
+def test_memory_that_the_system_has_not_is_asked_of_pytorch(monkeypatch):
+    def none(*args, **options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("helper.sparse.rooms.mmap.mmap", none)
+    found = Rooms().take(5 << 20)
+    assert found.fill_(1).sum() == 5 << 20

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from helper.sparse.drafts import Draft, Given
 from helper.sparse.passes import Passes
+from helper.sparse.rooms import Rooms
 
 Reads = tuple[int | None, ...]
 
@@ -65,11 +66,14 @@ class Chain(nn.Module):
     Args:
         parts: (part, numbers of what it reads; None for what it is not given).
         outputs: numbers of what the chain gives.
+        rooms: whose memory its passes use; default: its own.
     """
 
-    def __init__(self, parts: Sequence[tuple[Part, Reads]], n_inputs: int, outputs: tuple[int, ...]) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[Part, Reads]], n_inputs: int, outputs: tuple[int, ...], rooms: Rooms | None = None
+    ) -> None:
         super().__init__()
-        self.parts, self.n_inputs, self.outputs = tuple(parts), n_inputs, outputs
+        self.parts, self.n_inputs, self.outputs, self.rooms = tuple(parts), n_inputs, outputs, rooms or Rooms()
         self.new = list(range(n_inputs))  # the number under which each value is new
         for part, reads in parts:
             for output in range(part.n_outputs):

@@ -12,7 +12,7 @@ from helper.mask import count
 
 BREAK_EVEN = 0.38  # a dense layer's multiply-accumulates in those of active weights: below 62 % sparsity dense is faster
 CONVERSION = 40  # of one value between layouts
-PASSES = 17  # of one value that a convolution reads or gives: BatchNorm and memory, in dense steps and sparse ones
+PASSES, DENSE_PASSES = 17, 35  # of one value that a convolution reads or gives, in sparse and dense steps: BatchNorm, memory
 CALL = 5e6  # of one layer, whatever its size
 WORTH = 0.8  # share of the dense step's cost below which a sparse one is taken
 
@@ -61,11 +61,11 @@ def relative_cost(network: nn.Module, chosen: Mapping[str, int], uses: Mapping[s
     for name, layer in known_layers(network).items():
         n_uses = uses.get(f"{name}.weight", 0)
         one, n_values = BREAK_EVEN * layer.weight.numel() * n_uses, values(layer, n_uses) if isinstance(layer, nn.Conv2d) else 0
-        dense += batch_size * (one + PASSES * n_values)
+        dense += batch_size * (one + DENSE_PASSES * n_values)
         if name in chosen:
             sparse += batch_size * (chosen[name] * n_uses + PASSES * n_values) + CALL
         else:
-            sparse += batch_size * (one + (CONVERSION + PASSES) * n_values)
+            sparse += batch_size * (one + (CONVERSION + DENSE_PASSES) * n_values)
     return sparse / dense if dense else 1.0
 
 

@@ -48,6 +48,11 @@ class Draft:
     def __post_init__(self) -> None:
         self.program, self.results_size = Program(self.precision), 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of its arena."""
+        return self.arena.before + self.arena.size
+
     def take(self, shape: tuple[int, ...], users: int | None) -> Value:
         """Room for a value; statistics are small, and stay."""
         size = math.prod(shape) * self.element

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from torch import fx
 
 from helper.sparse.chain import Chain, Part
+from helper.sparse.rooms import Rooms
 
 
-def fuse(graph: fx.Graph, parts: Mapping[str, Part]) -> dict[str, Chain]:
+def fuse(graph: fx.Graph, parts: Mapping[str, Part], rooms: Rooms) -> dict[str, Chain]:
     """Replace calls of parts, of which outputs are taken by `getitem`, by calls of chains.
 
+    Args:
+        rooms: memory that the chains share.
     Returns:
         The chains, by the names by which the graph calls them.
     """
     chains: dict[str, Chain] = {}
     for run in runs_of(graph, parts):
         name = f"chain_{len(chains)}"
-        chains[name] = fused(graph, run, parts, name)
+        chains[name] = fused(graph, run, parts, name, rooms)
     graph.lint()
     return chains
 
@@ -40,7 +43,7 @@ def is_output_of(node: fx.Node, parts: Mapping[str, Part]) -> bool:
     return node.target is operator.getitem and node.args[0].op == "call_module" and node.args[0].target in parts
 
 
-def fused(graph: fx.Graph, run: list[fx.Node], parts: Mapping[str, Part], name: str) -> Chain:
+def fused(graph: fx.Graph, run: list[fx.Node], parts: Mapping[str, Part], name: str, rooms: Rooms) -> Chain:
     """One chain of several calls, put in their place."""
     inputs, numbers = list[fx.Node](), dict[fx.Node, int]()
     inside = {taken for call in run for taken in call.users}
@@ -65,4 +68,4 @@ def fused(graph: fx.Graph, run: list[fx.Node], parts: Mapping[str, Part], name: 
     for call in reversed(run):
         for node in [*call.users, call]:
             graph.erase_node(node)
-    return Chain(steps, len(inputs), tuple(outputs))
+    return Chain(steps, len(inputs), tuple(outputs), rooms)

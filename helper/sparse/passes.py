@@ -13,7 +13,8 @@ from torch import Tensor
 
 from helper.sparse.drafts import BACK, FIRST, KEPT, Draft, Given, Value
 from helper.sparse.library import PRECISION
-from helper.sparse.program import ALIGNED, PLACES, Arena, At
+from helper.sparse.program import PLACES, Arena, At
+from helper.sparse.rooms import ordinary
 
 if TYPE_CHECKING:
     from helper.sparse.chain import Chain
@@ -47,7 +48,7 @@ class Passes:
     """
 
     def __init__(self, chain: Chain, inputs: Sequence[Tensor], tensors: Sequence[Tensor | None], *, keep: bool) -> None:
-        self.chain, self.keep, self.dtype = chain, keep, inputs[0].dtype
+        self.chain, self.keep, self.dtype, self.rooms = chain, keep, inputs[0].dtype, chain.rooms
         self.n_inputs, self.n_tensors = len(inputs), len(tensors)
         self.tensors = [None if t is None else At(FIRST + len(inputs) + i) for i, t in enumerate(tensors)]
         self.sizes = [0 if t is None else t.numel() for t in tensors]
@@ -110,7 +111,8 @@ class Passes:
         values = [self.values[number] for number in self.chain.outputs]
         places = [None if v is None else v.at.piece - self.outputs_at for v in values]
         outputs = [inputs[0].new_empty(v.shape) if places[i] == i else None for i, v in enumerate(values)]
-        kept, scratch = memory(self.draft.arena.before + self.draft.arena.size), memory(self.draft.scratch_size)
+        kept = self.rooms.take(self.draft.size) if self.keep else ordinary(self.draft.size)
+        scratch = ordinary(self.draft.scratch_size)
         running = [t for norm in self.norms if norm is not None for t in (norm.running_mean, norm.running_var)]
         pieces = [
             address(scratch),
@@ -149,7 +151,7 @@ class Passes:
             self.backwards[key] = self.new_backward(key[: len(gradients)], needs)
         draft, of_inputs = self.backwards[key].draft, self.backwards[key].of_inputs
         before = draft.arena.before
-        scratch, passing = memory(draft.scratch_size), memory(before + draft.arena.size)
+        scratch, passing = ordinary(draft.scratch_size), self.rooms.take(draft.size)
         results = torch.zeros(draft.results_size // self.dtype.itemsize, dtype=self.dtype)
         own = [address(scratch), address(passing) + before, pieces[KEPT], address(results), *pieces[FIRST:]]
         draft.program.run([*own, *map(address, gradients)], torch.get_num_threads())
@@ -236,13 +238,6 @@ def of_bias(value: Tensor, n: int | None) -> Tensor:
     if n is None:
         return value.sum([0, *range(2, value.dim())])
     return value[0] * value[1] * n if n else torch.zeros_like(value[0])
-
-
-def memory(size: int) -> Tensor:
-    """So many bytes, aligned."""
-    raw = torch.empty(size + ALIGNED, dtype=torch.uint8)
-    first = -raw.data_ptr() % ALIGNED
-    return raw[first : first + size]
 
 
 def address(tensor: Tensor | None) -> int:

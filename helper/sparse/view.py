@@ -20,6 +20,7 @@ from helper.sparse.fusion import fuse
 from helper.sparse.layers import LanesBlock, LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
 from helper.sparse.reductions import CONCATENATIONS, concatenated, reduction
+from helper.sparse.rooms import Rooms
 from helper.sparse.tracing import python_of, shape, traced
 
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
@@ -70,7 +71,7 @@ class View:
     """
 
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor], input_shape: tuple[int, ...]) -> None:
-        self.network = network
+        self.network, self.rooms = network, Rooms()
         self.graphs = {training: traced(network, input_shape, training=training) for training in (True, False)}
         if python_of(self.graphs[True]) == python_of(self.graphs[False]):
             self.graphs[False] = self.graphs[True]
@@ -84,9 +85,9 @@ class View:
         """
         layers = {name: LanesLayer(self.network.get_submodule(name), mask) for name, mask in masks.items()}
         self.sparse = layers
-        self.in_training = Lowering(self.network, layers, self.graphs[True])
+        self.in_training = Lowering(self.network, layers, self.graphs[True], self.rooms)
         same = self.graphs[False] is self.graphs[True]
-        self.in_evaluation = self.in_training if same else Lowering(self.network, layers, self.graphs[False])
+        self.in_evaluation = self.in_training if same else Lowering(self.network, layers, self.graphs[False], self.rooms)
         self.linear_layers = self.read_alone()
 
     @property
@@ -113,12 +114,13 @@ class Lowering:
 
     Args:
         sparse: {name: layer} of those whose active weights alone are computed; one of each, in whatever graphs.
+        rooms: memory that all graphs share.
     Attributes:
         module: the result. layers: names of the sparse layers in it.
         read_whole: ids of the parameters that other calls than those of the sparse layers read.
     """
 
-    def __init__(self, network: nn.Module, sparse: Mapping[str, LanesLayer], graph: fx.Graph) -> None:
+    def __init__(self, network: nn.Module, sparse: Mapping[str, LanesLayer], graph: fx.Graph, rooms: Rooms) -> None:
         self.network, self.sparse, self.layers = network, sparse, list[str]()
         self.graph, self.parts, self.values = fx.Graph(), dict[str, Any](), dict[fx.Node, Value | Waiting]()
         self.conversions: dict[fx.Node, fx.Node] = {}
@@ -130,7 +132,7 @@ class Lowering:
         self.pass_inputs_on()
         whole = [part for part in self.parts.values() if not isinstance(part, LanesBlock)]
         self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
-        self.parts |= fuse(self.graph, {name: part for name, part in self.parts.items() if isinstance(part, Part)})
+        self.parts |= fuse(self.graph, {name: part for name, part in self.parts.items() if isinstance(part, Part)}, rooms)
         self.module = fx.GraphModule(self.parts, self.graph)
 
     def lowered(self, node: fx.Node) -> Value | Waiting | None:
