@@ -7,10 +7,10 @@
 
 Batches of 128. All ways in turn within every round, in one process; medians of seconds over the rounds, and medians of ratios
 taken within rounds with their smallest and largest. Layers: forward and both backward passes, with random masks, against the
-better of contiguous and channels-last float32, and for linear layers torch.sparse. Steps: `Trainer.train_step` of ResNets and a
-multilayer perceptron, five in a turn, against channels-last float32 and bf16; masks of an untrained network (global, erk,
-uniform), or of the largest weights after --trained_steps steps (trained). Epochs: 40 steps, then training and test accuracy and
-SNR.
+better of contiguous and channels-last float32, and for linear layers the bare products of torch.sparse. Steps:
+`Trainer.train_step` of ResNets and a multilayer perceptron, five in a turn, against channels-last float32 and bf16; masks of an
+untrained network (global, erk, uniform), or of the largest weights after --trained_steps steps (trained). Epochs: 40 steps,
+then training and test accuracy and SNR.
 """
 
 import argparse
@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper.metrics.evaluation import evaluate
 from helper.pruner import prune
-from helper.sparse.functional import sparse_layer, to_lanes
+from helper.sparse.chain import Chain
+from helper.sparse.functional import PlannedLayer, lanes_of, lanes_of_features, to_lanes
+from helper.sparse.layers import LanesBlock
 from helper.sparse.library import kernels
 from helper.sparse.plan import layer_plan
-from helper.sparse.view import lanes_of
 from helper.system.memory import keep_freed_memory
 from helper.system.seeds import stream
 from loader.main import DataConfig, load_dataset
@@ -99,9 +100,12 @@ def ways_of_layer(make: Callable[[], nn.Module], shape: tuple[int, ...], density
     layer, x = make(), torch.randn(BATCH, *shape)
     mask = torch.rand(layer.weight.shape) < density
     plan = layer_plan(layer, mask, shape[1:] or (1, 1))
-    laid_out = to_lanes(x, lanes_of(BATCH)).requires_grad_()
+    lanes, weight = lanes_of(BATCH), layer.weight
+    if isinstance(layer, nn.Linear):  # as in training, where nothing is as large as the weight
+        lanes, weight = lanes_of_features(BATCH), weight.detach().flatten()[plan.active].requires_grad_()
+    chain = Chain([(LanesBlock(PlannedLayer(weight, None, plan)), (0, None, None))], n_inputs=1, outputs=(1,))
     ways = {
-        "sparse": passes(lambda x: sparse_layer(x, layer.weight, None, plan), laid_out, layer.weight),
+        "sparse": passes(lambda x: chain(x)[0], to_lanes(x, lanes).requires_grad_(), weight),
         "dense": passes(layer, x.clone().requires_grad_(), layer.weight),
     }
     if isinstance(layer, nn.Linear):
