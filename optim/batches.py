@@ -43,6 +43,14 @@ def steps_per_epoch(n_examples: int, batch_size: int) -> int:
     return -(-n_examples // batch_size)
 
 
+def batches_with_statistics(rows: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches for BatchNorm to take its statistics of: a single example that is left over goes into the one before."""
+    batches = list(rows.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 @dataclass(frozen=True)
 class Pool:
     """The examples of which a step may choose some; `pool[places]` are inputs as the step would train on them."""

@@ -15,6 +15,7 @@ from helper.pruner import SCORES, prunable_weights, prune, scores_of, whole_mask
 from helper.schema.config import FlagError
 from helper.system.seeds import stream
 from loader.dataset import Dataset
+from optim.batches import batches_with_statistics
 
 EXAMPLES_A_CLASS = 10  # that a score reads at least, unless told otherwise
 
@@ -84,7 +85,7 @@ class Pruning:
 
     def batches(self, device: torch.device) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
         """Gives the batches of training data that a score reads, the same at every call."""
-        pieces = self.rows().split(self.config.train.batch_size)
+        pieces = batches_with_statistics(self.rows(), self.config.train.batch_size)
 
         def read() -> Iterator[tuple[Tensor, Tensor]]:
             for rows in pieces:

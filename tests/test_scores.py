@@ -16,8 +16,13 @@ from helper.mask import Mask
 from helper.masks import derivatives
 from helper.masks.context import Context
 from helper.pruner import SCORES, prunable_weights, prune
+from helper.schema.config import unflatten
 from helper.system.seeds import stream
+from loader.main import load_dataset
 from network.main import NetworkConfig, build_network
+from optim.batches import batches_with_statistics
+from optim.config import RunConfig
+from optim.pruning import Pruning
 from tests.exact import batch, random_mask, tiny
 from tests.test_in_place import Layers, bound_forward, closure, partial_forward
 
@@ -383,3 +388,57 @@ def test_a_resnet_loses_exactly_the_share_asked_for(way):
     mask = prune(network, stream(0, "p"), prune_method=way, prune_ratio=0.9, head="fc", **given)
     assert mask.n_weights - mask.n_active == round(0.9 * mask.n_weights)
     assert "fc.weight" not in mask
+
+
+# ------------------------------------------------------------------------------------------- the batches of a run
+
+
+class Normed(nn.Module):
+    """BatchNorm of vectors, which has no statistics of a single one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 10)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(self.first(x.flatten(1).double()))))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        ({"batch_size": 33}, [33, 33, 34]),  # ten of each of ten classes
+        ({"batch_size": 32, "score_batches": 10, "limit_train": 289}, [32] * 8 + [33]),
+        ({"batch_size": 49}, [49, 49, 2]),
+        ({"batch_size": 99}, [100]),
+    ],
+    ids=str,
+)
+def test_a_score_reads_no_batch_of_a_single_example(flags, sizes):
+    config = unflatten(RunConfig, {"mode": "at-init", "prune_method": "snip", "limit_train": 300, **flags})
+    pruning = Pruning(config, load_dataset(config.data))
+    torch.manual_seed(0)
+    network = Normed()
+    mask = Mask(
+        {
+            name: torch.ones_like(weight, dtype=torch.bool)
+            for name, weight in prunable_weights(network, prune_last=False).items()
+        }
+    )
+    found = pruning.scores(network, mask, stream(0, "test"))
+    examples = pruning.dataset.train[pruning.rows()]
+    inputs, n = pruning.dataset.normalise(examples.inputs), sum(sizes)
+    parts = zip(inputs.split(sizes), examples.labels.split(sizes), strict=True)
+    network.train()
+    loss = torch.stack([F.cross_entropy(network(x), y, reduction="sum") for x, y in parts]).sum() / n
+    for name, score in found.items():
+        weight = network.get_parameter(name)
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        torch.testing.assert_close(score, (weight * gradient).abs().detach(), rtol=1e-9, atol=1e-15)
+
+
+def test_batches_of_one_are_left_to_those_who_want_them():
+    assert [len(rows) for rows in batches_with_statistics(torch.arange(3), 1)] == [1, 1, 1]
+    assert [len(rows) for rows in batches_with_statistics(torch.arange(1), 8)] == [1]
+    assert [rows.tolist() for rows in batches_with_statistics(torch.arange(5), 2)] == [[0, 1], [2, 3, 4]]

@@ -9,6 +9,7 @@ from helper.processes.first import copy_from_first
 from helper.processes.sharing import own_share
 from helper.system.seeds import stream
 from helper.system.xla import end_of_graph
+from optim.batches import batches_with_statistics
 from optim.callbacks.callback import Callback
 from optim.trainer import Trainer
 
@@ -41,7 +42,7 @@ class RecalibrateBatchNorm(Callback):
         trainer.network.train()
         data, forward = trainer.dataset, trainer.sparse_step.forward_for(trainer.mask_owner)
         order = torch.randperm(len(data.train), generator=stream(trainer.seed, "recalibration", trainer.epoch))
-        for step, rows in enumerate(order.split(trainer.config.batch_size)[:BATCHES]):
+        for step, rows in enumerate(batches_with_statistics(order, trainer.config.batch_size)[:BATCHES]):
             with trainer.draws("recalibration dropout", trainer.epoch, step):
                 forward(data.normalise(data.train[rows[own_share(len(rows))].to(trainer.device)].inputs))
             end_of_graph(trainer.device)
