@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,20 +70,25 @@ def in_bfloat16(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def measure_into(
-    table: Table, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, *, epoch: int, seed: int
-) -> None:
+    table: Table, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, *, epoch: int, seed: int,
+    former: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Append what is switched on in `config` for one state of a network, a row for the total and one a layer.
 
     About the examples of --metric_split, without augmentation, always with the same random numbers. Under label noise the
     training examples with true and with wrong labels are measured apart, and the whole set's value is put together from
     the two. What the table already has for this state and these settings is not measured again.
+
+    Args:
+        former: {metric and subset: what its last measurement left for this one}, which is brought up to date; None: each
+            state is measured by itself.
     """
     checkpoint = broadcast_from_first(content_hash, network.state_dict(), mask)
     for metric in config.tabulated():
         common = {"epoch": str(epoch), "metric": metric.name, **how(metric, config), "checkpoint": checkpoint}
         if any(all(row[key] == common[key] for key in KEY) for row in table.rows):
             continue
-        found = measure_subsets(metric, network, mask, dataset, config, seed)
+        found = measure_subsets(metric, network, mask, dataset, config, seed, former)
         if found["all"].left_out and not any(row["params"] for row in table.rows):
             log.info("--metric_params %s leaves out %s", config.metric_params, ", ".join(found["all"].left_out))
         for subset, estimate in found.items():
@@ -143,9 +149,14 @@ def missing_metrics(folder: RunFolder, config: MetricConfig) -> list[str]:
 
 
 def measure_subsets(
-    metric: Metric, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int
-) -> dict[str, Estimate]:
-    """{subset: estimate} of one metric: all examples of the split, and under label noise the clean and mislabelled ones."""
+    metric: Metric, network: nn.Module, mask: Mask, dataset: Dataset, config: MetricConfig, seed: int,
+    former: dict[str, Any] | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
+    """{subset: estimate} of one metric: all examples of the split, and under label noise the clean and mislabelled ones.
+
+    Args:
+        former: as `measure_into` has it.
+    """
     network, dataset = where_measured(network, dataset)
     split: Split = getattr(dataset, config.metric_split)
     parts = {"clean": (~split.noisy).nonzero().flatten(), "mislabelled": split.noisy.nonzero().flatten()}
@@ -156,7 +167,10 @@ def measure_subsets(
         part = split[rows]
         sizes.append(len(part))
         generator = stream(seed, "metric", metric.name, subset)
-        measured = metric.measure(network, dataset.examples(part), part.labels, mask, config, generator=generator)
+        of_part, key = (network, dataset.examples(part), part.labels, mask, config), f"{metric.name} {subset}"
+        measured, left = metric.measure_next((former or {}).get(key), *of_part, generator=generator)
+        if former is not None and left is not None:
+            former[key] = left
         found[subset] = whole_estimate(measured, metric.name)
     return found if "all" in found else {"all": stratified(list(found.values()), sizes), **found}
 

@@ -1,5 +1,6 @@
 """The largest eigenvalue of the Hessian: against exact ones, its intervals, its price, and along training."""
 
+import copy
 import csv
 import math
 
@@ -10,21 +11,28 @@ from torch import nn
 
 import experiment
 from helper.charts.painting import paint
+from helper.mask import Mask
+from helper.metrics import sharpness
 from helper.metrics.config import MetricConfig
 from helper.metrics.main import METRICS
 from helper.metrics.price import PRODUCT
-from helper.metrics.sharpness import largest_eigenvalue
+from helper.metrics.sharpness import followed_eigenvalue, largest_eigenvalue
 from helper.metrics.spectrum import spectrum
+from helper.progress import Task
 from helper.schema.config import unflatten
 from helper.system.seeds import stream
+from optim.callbacks.evaluation import Measure
 from optim.config import RunConfig
+from optim.folder import RunFolder
 from scripts.made_up_runs import write_run
 from study.reporting.collect import collect
 from study.reporting.figures_sharpness import sharpness_figure, sharpness_of, to_limit
 from study.reporting.tidy import series_labels
 from tests.edited import vouch
 from tests.exact import batch, hessian_matrix, pruned
+from tests.stops import sigterm_after
 from tests.test_half_samples import hessians, network_and_data
+from tests.test_updating import finished, run
 
 T29 = 2.05  # of half of a 95 % interval
 
@@ -72,21 +80,111 @@ def test_its_price_is_that_of_its_products(flags, population, expected):
     assert METRICS["sharpness"].price(MetricConfig(save_sharpness=True, **flags), population, 10) == PRODUCT * expected
 
 
-def test_products_are_as_many_as_the_price_says(monkeypatch):
-    from helper.metrics import sharpness
-    from helper.progress import Task
+def moved(network: nn.Module, length: float) -> nn.Module:
+    """A copy of which all weights have moved a little."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(length * weight.norm() * torch.nn.functional.normalize(torch.randn(weight.shape), dim=None))
+    return other
 
-    counted = []
+
+@pytest.fixture
+def products_taken(monkeypatch):
+    """Products of an example with a vector, which measurements add to."""
+    taken = []
 
     class Counting(Task):
         def advance(self, n=1):
-            counted.append(n)
+            taken.append(n)
             return super().advance(n)
 
     monkeypatch.setattr(sharpness, "Task", Counting)
+    return taken
+
+
+def test_products_are_as_many_as_the_price_says(products_taken):
     network, inputs, labels = network_and_data(nn.Tanh, 20)
     largest_eigenvalue(network, inputs, labels, max_samples=100, generator=stream(0, "count"))
-    assert sum(counted) == pytest.approx(100 * 24, rel=0.05)
+    assert sum(products_taken) == pytest.approx(100 * 24, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.ReLU])
+def test_from_the_last_vectors_fewer_products_find_the_same(kind, products_taken):
+    """To a fraction of the error that is said, most of which the halves make; also where the mask has changed meanwhile."""
+    torch.manual_seed(0)
+    network, inputs, labels = network_and_data(kind, 100)
+    _, former = followed_eigenvalue(network, inputs, labels, max_samples=200, generator=stream(0, "draw"))
+    mask = Mask({name: torch.rand(p.shape) < 0.8 for name, p in network.named_parameters() if p.ndim == 2})
+    for at, within in ((moved(network, 0.05), None), (network, mask)):
+        if within:
+            within.apply_(at)
+        exact = largest_eigenvalue(at, inputs, labels, within, max_samples=200, steps=60, generator=stream(0, "draw"))
+        products_taken.clear()
+        how = {"max_samples": 200, "generator": stream(0, "draw"), "former": former}
+        found, left = followed_eigenvalue(at, inputs, labels, within, **how)
+        assert sum(products_taken) == pytest.approx(200 * (8 + 1 + 8), rel=0.05)
+        assert abs(found.value - exact.value) < 0.15 * found.standard_error
+        assert found.standard_error == pytest.approx(exact.standard_error, rel=0.1)
+        assert found.estimator == "lanczos from the last one; 200 of 1200, bias removed"
+        pruned_away = [~within[name].flatten() for name in within] if within else []
+        names = [name for name, _ in at.named_parameters()]
+        parts = dict(zip(names, left.split([p.numel() for p in at.parameters()]), strict=True))
+        assert all(not parts[name][gone].any() for name, gone in zip(within or (), pruned_away, strict=True))
+
+
+def test_an_eigenvalue_that_overtakes_the_one_that_was_followed_is_found():
+    """The last vector is that of another eigenvalue: to follow it blindly would give that one, with a small residual."""
+    network, inputs, labels = network_and_data(nn.Tanh, 100)
+    values, vectors = torch.linalg.eigh(hessians(network, inputs, labels).mean(0))
+    assert values[-2] < 0.9 * values[-1]
+    how = {"max_samples": len(inputs), "generator": stream(0, "draw")}
+    found, _ = followed_eigenvalue(network, inputs, labels, former=vectors[:, -2].float(), **how)
+    assert found.value == pytest.approx(values[-1].item(), rel=1e-3)
+    assert abs(found.value - values[-1]) <= found.standard_error
+
+
+@pytest.mark.parametrize(
+    "former", [torch.zeros(75), torch.ones(9), torch.full((75,), math.nan)], ids=["zeros", "others", "nan"]
+)
+def test_without_a_usable_vector_it_begins_anew(former):
+    network, inputs, labels = network_and_data(nn.Tanh, 20)
+    how = {"max_samples": 100}
+    fresh = largest_eigenvalue(network, inputs, labels, generator=stream(0, "a"), **how)
+    found, _ = followed_eigenvalue(network, inputs, labels, generator=stream(0, "a"), former=former, **how)
+    assert (found.value, found.estimator) == (fresh.value, fresh.estimator)
+
+
+ALONG = (
+    "--mode", "dynamic", "--mask_every", 4, "--hidden_dims", "24", "--limit_train", 300, "--n_epochs", 4, "--lr_milestones", 3,
+    "--save_sharpness", 1, "--metric_every", 1, "-ms", 100, "-sf", 0, "-ss", 0, "--figures", 0,
+)  # fmt: skip
+
+
+def test_an_interrupted_run_follows_it_with_the_same_bits(tmp_path):
+    """Under a mask that changes; later epochs take fewer products, and what is measured by itself is the same within errors."""
+    whole = finished(tmp_path / "whole", *ALONG)
+    with sigterm_after(2, 1):
+        assert run(tmp_path / "stopped", *ALONG).code == 75
+    stopped = finished(tmp_path / "stopped", *ALONG)
+    mine, theirs = (
+        [{name: cell for name, cell in row.items() if name != "seconds"} for row in folder.metrics().rows]
+        for folder in (stopped, whole)
+    )
+    assert mine == theirs
+    assert ["from the last one" in row["estimator"] for row in theirs] == [False, True, True, True, True]
+    left = torch.load(whole.checkpoint, weights_only=True)["callbacks"]["Measure"]
+    assert [vector.dtype for vector in left.values()] == [torch.float32]
+
+
+def test_what_an_interrupted_epoch_has_measured_is_measured_again_as_before(tmp_path):
+    """Its vectors count from the end of the epoch on, when the checkpoint does."""
+    following = Measure(RunFolder(tmp_path), MetricConfig(), seed=0)
+    following.load_state({"sharpness all": 1})
+    following.coming = {"sharpness all": 2}
+    assert following.state() == {"sharpness all": 1}
+    following.on_epoch_end(None)
+    assert following.state() == {"sharpness all": 2}
 
 
 def test_a_run_measures_it_along_the_way_and_a_finished_one_after_the_fact(train):

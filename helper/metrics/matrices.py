@@ -74,9 +74,7 @@ def active_operator(
     """
     from hessian_eigenthings.operators.base import LambdaOperator
 
-    counted = subject.used
-    keep = [active(p, name, subject.mask).flatten() for name, p in subject.network.named_parameters() if name in counted]
-    keep = torch.cat(keep)
+    keep = active_coordinates(subject)
     n_active = int(keep.sum())
     if n_active == 0:
         raise ValueError("the mask leaves no parameter active")
@@ -89,6 +87,13 @@ def active_operator(
         return finite(over_all(whole.matvec(full)[keep].to(v.dtype) * len(batches) / n))
 
     return LambdaOperator(product, n_active, device=subject.device, dtype=torch.float64)
+
+
+def active_coordinates(subject: Subject) -> Tensor:
+    """(P,) which of the counted parameters' coordinates are active, in the network's order."""
+    counted = subject.used
+    keep = [active(p, name, subject.mask).flatten() for name, p in subject.network.named_parameters() if name in counted]
+    return torch.cat(keep)
 
 
 def whole_operator(subject: Subject, batches: Collection[tuple[Tensor, Tensor]], matrix: str) -> "CurvatureOperator":

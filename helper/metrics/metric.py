@@ -86,6 +86,15 @@ class Metric:
         """
         raise NotImplementedError
 
+    def measure_next(self, former: Any, *measured: Any, generator: torch.Generator) -> tuple[Estimate, Any]:
+        """`measure` of a network that has moved on, and what the next measurement of the run may begin with.
+
+        Args:
+            former: what the last one gave; None at first. A checkpoint keeps it: tensors and plain values.
+            measured: what `measure` takes.
+        """
+        return self.measure(*measured, generator=generator), None
+
     def check(self, config: Config) -> None:
         """Raise FlagError where its flags contradict each other."""
 

@@ -149,13 +149,21 @@ def top_eigenvalues(
     """The fields of `Spectrum` that are about the k largest eigenvalues; the halves' tell bias and error, if there are any."""
     from hessian_eigenthings.algorithms.lanczos import lanczos
 
-    scaled, population = OfUnitSize(operator), len(matrix.subject.inputs)
+    scaled = OfUnitSize(operator)
     top = lanczos(scaled, k=chosen.k, max_iter=chosen.steps, reorthogonalize=True, seed=seed)
-    values = top.eigenvalues * scaled.unit
-    residuals, forms, sizes = by_groups(matrix, rows, values, top.eigenvectors)
+    return with_errors(
+        matrix, rows, halves, half_steps(chosen.k, chosen.steps), top.eigenvalues * scaled.unit, top.eigenvectors
+    )
+
+
+def with_errors(
+    matrix: Chosen, rows: Tensor, halves: Sequence[Tensor], n_steps: int, values: Tensor, vectors: Tensor
+) -> dict[str, Tensor]:
+    """`top_eigenvalues` from approximate pairs, (k,) and (k, size), with so many Lanczos steps for each half."""
+    population = len(matrix.subject.inputs)
+    residuals, forms, sizes = by_groups(matrix, rows, values, vectors)
     values = values.double().cpu()
-    n_steps = half_steps(chosen.k, chosen.steps)
-    parts = [ritz_values(matrix.operator(half), top.eigenvectors, n_steps) for half in halves]
+    parts = [ritz_values(matrix.operator(half), vectors, n_steps) for half in halves]
     if len(rows) == population:
         bias = errors = torch.zeros_like(values)
     elif not halves:
@@ -220,12 +228,26 @@ def by_groups(chosen: Chosen, rows: Tensor, values: Tensor, vectors: Tensor) -> 
 
 def ritz_values(operator: "CurvatureOperator", vectors: Tensor, steps: int) -> Tensor:
     """(m,) approximate eigenvalues, the extreme ones best, by Lanczos from the sum of (k, size) approximate eigenvectors."""
+    matrix, _, unit = projected(operator, vectors.sum(0), steps)
+    return torch.linalg.eigvalsh(matrix).double().cpu() * unit
+
+
+def ritz_pairs(operator: "CurvatureOperator", start: Tensor, steps: int, k: int) -> tuple[Tensor, Tensor]:
+    """(k,) approximate eigenvalues of the largest magnitude, (k, size) vectors, by Lanczos from a vector; k at most."""
+    matrix, basis, unit = projected(operator, start, steps)
+    values, mixtures = torch.linalg.eigh(matrix)
+    first = values.abs().argsort(descending=True)[:k]
+    return values[first] * unit, torch.stack([sum(c * v for c, v in zip(mixtures[:, i], basis, strict=True)) for i in first])
+
+
+def projected(operator: "CurvatureOperator", start: Tensor, steps: int) -> tuple[Tensor, list[Tensor], float]:
+    """(m, m) what Lanczos makes of a matrix in an orthonormal basis; the basis; what to multiply eigenvalues with."""
     from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
 
     scaled = OfUnitSize(operator)
-    found = lanczos_tridiagonal(scaled, vectors.sum(0), min(steps, operator.size), reorthogonalize=True)
+    found = lanczos_tridiagonal(scaled, start, min(steps, operator.size), reorthogonalize=True)
     off = found.betas[: len(found.alphas) - 1]
-    return torch.linalg.eigvalsh(found.alphas.diag() + off.diag(1) + off.diag(-1)).double().cpu() * scaled.unit
+    return found.alphas.diag() + off.diag(1) + off.diag(-1), list(found.basis)[: len(found.alphas)], scaled.unit
 
 
 def times(slq: "SpectralDensityResult", unit: float) -> "SpectralDensityResult":

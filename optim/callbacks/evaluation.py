@@ -117,10 +117,17 @@ class OnlineSNR(Callback):
 
 
 class Measure(Callback):
-    """The metrics of the initialisation and of every K-th epoch."""
+    """The metrics of the initialisation and of every K-th epoch.
+
+    Attributes:
+        former: what the last measurement of each has left for the next one; of an epoch that is interrupted before its end
+            it stays that of the one before.
+    """
 
     def __init__(self, folder: RunFolder, metrics: MetricConfig, seed: int) -> None:
         self.folder, self.metrics, self.seed = folder, metrics, seed
+        self.former: dict[str, Any] = {}
+        self.coming: dict[str, Any] = {}
 
     def on_start(self, trainer: Trainer) -> None:
         table = broadcast_from_first(self.folder.metrics)
@@ -130,9 +137,19 @@ class Measure(Callback):
             broadcast_from_first(table.write)
 
     def on_epoch(self, trainer: Trainer) -> None:
+        self.coming = dict(self.former)
         if not self.metrics.due(trainer.epoch, trainer.first_epoch):
             return
         of_state = (trainer.network, trainer.mask_owner.mask, trainer.dataset, self.metrics)
         table = broadcast_from_first(self.folder.metrics)
-        measure_into(table, *of_state, epoch=trainer.epoch, seed=self.seed)
+        measure_into(table, *of_state, epoch=trainer.epoch, seed=self.seed, former=self.coming)
         measure_spectrum_into(self.folder, *of_state, epoch=trainer.epoch, seed=self.seed)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        self.former = self.coming
+
+    def state(self) -> dict[str, Any]:
+        return self.former
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.former = state

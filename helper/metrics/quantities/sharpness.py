@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from helper.metrics.estimate import Estimate
 from helper.metrics.metric import Metric
 from helper.metrics.price import PRODUCT
-from helper.metrics.sharpness import SAMPLES, STEPS, largest_eigenvalue, products
+from helper.metrics.sharpness import SAMPLES, STEPS, followed_eigenvalue, products
+from helper.metrics.spectrum import half_steps
 from helper.schema.config import Config, flag
 
 
@@ -24,9 +27,12 @@ class Sharpness(Metric):
     counts_parameters = True
     by_subset = False
 
-    def measure(self, network, inputs, labels, mask, config, *, generator) -> Estimate:
-        return largest_eigenvalue(
-            network, inputs, labels, mask, steps=config.sharpness_steps, params=config.metric_params,
+    def measure(self, *measured, generator) -> Estimate:
+        return self.measure_next(None, *measured, generator=generator)[0]
+
+    def measure_next(self, former, network, inputs, labels, mask, config, *, generator) -> tuple[Estimate, Tensor]:
+        return followed_eigenvalue(
+            network, inputs, labels, mask, former=former, steps=config.sharpness_steps, params=config.metric_params,
             **self.bounds_of_sample(config), generator=generator,
         )  # fmt: skip
 
@@ -34,5 +40,5 @@ class Sharpness(Metric):
         return config.monte_carlo_samples or SAMPLES
 
     def price(self, config: Config, population: int, n_classes: int) -> float:
-        n = min(population, self.samples(config))
-        return PRODUCT * products(n, config.sharpness_steps, halved=n < population)
+        n, steps = min(population, self.samples(config)), config.sharpness_steps
+        return PRODUCT * products(n, steps, halved=half_steps(1, steps) if n < population else 0)
