@@ -3,6 +3,9 @@
 import copy
 import errno
 import itertools
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from helper.sparse.chain import Chain
 from helper.sparse.program import Arena, Block
 from helper.sparse.rooms import Rooms
 from helper.sparse.view import View
+from helper.system.versions import ROOT
 from network.resnet import ResNet
 from tests.test_sparse import seeded
 from tests.test_sparse_view import check_view, sparse_masks
@@ -155,3 +159,28 @@ def test_memory_that_the_system_has_not_is_asked_of_pytorch(monkeypatch):
     monkeypatch.setattr("helper.sparse.rooms.mmap.mmap", none)
     found = Rooms().take(5 << 20)
     assert found.fill_(1).sum() == 5 << 20
+
+
+AFTER_LOADING = """
+import re
+from pathlib import Path
+import torch
+from helper.sparse.rooms import Rooms
+from helper.system.memory import keep_freed_memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 2**10
+
+assert keep_freed_memory()
+loaded = [torch.ones(40 << 20, dtype=torch.uint8) for _ in range(6)]
+last = torch.ones(1 << 20)  # so that what is freed below is no end of the heap
+loaded.clear()
+before = resident()
+room = Rooms().take(160 << 20).fill_(1)
+assert resident() < before, (before, resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is glibc's")
+def test_what_loading_has_left_in_the_heap_makes_way_for_it():
+    subprocess.run([sys.executable, "-c", AFTER_LOADING], check=True, cwd=ROOT)

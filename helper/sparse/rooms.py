@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from helper.sparse.program import ALIGNED
+from helper.system.memory import trim_memory
 
 HUGE = 2 << 20  # bytes of a huge page, as most processors have them; smaller rooms come from PyTorch
 
@@ -43,6 +44,7 @@ def give_back(rooms: "weakref.ref[Rooms]", size: int, mapping: mmap.mmap) -> Non
 
 def mapped(size: int) -> mmap.mmap | None:
     """Memory of its own, in huge pages if that is possible; None: the system has none to give."""
+    trim_memory()
     try:
         mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:

@@ -28,6 +28,12 @@ def return_freed_memory() -> bool:
     return set_thresholds(mmap_threshold=1 << 22, trim_threshold=1 << 26)
 
 
+def trim_memory() -> None:
+    """Give what is free in glibc's heap to the kernel once, before memory is asked for that does not come from there."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def set_thresholds(mmap_threshold: int, trim_threshold: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
