@@ -89,7 +89,7 @@ Penalty = OfOutputs | OfGradient
 
 
 class Weighted(NamedTuple):
-    """A penalty of a run, its weight, and the schedule of that, as `schedule_word` gives it."""
+    """A penalty of a run, its weight in the steps that have it, and the schedule of that, as `schedule_word` gives it."""
 
     name: str
     penalty: Penalty
@@ -104,10 +104,13 @@ class Weighted(NamedTuple):
 
 
 def weighted_penalties(config: Config) -> list[Weighted]:
-    """Those of `--reg_type`, in the registry's order."""
+    """Those of `--reg_type`, in the registry's order: where every K-th step has them, each with K times its weight."""
     weights, schedules = values_by_penalty(config.reg_weights), values_by_penalty(config.reg_schedules)
     names = [name for name in config.reg_type.split(",") if name != "none"]
-    of_each = [(float(weights.get(name, config.reg_weight)), schedules.get(name, config.reg_schedule)) for name in names]
+    times = config.reg_every
+    of_each = [
+        (times * float(weights.get(name, config.reg_weight)), schedules.get(name, config.reg_schedule)) for name in names
+    ]
     return [Weighted(name, REGULARIZERS[name], *rest) for name, rest in zip(names, of_each, strict=True)]
 
 

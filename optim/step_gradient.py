@@ -53,12 +53,12 @@ class StepGradient:
             direction = self.owner.masked(self.owner.gradients_moved())
             with self.displaced(direction, self.config.sharpness_aware / (self.norm(direction) + SMALLEST)):
                 self.at_weights(batch)
-        self.owner.meter.add_step(batch.n, passes_of(self.config, active_at(self.penalties, self.progress(batch))))
+        self.owner.meter.add_step(batch.n, passes_of(self.config, self.active(batch)))
         return found
 
     def at_weights(self, batch: Batch) -> Passed:
         """The gradient of loss and penalties at the network's present weights."""
-        active = active_at(self.penalties, self.progress(batch))
+        active = self.active(batch)
         of_outputs = [weighted for weighted in active if isinstance(weighted.penalty, OfOutputs)]
         of_gradient = [weighted for weighted in active if isinstance(weighted.penalty, OfGradient)]
         self.trainer.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that it may use their memory
@@ -87,10 +87,17 @@ class StepGradient:
     def backward(self, loss: Tensor) -> None:
         (loss * world_size()).backward()  # DistributedDataParallel takes means over the processes, and these are sums
 
+    def active(self, batch: Batch) -> list[Weighted]:
+        """The penalties that this step has: all with a weight, or in steps between every K-th one none."""
+        return [] if self.done(batch) % self.config.reg_every else active_at(self.penalties, self.progress(batch))
+
+    def done(self, batch: Batch) -> int:
+        """Steps before this one."""
+        return batch.epoch * self.trainer.steps_per_epoch + batch.step
+
     def progress(self, batch: Batch) -> float:
         """Share of all steps that are done before this one."""
-        n_steps = self.trainer.steps_per_epoch
-        return (batch.epoch * n_steps + batch.step) / (self.config.n_epochs * n_steps)
+        return self.done(batch) / (self.config.n_epochs * self.trainer.steps_per_epoch)
 
     def term(self, weighted: Weighted, batch: Batch) -> Callable[..., Tensor]:
         return penalty_function(weighted, self.progress(batch), self.config)

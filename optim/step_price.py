@@ -47,7 +47,9 @@ def mean_passes(config: Config, begin: float = 0.0, end: float = 1.0) -> float:
     changes = {float(w.schedule.partition(":")[2]) for w in penalties if w.schedule.startswith("until")}
     moments = sorted({begin, *(change for change in changes if begin < change < end), end})
     parts = list(itertools.pairwise(moments)) or [(begin, begin)]
-    passes = [passes_of(config, active_at(penalties, (first + last) / 2)) for first, last in parts]
+    without, every = passes_of(config, []), config.reg_every
+    having = [passes_of(config, active_at(penalties, (first + last) / 2)) for first, last in parts]
+    passes = [without + (n - without) / every for n in having]
     if len(set(passes)) == 1:
         return float(passes[0])
     return sum((last - first) * n for (first, last), n in zip(parts, passes, strict=True)) / (end - begin)

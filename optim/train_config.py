@@ -19,7 +19,7 @@ from optim.subsets.config import CHOOSING
 # What may be done against memorisation and sharpness, all off by default: a run with one is set beside the same run without.
 REMEDIES = (
     "clip_norm", "label_smoothing", "mix", "mix_alpha", "reg_type", "reg_weight", "reg_weights", "reg_schedule",
-    "reg_schedules", "reg_method", "sharpness_aware", "ema", *CHOOSING,
+    "reg_schedules", "reg_method", "reg_every", "sharpness_aware", "ema", *CHOOSING,
 )  # fmt: skip
 WEIGHT = Readers("reg_weight", REGULARIZERS)
 WEIGHTED = EntriesThat(REGULARIZERS, WEIGHT.reads)
@@ -90,6 +90,9 @@ class TrainConfig(Config):
         "exact", "derivative of the gradient's norm: exact, or the difference to the gradient at a point nearby",
         choices=("exact", "difference"), when={"reg_type": OF_GRADIENT},
     )  # fmt: skip
+    reg_every: int = flag(
+        1, "penalties act in every K-th step alone, with K times their weight", low=1, when={"reg_type": WEIGHTED}
+    )
     sharpness_aware: float = flag(
         0.0, "radius of SAM: a step takes the gradient from that far up the gradient, within the active weights; 0: not", low=0
     )

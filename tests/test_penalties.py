@@ -315,6 +315,8 @@ PASSES = [
     ({"reg_type": "gradient"}, 9), ({"reg_type": "fisher"}, 9), ({"reg_type": "fisher,gradient"}, 15),
     ({"reg_type": "gradient", "reg_method": "difference"}, 6), ({"reg_type": "fisher", "reg_method": "difference"}, 8),
     ({"reg_type": "gradient", "reg_method": "difference", "sharpness_aware": 0.1}, 12),
+    ({"reg_type": "fisher", "reg_every": 2}, 6), ({"reg_type": "fisher", "reg_every": 2, "reg_method": "difference"}, 5.5),
+    ({"reg_type": "gradient", "reg_every": 2, "sharpness_aware": 0.1}, 12),
     ({"reg_type": "fisher", "reg_schedule": "until:0.25"}, 4.5), ({"reg_type": "fisher", "reg_weight": 0}, 3),
 ]  # fmt: skip
 
@@ -337,6 +339,28 @@ def test_passes_are_counted_in_steps_plans_and_budgets(flags, passes):
     usual = Costs(config_of(mode="at-init", prune_ratio=0.8), costs.beginning, dataset)
     assert costs.of(4) - costs.beginning.macs == pytest.approx(passes / 3 * (usual.of(4) - costs.beginning.macs))
     assert costs.dense == usual.dense
+
+
+@pytest.mark.parametrize("name", ["gradient", "fisher", "jacobian"])
+def test_every_third_step_has_a_penalty_of_three_times_the_weight(name):
+    """The others are plain ones, to the bit; over all steps the penalty has its weight on average."""
+    network, mask = tiny()
+    found = {}
+    for label, flags in {
+        "lazy": {"reg_type": name, "reg_weight": 0.2, "reg_every": 3},
+        "thrice": {"reg_type": name, "reg_weight": 0.6},
+        "plain": {},
+    }.items():
+        trainer = trainer_for(copy.deepcopy(network), mask, **flags)
+        trainer.network.train()
+        for epoch, step in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)):  # six steps an epoch
+            trainer.gradient.take(trainer.drawing.batch(epoch, step, torch.arange(N)))
+            found[label, epoch, step] = flat(trainer.mask_owner.gradients_moved())
+    for (label, *moment), gradient in found.items():
+        if label == "lazy":
+            like = "thrice" if moment in ([0, 0], [0, 3], [1, 0]) else "plain"
+            torch.testing.assert_close(gradient, found[like, *moment], rtol=1e-12, atol=1e-14)
+            assert not torch.allclose(gradient, found["plain" if like == "thrice" else "thrice", *moment], rtol=1e-6)
 
 
 class Straight(nn.Module):
@@ -418,6 +442,8 @@ def test_equal_spellings_are_one_run():
     assert of(reg_type="fisher", reg_schedules="fisher:until:.5") == of(reg_type="fisher", reg_schedule="until:0.50")
     assert of(reg_schedule="linear", reg_method="difference", reg_weights="fisher:1") == {}
     assert of(reg_type="jacobian", reg_method="difference") == {"reg_type": "jacobian"}
+    assert of(reg_every=2) == {}
+    assert of(reg_type="fisher", reg_every=1) == {"reg_type": "fisher"}
     assert of(sharpness_aware=0.05) == {"sharpness_aware": 0.05}
 
 
@@ -442,6 +468,7 @@ REFUSED = [
     ({"reg_type": "fisher", "reg_weights": "fisher:x"}, "expected a number"),
     ({"reg_type": "fisher", "reg_schedule": "until:0"}, "until:SHARE with a share of training in (0, 1]"),
     ({"reg_type": "fisher", "reg_schedule": "until"}, "until:SHARE"),
+    ({"reg_type": "fisher", "reg_every": 0}, "--reg_every 0"),
     ({"reg_type": "fisher", "reg_schedule": "cosine"}, "expected constant, linear"),
     ({"sharpness_aware": -1}, "--sharpness_aware -1"),
     ({"compile": 1, "reg_type": "gradient"}, "use --compile 0, or --reg_method difference"),

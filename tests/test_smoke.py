@@ -32,7 +32,7 @@ EVERY_FLAG = {
     "n_epochs": 3, "batch_size": 32, "optimizer_name": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": 1, "weight_decay": 1e-4,
     "lr_schedule": "stepwise", "lr_milestones": "1-2", "lr_gamma": 0.5, "warmup_epochs": 1, "reg_type": "jacobian,fisher",
     "reg_weight": 0.05, "reg_weights": "fisher:-0.1", "reg_schedule": "linear", "reg_schedules": "fisher:until:0.5",
-    "reg_method": "difference", "sharpness_aware": 0.05,
+    "reg_method": "difference", "reg_every": 2, "sharpness_aware": 0.05,
     "label_smoothing": 0.1, "mix": "cutmix", "mix_alpha": 0.5, "clip_norm": 2.0, "ema": 0.9,
     "precision": "bf16", "sync_batch_norm": 0, "compile": 0, "train_eval": "pass", "select": "val",
     "save_best": 0, "save_epochs": "0-2", "train_on": "train",
