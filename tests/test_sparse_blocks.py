@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.sparse import chain, layer_pass
-from helper.sparse.chain import Part
 from helper.sparse.layers import LanesBlock
 from helper.sparse.norm import LanesNorm
+from helper.sparse.part import Part
 from helper.sparse.view import View
 from network.resnet import ResNet
 from tests.test_sparse import seeded, threads  # noqa: F401

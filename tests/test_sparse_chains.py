@@ -20,7 +20,7 @@ from helper.sparse.rooms import Rooms
 from helper.sparse.view import View
 from helper.system.versions import ROOT
 from network.resnet import ResNet
-from tests.test_sparse import seeded
+from tests.test_sparse import seeded, threads  # noqa: F401
 from tests.test_sparse_view import check_view, sparse_masks
 
 pytestmark = pytest.mark.compiler
@@ -184,3 +184,16 @@ assert resident() < before, (before, resident())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is glibc's")
 def test_what_loading_has_left_in_the_heap_makes_way_for_it():
     subprocess.run([sys.executable, "-c", AFTER_LOADING], check=True, cwd=ROOT)
+
+
+def test_a_backward_pass_takes_the_threads_of_its_forward_pass(threads):  # noqa: F811
+    network = ResNet(3, 5, 8).double()
+    view, x = View(network, sparse_masks(network), (3, 8, 8)), torch.randn(64, 3, 8, 8, generator=seeded(0)).double()
+    found = []
+    for before, after in ((1, 1), (1, 7), (7, 1)):
+        threads(before)
+        loss = view(x).square().sum()
+        threads(after)
+        found.append(torch.autograd.grad(loss, [p for p in network.parameters() if p.dim() == 4]))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from helper.sparse.chain import Chain, Part
+from helper.sparse.chain import Chain
+from helper.sparse.part import Part
 from helper.sparse.rooms import Rooms
 
 

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from helper.sparse.chain import Part
+from helper.sparse.chain import alone
 from helper.sparse.drafts import Draft, Given
 from helper.sparse.layer_pass import LayerPass
 from helper.sparse.norm import key_of
+from helper.sparse.part import Part
 from helper.sparse.plan import LayerPlan, layer_plan
 
 
@@ -82,7 +83,7 @@ class LanesBlock(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer gives, without norms."""
-        return self.alone(x, None, None)[0]
+        return alone(self, x, None, None)[0]
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         of_norm = (None, None) if self.before is None else (self.before.weight, self.before.bias)

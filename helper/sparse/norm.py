@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from helper.sparse.chain import Part
+from helper.sparse.chain import alone
 from helper.sparse.drafts import Draft, Given
 from helper.sparse.norm_pass import NormPass
+from helper.sparse.part import Part
 
 
 def key_of(norm: nn.Module | None) -> tuple[Any, ...]:
@@ -39,7 +40,7 @@ class LanesNorm(Part):
         Raises:
             ValueError: training on one value per channel.
         """
-        return self.alone(x, None, residual)[0]
+        return alone(self, x, None, residual)[0]
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         return None, None, self.norm.weight, self.norm.bias

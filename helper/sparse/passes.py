@@ -1,23 +1,19 @@
 """The passes of a chain for inputs of one shape, each a program of kernels."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from helper.sparse.drafts import BACK, FIRST, KEPT, Draft, Given, Value
 from helper.sparse.library import PRECISION
+from helper.sparse.part import Steps
 from helper.sparse.program import PLACES, Arena, At
-from helper.sparse.rooms import ordinary
-
-if TYPE_CHECKING:
-    from helper.sparse.chain import Chain
+from helper.sparse.rooms import Rooms, ordinary
 
 SHARE = PLACES["statistics.share"]
 TENSORS = 4  # of a part: weight and bias of its layer, and of its norm
@@ -42,40 +38,42 @@ class Passes:
     to come; another one what a call takes for itself.
 
     Args:
-        tensors: of all parts. keep: whether a backward pass is to come.
+        tensors: of all parts. rooms: for what stays until the backward pass. keep: whether a backward pass is to come.
     Raises:
         ValueError: as `Chain.forward`.
     """
 
-    def __init__(self, chain: Chain, inputs: Sequence[Tensor], tensors: Sequence[Tensor | None], *, keep: bool) -> None:
-        self.chain, self.keep, self.dtype, self.rooms = chain, keep, inputs[0].dtype, chain.rooms
-        self.n_inputs, self.n_tensors = len(inputs), len(tensors)
+    def __init__(
+        self, steps: Steps, rooms: Rooms, inputs: Sequence[Tensor], tensors: Sequence[Tensor | None], *, keep: bool
+    ) -> None:
+        self.steps, self.rooms, self.keep, self.dtype = steps, rooms, keep, inputs[0].dtype
+        self.n_inputs, self.n_tensors, self.threads = len(inputs), len(tensors), torch.get_num_threads()
         self.tensors = [None if t is None else At(FIRST + len(inputs) + i) for i, t in enumerate(tensors)]
         self.sizes = [0 if t is None else t.numel() for t in tensors]
         self.dense = [t is not None and t.dim() > 1 for t in tensors]
-        self.norms = [part.finds_for() for part, _ in chain.parts]
+        self.norms = [part.finds_for() for part, _ in steps.parts]
         self.norms_at = FIRST + len(inputs) + len(tensors)
         self.outputs_at = self.norms_at + 2 * sum(norm is not None for norm in self.norms)
-        self.users = Counter(number for _, reads in chain.parts for number in reads if number is not None)
-        self.users.update(chain.outputs)
+        self.users = Counter(number for _, reads in steps.parts for number in reads if number is not None)
+        self.users.update(steps.outputs)
         self.values: list[Value | None] = [Value(tuple(x.shape), At(FIRST + i)) for i, x in enumerate(inputs)]
         if self.dtype not in PRECISION:
             raise ValueError(f"inputs are {self.dtype}: sparse layers are in float32 or in float64")
         self.draft = self.new_draft(KEPT)
-        self.parts = [self.added(i) for i in range(len(chain.parts))]
+        self.parts = [self.added(i) for i in range(len(steps.parts))]
         self.training = [norm for norm in self.norms if norm is not None and norm.training]
         found = zip(self.parts, self.norms, strict=True)
         self.shares = [(made.call + SHARE, norm) for made, norm in found if norm in self.training and norm.momentum is None]
         self.backwards: dict[tuple[bool, ...], Backward] = {}
 
     def new_draft(self, piece: int) -> Draft:
-        return Draft(PRECISION[self.dtype], self.dtype.itemsize, torch.get_num_threads(), Arena(piece))
+        return Draft(PRECISION[self.dtype], self.dtype.itemsize, self.threads, Arena(piece))
 
     # ------------------------------------------------------------------------------------------------------- forward
 
     def added(self, i: int) -> Any:
         """The passes of a part, of which the forward one is added to the program."""
-        part, reads = self.chain.parts[i]
+        part, reads = self.steps.parts[i]
         values = tuple(None if number is None else self.values[number] for number in reads)
         part.check(values[0].shape, self.dtype)
         at = self.norms_at + 2 * sum(norm is not None for norm in self.norms[:i])
@@ -99,7 +97,7 @@ class Passes:
 
     def place(self, number: int, shape: tuple[int, ...]) -> Value:
         """Room for the value of a number: an output is a tensor, others lie in the arena."""
-        outputs = [self.chain.new[output] for output in self.chain.outputs]
+        outputs = self.steps.new_outputs
         if number in outputs:
             return Value(shape, At(self.outputs_at + outputs.index(number)))
         return self.draft.take(shape, None if self.keep else max(1, self.users[number]))
@@ -108,7 +106,7 @@ class Passes:
         self, inputs: Sequence[Tensor], tensors: Sequence[Tensor | None]
     ) -> tuple[tuple[Tensor | None, ...], list[Tensor], list[int]]:
         """(outputs, memory that a backward pass reads, addresses of the pieces)."""
-        values = [self.values[number] for number in self.chain.outputs]
+        values = [self.values[number] for number in self.steps.outputs]
         places = [None if v is None else v.at.piece - self.outputs_at for v in values]
         outputs = [inputs[0].new_empty(v.shape) if places[i] == i else None for i, v in enumerate(values)]
         kept = self.rooms.take(self.draft.size) if self.keep else ordinary(self.draft.size)
@@ -124,7 +122,7 @@ class Passes:
         if self.training:
             torch._foreach_add_([norm.num_batches_tracked for norm in self.training], 1)
         shares = [(at, 1 / float(norm.num_batches_tracked)) for at, norm in self.shares]
-        self.draft.program.run(pieces, torch.get_num_threads(), shares)
+        self.draft.program.run(pieces, self.threads, shares)
         found = [self.shared(v, inputs, outputs) if y is None else y for v, y in zip(values, outputs, strict=True)]
         return tuple(found), [kept, *(y for y in outputs if y is not None)], pieces
 
@@ -141,10 +139,10 @@ class Passes:
     def backward(
         self, gradients: Sequence[Tensor | None], needs: tuple[bool, ...], pieces: list[int], tensors: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
-        """Gradients of inputs and tensors, from those of the outputs.
+        """Gradients of the inputs and tensors, from those of the outputs.
 
         Args:
-            needs: of which they are wanted. pieces: see `forward`.
+            needs: of which they are wanted. pieces: see `forward`. tensors: the inputs, and then those of all parts.
         """
         key = (*(g is not None for g in gradients), *needs)
         if key not in self.backwards:
@@ -153,8 +151,9 @@ class Passes:
         before = draft.arena.before
         scratch, passing = ordinary(draft.scratch_size), self.rooms.take(draft.size)
         results = torch.zeros(draft.results_size // self.dtype.itemsize, dtype=self.dtype)
-        own = [address(scratch), address(passing) + before, pieces[KEPT], address(results), *pieces[FIRST:]]
-        draft.program.run([*own, *map(address, gradients)], torch.get_num_threads())
+        own = [address(scratch), address(passing) + before, pieces[KEPT], address(results), *map(address, tensors)]
+        own += pieces[len(own) :]
+        draft.program.run([*own, *map(address, gradients)], self.threads)
 
         def tensor_of(value: Value | None) -> Tensor | None:
             if value is None:
@@ -164,15 +163,15 @@ class Passes:
             first = (before + value.at.offset) // self.dtype.itemsize
             return passing.view(self.dtype)[first : first + value.size].view(value.shape)
 
-        of_tensors: list[Tensor | None] = [None] * self.n_tensors
+        found = [tensor_of(value) for value in of_inputs] + [None] * self.n_tensors
         for (part, which), at in draft.results.items():
-            number = part * TENSORS + which
-            if needs[self.n_inputs + number]:
+            number = self.n_inputs + part * TENSORS + which
+            if needs[number]:
                 tensor, first = tensors[number], at.offset // self.dtype.itemsize
-                of_tensors[number] = results.as_strided(tensor.shape, tensor.stride(), first)
+                found[number] = results.as_strided(tensor.shape, tensor.stride(), first)
         for part, value, n in draft.of_biases:
-            of_tensors[part * TENSORS + 1] = of_bias(tensor_of(value), n)
-        return [tensor_of(value) for value in of_inputs] + of_tensors
+            found[self.n_inputs + part * TENSORS + 1] = of_bias(tensor_of(value), n)
+        return found
 
     def new_backward(self, given: Sequence[bool], needs: Sequence[bool]) -> Backward:
         """A backward pass.
@@ -180,18 +179,18 @@ class Passes:
         Args:
             given: whether there is a gradient of each output. needs: see `backward`.
         """
-        draft, first = self.new_draft(BACK), self.outputs_at + len(self.chain.outputs)
+        draft, first = self.new_draft(BACK), self.outputs_at + len(self.steps.outputs)
         self.mark(needs)
         found: dict[int, Value] = {}
-        for i, (number, there) in enumerate(zip(self.chain.outputs, given, strict=True)):
+        for i, (number, there) in enumerate(zip(self.steps.outputs, given, strict=True)):
             if there:
                 found[number] = Value(self.values[number].shape, At(first + i))
         numbers = [self.n_inputs]
-        for part, _ in self.chain.parts:
+        for part, _ in self.steps.parts:
             numbers.append(numbers[-1] + part.n_outputs)
         for i in reversed(range(len(self.parts))):
             own = [found.pop(number, None) for number in range(numbers[i], numbers[i + 1])]
-            reads, at = self.chain.parts[i][1], self.n_inputs + i * TENSORS
+            reads, at = self.steps.parts[i][1], self.n_inputs + i * TENSORS
             if not any(own) or not any(v is not None and v.requires for v in self.parts[i].outputs):
                 continue
             gradients = self.parts[i].backward(draft, own, needs[at : at + TENSORS])
@@ -207,7 +206,7 @@ class Passes:
         """Say of every value whether its gradient is wanted."""
         for number in range(self.n_inputs):
             self.values[number].requires = needs[number]
-        for i, ((_, reads), made) in enumerate(zip(self.chain.parts, self.parts, strict=True)):
+        for i, ((_, reads), made) in enumerate(zip(self.steps.parts, self.parts, strict=True)):
             at = self.n_inputs + i * TENSORS
             own = any(needs[at : at + TENSORS]) or any(n is not None and self.values[n].requires for n in reads)
             for value in made.outputs:

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from helper.sparse.chain import Part
 from helper.sparse.functional import from_lanes, lanes_of, lanes_of_features, to_lanes
 from helper.sparse.fusion import fuse
 from helper.sparse.layers import LanesBlock, LanesLayer, LanesLinear
 from helper.sparse.norm import LanesNorm
+from helper.sparse.part import Part
 from helper.sparse.reductions import CONCATENATIONS, concatenated, reduction
 from helper.sparse.rooms import Rooms
 from helper.sparse.tracing import python_of, shape, traced
