@@ -6,6 +6,7 @@ import itertools
 import platform
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helper.sparse.chain import Chain
+from helper.sparse.layers import LanesBlock, LanesLayer
 from helper.sparse.program import Arena, Block
 from helper.sparse.rooms import Rooms
 from helper.sparse.view import View
@@ -63,7 +65,7 @@ def test_values_that_several_read_get_the_gradient_of_all(n):
 def gradients(function, network: nn.Module, x: Tensor, targets: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     loss = F.cross_entropy(function(x), targets)
-    return [loss.detach(), *torch.autograd.grad(loss, [x, *network.parameters()])]
+    return [loss.detach(), *torch.autograd.grad(loss, [x, *network.parameters()], materialize_grads=True)]
 
 
 def masked(found: list[Tensor], network: nn.Module, masks: dict[str, Tensor]) -> list[Tensor]:
@@ -72,14 +74,27 @@ def masked(found: list[Tensor], network: nn.Module, masks: dict[str, Tensor]) ->
     return found[:2] + [gradient * mask for gradient, mask in zip(found[2:], keep, strict=True)]
 
 
-def test_inputs_get_their_gradient_too():
-    network = ResNet(3, 5, 8).double()
+def check_gradients(network: nn.Module, input_shape: tuple[int, ...], *, backward_in_eval: bool = False) -> None:
+    """Loss and gradients of two steps, with respect to inputs too, are those of the dense network."""
     masks, dense = sparse_masks(network), copy.deepcopy(network)
-    x, targets = torch.randn(20, 3, 8, 8, generator=seeded(0)).double(), torch.arange(20) % 5
-    ours = gradients(View(network, masks, (3, 8, 8)), network, x, targets)
-    theirs = masked(gradients(dense, dense, x, targets), dense, masks)
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+    view, x = View(network, masks, input_shape), torch.randn(20, *input_shape, generator=seeded(0)).double()
+
+    def outputs(function, module: nn.Module, x: Tensor) -> Tensor:
+        y = function(x)
+        module.train(not backward_in_eval)
+        return y
+
+    for _ in range(2):
+        network.train()
+        dense.train()
+        ours = gradients(partial(outputs, view, network), network, x, torch.arange(20) % 3)
+        theirs = masked(gradients(partial(outputs, dense, dense), dense, x, torch.arange(20) % 3), dense, masks)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_inputs_get_their_gradient_too():
+    check_gradients(ResNet(3, 5, 8).double(), (3, 8, 8))
 
 
 def test_passes_that_are_under_way_at_once_do_not_touch_each_other():
@@ -104,6 +119,87 @@ def test_gradients_of_some_tensors_alone_are_those_of_all():
     network.load_state_dict(state)
     some = torch.autograd.grad(view(x).square().sum(), chosen)
     assert all(torch.equal(g, by_id[id(p)]) for p, g in zip(chosen, some, strict=True))
+
+
+class Chained(nn.Module):
+    """What `calls` makes of three convolutions and two norms, averaged over the image."""
+
+    def __init__(self, calls) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(2 if i == 0 else 4, 4, 3, padding=1) for i in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+        self.fc = nn.Linear(4, 3)
+        self.calls = calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.calls(x, *self.convs, *self.norms).mean((2, 3)))
+
+
+def test_a_layer_whose_outputs_get_no_gradient_leaves_that_of_its_inputs_alone():
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        a = conv1(x)
+        y = conv2(a)
+        return conv3(a) + y.detach()
+
+    check_gradients(Chained(calls).double(), (2, 7, 5))
+
+
+def test_the_mode_of_a_norm_in_the_backward_pass_does_not_matter():
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        return F.relu(norm2(conv2(F.relu(norm1(conv1(x))))))
+
+    check_gradients(Chained(calls).double(), (2, 7, 5), backward_in_eval=True)
+
+
+def test_a_norm_that_is_called_twice_averages_over_both():
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        norm1.momentum = None
+        return conv3(F.relu(norm1(conv2(F.relu(norm1(conv1(x)))))) + norm2(x[:, :1].expand(-1, 4, -1, -1)))
+
+    check_view(Chained(calls).double(), (2, 7, 5))
+
+
+@pytest.mark.parametrize("change", [F.hardtanh_, lambda x: F.elu(x, inplace=True)])
+def test_what_no_backward_pass_reads_may_be_changed_in_place(change):
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        return change(norm1(conv1(x))) + conv3(change(norm2(conv2(x.repeat(1, 2, 1, 1)))))
+
+    check_view(Chained(calls).double(), (2, 7, 5))
+
+
+def test_a_backward_pass_reads_what_autograd_has_saved():
+    network = ResNet(3, 5, 8).double().eval()
+    view, x = View(network, sparse_masks(network), (3, 8, 8)), torch.randn(12, 3, 8, 8, generator=seeded(0)).double()
+    expected = torch.autograd.grad(view(x).square().sum(), list(network.parameters()))
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved):
+        loss = view(x).square().sum()
+    view(-x).square().sum().backward()  # in the memory of the former, if nobody has that any more
+    found = torch.autograd.grad(loss, list(network.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(found, expected, strict=True))
+
+
+def test_tensors_that_replace_others_are_read_as_they_are():
+    layer = nn.Conv2d(2, 4, 3, bias=False)
+    block, x = LanesBlock(LanesLayer(layer, torch.ones(4, 2, 3, 3, dtype=torch.bool))), torch.randn(1, 2, 6, 5, 16)
+    chain = Chain([(block, (0, None, None))], 1, (1,))
+    without = chain(x)[0]
+    layer.bias = nn.Parameter(torch.arange(4.0))
+    assert torch.allclose(chain(x)[0], without + layer.bias.view(4, 1, 1, 1))
+    layer.bias = nn.Parameter(torch.arange(8.0)[::2])
+    with pytest.raises(ValueError, match="contiguous"):
+        chain(x)
+    layer.bias = nn.Parameter(torch.arange(4).double())
+    with pytest.raises(ValueError, match="need the same"):
+        chain(x)
+
+
+def test_weights_with_gaps_in_memory_have_gradients_of_their_layout():
+    layer = nn.Linear(6, 4, bias=False)
+    layer.weight = nn.Parameter(torch.randn(4, 12)[:, ::2])
+    block, x = LanesBlock(LanesLayer(layer, torch.ones(4, 6, dtype=torch.bool))), torch.randn(1, 6, 16)
+    (found,) = torch.autograd.grad(block(x).square().sum(), layer.weight)
+    (expected,) = torch.autograd.grad(layer(x[0].T).square().sum(), layer.weight)
+    assert torch.allclose(found, expected, rtol=1e-4)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

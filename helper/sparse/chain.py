@@ -43,7 +43,7 @@ class Chain(nn.Module):
         tensors = [tensor for part, _ in self.parts for tensor in part.tensors()]
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, *tensors))
         key = (keep, torch.get_num_threads(), *(x.shape for x in inputs), *(x.dtype for x in inputs))
-        key = (*key, *(part.key() for part, _ in self.parts))
+        key = (*key, *(part.key() for part, _ in self.parts), *(None if t is None else (t.dtype, t.stride()) for t in tensors))
         if key not in self.made:
             self.made[key] = Passes(self.steps, self.rooms, inputs, tensors, keep=keep)
         return InChain.apply(self.made[key], *inputs, *tensors) if keep else self.made[key].forward(inputs, tensors)[0]
@@ -53,19 +53,17 @@ class InChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passes: Passes, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         n = passes.n_inputs
-        outputs, alive, ctx.pieces = passes.forward(tensors[:n], tensors[n:])
+        outputs, saved = passes.forward(tensors[:n], tensors[n:])
         ctx.passes = passes
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *alive)
+        ctx.save_for_backward(*tensors, *saved)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        passes = ctx.passes
-        tensors = ctx.saved_tensors[: passes.n_inputs + passes.n_tensors]
         given = [None if g is None else g.contiguous() for g in gradients]
-        return None, *passes.backward(given, ctx.needs_input_grad[1:], ctx.pieces, tensors)
+        return None, *ctx.passes.backward(given, ctx.needs_input_grad[1:], ctx.saved_tensors)
 
 
 def alone(part: Part, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:

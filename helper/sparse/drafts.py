@@ -59,6 +59,11 @@ class Draft:
         block = self.arena.take_small(size) if len(shape) == 2 else self.arena.take(size, users)
         return Value(shape, block.at, block)
 
+    def add_users(self, value: Value, users: int) -> None:
+        """So many more will read a value."""
+        if value.block is not None and value.block.users is not None:
+            value.block.users += users
+
     def release(self, value: Value | None) -> None:
         if value is not None and value.block is not None:
             self.arena.release(value.block)
@@ -97,8 +102,8 @@ class Given:
 
     Attributes:
         number: of the part, among those of its chain.
-        tensors: places of weight and bias of the layer and of the norm. n_weights: elements of the first. dense: whether it
-            has those of pruned connections too.
+        tensors: places of weight and bias of the layer and of the norm. n_weights: elements over which the first extends in
+            memory. dense: whether it has those of pruned connections too.
         running: places of running mean and variance of the norm that is to be given statistics.
         values: what it reads; None where there is none.
     """

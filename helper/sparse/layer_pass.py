@@ -68,7 +68,8 @@ class LayerPass:
         given: reads (x, statistics of x, residual); with tensors (weight, bias, weight and bias of `before`).
         places: make room for (outputs, their statistics, what the layer has read), of a shape.
     Attributes:
-        outputs: these three; None where there is none. call: where the fields of the forward one begin.
+        outputs: these three; None where there is none. read_again: those of them that a backward pass reads.
+        call: where the fields of the forward one begin.
     Raises:
         ValueError: training on one value per channel.
     """
@@ -83,6 +84,8 @@ class LayerPass:
         y = places[0](targets(plan.forward, x))
         found = None if after is None else places[1]((3, plan.forward.channels))
         self.outputs = y, found, inputs
+        self.read_again = (*(() if after is None else (y, found)), inputs)
+        self.trained = tuple(norm is not None and norm.training for norm in (before, after))  # they may change their mode
         if after is not None:
             check_number(after, y)
         self.call = self.add_forward(draft)
@@ -123,6 +126,7 @@ class LayerPass:
         gradient, factors, more = gradients
         x, statistics, residual = self.given.values
         if gradient is None and statistics is None:
+            draft.add_users(more, 1)
             return more, None, None
         whole = draft.zeros(self.outputs[0].shape) if gradient is None else gradient
         needs_x = x.requires or statistics is not None
@@ -145,7 +149,7 @@ class LayerPass:
         needed = gradient if factors is None else factors
         if needed.block is not None:
             needed.block.users = None
-        n = gradient.size // gradient.shape[1] * (not self.after.training) if factors is not None else None
+        n = gradient.size // gradient.shape[1] * (not self.trained[1]) if factors is not None else None
         draft.of_biases.append((self.given.number, needed, n))
 
     def add_gather(self, draft: Draft, gradient: Value, more: Value | None) -> Value:
@@ -186,10 +190,10 @@ class LayerPass:
             fields |= {"back": back.address, "of_inputs": of_x.at, "more": None if more is None else more.at}
         if normed:
             fields |= self.norm_fields(residual=None, y=kept)
-            fields |= norm_sums_fields(draft, given.number, of_statistics, room["norm_sums"], norm=self.before)
+            fields |= norm_sums_fields(draft, given.number, of_statistics, room["norm_sums"], training=self.trained[0])
         if factors is not None:
             outputs = {"factors": factors.at, "x": y.at, "mean": found.at, "channels": found.shape[1]}
-            outputs |= {"given": int(not self.after.training)}
+            outputs |= {"given": int(not self.trained[1])}
             fields |= {f"outputs__{name}": value for name, value in outputs.items()}
             fields |= output_windows.fields("output_windows", room["output_windows"])
         if windows is not None:

@@ -96,16 +96,13 @@ class LanesBlock(Part):
         return 0 if output == 2 and self.before is None else None
 
     def key(self) -> tuple[Any, ...]:
-        weight = self.sparse.weight
-        return weight.stride(), weight.dtype, key_of(self.before), key_of(self.after)
+        return key_of(self.before), key_of(self.after)
 
-    def check(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def check(self, shape: tuple[int, ...]) -> None:
         plan, weight = self.plan_for(shape), self.sparse.weight
         channels, image = plan.backward.channels, plan.backward.image
         if shape[1:-1] != ((channels, *image) if len(shape) == 5 else (channels,)) or (len(shape) == 3 and image != (1, 1)):
             raise ValueError(f"the plan is for inputs (blocks, {channels}, {image}, lanes), not {tuple(shape)}")
-        if dtype != weight.dtype:
-            raise ValueError(f"inputs are {dtype} and weights {weight.dtype}: sparse layers need the same")
         if weight.shape != plan.active.shape and weight.stride() != plan.strides:
             raise ValueError(f"the plan is for weights of strides {plan.strides}, not {weight.stride()}")
 

@@ -33,9 +33,10 @@ def check_number(norm: nn.Module, y: Value) -> None:
         raise ValueError(f"Expected more than 1 value per channel when training, got 1 in each of {y.shape[1]} channels")
 
 
-def norm_sums_fields(draft: Draft, number: int, factors: Value, parts: At, *, norm: nn.Module) -> dict[str, Any]:
+def norm_sums_fields(draft: Draft, number: int, factors: Value, parts: At, *, training: bool) -> dict[str, Any]:
+    """Args: training: whether the norm was, in the forward pass."""
     channels = factors.shape[1]
-    fields = {"parts": parts, "factors": factors.at, "given": int(not norm.training)}
+    fields = {"parts": parts, "factors": factors.at, "given": int(not training)}
     fields |= {"weight": draft.result(number, 2, channels), "bias": draft.result(number, 3, channels)}
     return {f"norm_sums__{name}": value for name, value in fields.items()}
 
@@ -46,15 +47,18 @@ class NormPass:
     Args:
         given: reads (x, statistics of x if a convolution has found them, residual); with tensors (none, none, weight, bias).
         places: make room for (outputs,), of a shape.
+    Attributes:
+        outputs: these. read_again: those of them that a backward pass reads.
     Raises:
         ValueError: training on one value per channel.
     """
 
     def __init__(self, draft: Draft, given: Given, norm: nn.Module, places: Sequence[Any], *, relu: bool, keep: bool) -> None:
-        self.given, self.norm, self.relu = given, norm, relu
+        self.given, self.training, self.relu = given, norm.training, relu
         x, statistics, residual = given.values
         y, fields = places[0](x.shape), {}
         self.outputs, self.paired = (y,), statistics is not None
+        self.read_again = (y,) if relu and residual is not None else ()
         self.statistics = statistics or draft.take((3, x.shape[1]), None if keep else 1)
         if statistics is None:
             check_number(norm, y)
@@ -78,16 +82,16 @@ class NormPass:
             of_x = draft.take(x.shape, 1)
         factors = draft.take(self.statistics.shape, 1)
         parts = draft.scratch(parts=SUMS * x.shape[1])["parts"]
-        y = self.outputs[0] if self.relu and with_it else None
+        y = self.outputs[0] if self.read_again else None
         draft.program.add(
             Kind.NORMALISE_BACKWARD, x=x.at, g=gradient.at, of_inputs=None if of_x is None else of_x.at,
             y=None if below is None else below.at, blocks=x.shape[0], lanes=math.prod(x.shape[2:]),
             **norm_fields(self.statistics, *self.given.tensors[2:], residual=None, y=y, relu=self.relu),
-            **norm_sums_fields(draft, self.given.number, factors, parts, norm=self.norm),
+            **norm_sums_fields(draft, self.given.number, factors, parts, training=self.training),
         )  # fmt: skip
-        if below is None and gradient.block is not None and gradient.block.users is not None:
-            gradient.block.users += self.paired + with_it
-        below = gradient if below is None else below
+        if below is None:
+            below = gradient
+            draft.add_users(below, self.paired + with_it)
         if not self.paired:
             draft.release(factors)
         return below if self.paired else of_x, factors if self.paired else None, below if with_it else None

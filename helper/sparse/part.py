@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from helper.sparse.drafts import Draft, Given
@@ -35,10 +34,10 @@ class Part(nn.Module):
         return None
 
     def key(self) -> tuple[Any, ...]:
-        """What decides, beside the shape of inputs, how its passes are made."""
+        """What decides, beside shapes and types of inputs and tensors, how its passes are made."""
         raise NotImplementedError
 
-    def check(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where it cannot be given such inputs."""
 
     def passes(self, draft: Draft, given: Given, places: Sequence[Any], *, keep: bool) -> Any:

@@ -49,7 +49,7 @@ class Passes:
         self.steps, self.rooms, self.keep, self.dtype = steps, rooms, keep, inputs[0].dtype
         self.n_inputs, self.n_tensors, self.threads = len(inputs), len(tensors), torch.get_num_threads()
         self.tensors = [None if t is None else At(FIRST + len(inputs) + i) for i, t in enumerate(tensors)]
-        self.sizes = [0 if t is None else t.numel() for t in tensors]
+        self.sizes = [0 if t is None else extent(t) for t in tensors]
         self.dense = [t is not None and t.dim() > 1 for t in tensors]
         self.norms = [part.finds_for() for part, _ in steps.parts]
         self.norms_at = FIRST + len(inputs) + len(tensors)
@@ -59,15 +59,34 @@ class Passes:
         self.values: list[Value | None] = [Value(tuple(x.shape), At(FIRST + i)) for i, x in enumerate(inputs)]
         if self.dtype not in PRECISION:
             raise ValueError(f"inputs are {self.dtype}: sparse layers are in float32 or in float64")
+        for t in (*tensors, *self.running()):
+            self.check(t)
         self.draft = self.new_draft(KEPT)
         self.parts = [self.added(i) for i in range(len(steps.parts))]
-        self.training = [norm for norm in self.norms if norm is not None and norm.training]
         found = zip(self.parts, self.norms, strict=True)
-        self.shares = [(made.call + SHARE, norm) for made, norm in found if norm in self.training and norm.momentum is None]
+        found = [(made, norm) for made, norm in found if norm is not None and norm.training]
+        self.training = [norm for _, norm in found]
+        shares = ((made.call + SHARE, norm, self.training[i:].count(norm) - 1) for i, (made, norm) in enumerate(found))
+        self.shares = [(at, norm, later) for at, norm, later in shares if norm.momentum is None]  # a norm may be there twice
+        read = {number for _, reads in steps.parts for number in reads if number is not None}
+        self.read_again = {self.values[number] for number in read}.union(*(made.read_again for made in self.parts))
         self.backwards: dict[tuple[bool, ...], Backward] = {}
 
     def new_draft(self, piece: int) -> Draft:
         return Draft(PRECISION[self.dtype], self.dtype.itemsize, self.threads, Arena(piece))
+
+    def check(self, tensor: Tensor | None) -> None:
+        """Raise ValueError where the kernels would not read what a parameter or statistic holds."""
+        if tensor is None:
+            return
+        if tensor.dtype != self.dtype:
+            raise ValueError(f"inputs are {self.dtype}, but weights or statistics {tensor.dtype}: sparse layers need the same")
+        if tensor.dim() == 1 and not tensor.is_contiguous():
+            raise ValueError(f"weights or statistics have stride {tensor.stride(0)}: sparse layers need contiguous vectors")
+
+    def running(self) -> list[Tensor]:
+        """Statistics of the norms as they are now."""
+        return [t for norm in self.norms if norm is not None for t in (norm.running_mean, norm.running_var)]
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -75,7 +94,7 @@ class Passes:
         """The passes of a part, of which the forward one is added to the program."""
         part, reads = self.steps.parts[i]
         values = tuple(None if number is None else self.values[number] for number in reads)
-        part.check(values[0].shape, self.dtype)
+        part.check(values[0].shape)
         at = self.norms_at + 2 * sum(norm is not None for norm in self.norms[:i])
         running = None if self.norms[i] is None else (At(at), At(at + 1))
         first, own = len(self.values), slice(i * TENSORS, (i + 1) * TENSORS)
@@ -104,27 +123,21 @@ class Passes:
 
     def forward(
         self, inputs: Sequence[Tensor], tensors: Sequence[Tensor | None]
-    ) -> tuple[tuple[Tensor | None, ...], list[Tensor], list[int]]:
-        """(outputs, memory that a backward pass reads, addresses of the pieces)."""
+    ) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
+        """(outputs, what a backward pass reads: memory of the pass, and those of the outputs)."""
         values = [self.values[number] for number in self.steps.outputs]
         places = [None if v is None else v.at.piece - self.outputs_at for v in values]
         outputs = [inputs[0].new_empty(v.shape) if places[i] == i else None for i, v in enumerate(values)]
         kept = self.rooms.take(self.draft.size) if self.keep else ordinary(self.draft.size)
         scratch = ordinary(self.draft.scratch_size)
-        running = [t for norm in self.norms if norm is not None for t in (norm.running_mean, norm.running_var)]
-        pieces = [
-            address(scratch),
-            0,
-            address(kept) + self.draft.arena.before,
-            0,
-            *map(address, (*inputs, *tensors, *running, *outputs)),
-        ]
+        own = [address(scratch), 0, address(kept) + self.draft.arena.before, 0]
+        pieces = [*own, *map(address, (*inputs, *tensors, *self.running(), *outputs))]
         if self.training:
             torch._foreach_add_([norm.num_batches_tracked for norm in self.training], 1)
-        shares = [(at, 1 / float(norm.num_batches_tracked)) for at, norm in self.shares]
+        shares = [(at, 1 / (float(norm.num_batches_tracked) - later)) for at, norm, later in self.shares]
         self.draft.program.run(pieces, self.threads, shares)
         found = [self.shared(v, inputs, outputs) if y is None else y for v, y in zip(values, outputs, strict=True)]
-        return tuple(found), [kept, *(y for y in outputs if y is not None)], pieces
+        return tuple(found), [kept, *(y if v in self.read_again else None for v, y in zip(values, outputs, strict=True))]
 
     def shared(self, value: Value | None, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None]) -> Tensor | None:
         """The input, or a view of the output, that a value is."""
@@ -137,12 +150,12 @@ class Passes:
     # ------------------------------------------------------------------------------------------------------ backward
 
     def backward(
-        self, gradients: Sequence[Tensor | None], needs: tuple[bool, ...], pieces: list[int], tensors: Sequence[Tensor | None]
+        self, gradients: Sequence[Tensor | None], needs: tuple[bool, ...], saved: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """Gradients of the inputs and tensors, from those of the outputs.
 
         Args:
-            needs: of which they are wanted. pieces: see `forward`. tensors: the inputs, and then those of all parts.
+            needs: of which they are wanted. saved: inputs, tensors of all parts, and what `forward` says.
         """
         key = (*(g is not None for g in gradients), *needs)
         if key not in self.backwards:
@@ -151,8 +164,9 @@ class Passes:
         before = draft.arena.before
         scratch, passing = ordinary(draft.scratch_size), self.rooms.take(draft.size)
         results = torch.zeros(draft.results_size // self.dtype.itemsize, dtype=self.dtype)
-        own = [address(scratch), address(passing) + before, pieces[KEPT], address(results), *map(address, tensors)]
-        own += pieces[len(own) :]
+        given, (kept, *outputs) = saved[: len(needs)], saved[len(needs) :]
+        own = [address(scratch), address(passing) + before, address(kept) + self.draft.arena.before, address(results)]
+        own += [*map(address, given), *[0] * (self.outputs_at - self.norms_at), *map(address, outputs)]
         draft.program.run([*own, *map(address, gradients)], self.threads)
 
         def tensor_of(value: Value | None) -> Tensor | None:
@@ -167,7 +181,7 @@ class Passes:
         for (part, which), at in draft.results.items():
             number = self.n_inputs + part * TENSORS + which
             if needs[number]:
-                tensor, first = tensors[number], at.offset // self.dtype.itemsize
+                tensor, first = given[number], at.offset // self.dtype.itemsize
                 found[number] = results.as_strided(tensor.shape, tensor.stride(), first)
         for part, value, n in draft.of_biases:
             found[self.n_inputs + part * TENSORS + 1] = of_bias(tensor_of(value), n)
@@ -237,6 +251,11 @@ def of_bias(value: Tensor, n: int | None) -> Tensor:
     if n is None:
         return value.sum([0, *range(2, value.dim())])
     return value[0] * value[1] * n if n else torch.zeros_like(value[0])
+
+
+def extent(tensor: Tensor) -> int:
+    """Elements of memory from a tensor's first one to its last."""
+    return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) if tensor.numel() else 0
 
 
 def address(tensor: Tensor | None) -> int:

@@ -87,8 +87,8 @@ class Program:
         if not self.rows:
             return
         if self.finished is None:
+            self.rows = [np.concatenate(self.rows)]  # first, as another thread may see that it is finished
             self.finished = tuple(np.array(one, np.int64) for one in (self.slots, self.pieces, self.offsets))
-            self.rows = [np.concatenate(self.rows)]
         slots, which, offsets = self.finished
         image = self.rows[0].copy()  # so that several threads may run it at once
         image[slots] = np.array(pieces, np.int64)[which] + offsets
