@@ -151,10 +151,33 @@ def test_the_mode_of_a_norm_in_the_backward_pass_does_not_matter():
     check_gradients(Chained(calls).double(), (2, 7, 5), backward_in_eval=True)
 
 
+def test_a_norm_whose_outputs_nobody_reads_updates_its_statistics():
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        y = torch.tanh(conv1(x))
+        F.relu(norm1(y))
+        return norm2(conv3(conv2(y)))
+
+    network = Chained(calls).double()
+    masks, dense = sparse_masks(network), copy.deepcopy(network)
+    x = torch.randn(20, 2, 7, 5, generator=seeded(0)).double()
+    assert torch.allclose(View(network, masks, (2, 7, 5))(x), dense(x))
+    for ours, theirs in zip(network.buffers(), dense.buffers(), strict=True):
+        assert torch.allclose(ours, theirs)
+
+
 def test_a_norm_that_is_called_twice_averages_over_both():
     def calls(x, conv1, conv2, conv3, norm1, norm2):
         norm1.momentum = None
         return conv3(F.relu(norm1(conv2(F.relu(norm1(conv1(x)))))) + norm2(x[:, :1].expand(-1, 4, -1, -1)))
+
+    check_view(Chained(calls).double(), (2, 7, 5))
+
+
+def test_a_norm_that_is_called_twice_sees_batches_in_the_order_of_its_calls():
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        y = conv1(x)
+        first, second = norm1(y), norm1(conv2(y))
+        return conv3(norm2(torch.sigmoid(second) + first))
 
     check_view(Chained(calls).double(), (2, 7, 5))
 

@@ -124,11 +124,14 @@ class Lowering:
         self.network, self.sparse, self.layers = network, sparse, list[str]()
         self.graph, self.parts, self.values = fx.Graph(), dict[str, Any](), dict[fx.Node, Value | Waiting]()
         self.conversions: dict[fx.Node, fx.Node] = {}
+        self.calls = Counter(network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module")
         for node in graph.nodes:
             if node.op == "output":
                 self.graph.output(fx.map_arg(node.args[0], self.plain))
             else:
                 self.values[node] = self.lowered(node) or self.unchanged(node)
+                if not node.users:
+                    self.written(node)  # a BatchNorm has statistics to update, whoever reads what it gives
         self.pass_inputs_on()
         whole = [part for part in self.parts.values() if not isinstance(part, LanesBlock)]
         self.read_whole = {id(p) for part in whole for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
@@ -161,13 +164,14 @@ class Lowering:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and dims == (2 if isinstance(module, nn.Linear) else 4):
             if node.target in self.sparse:
                 self.layers += [] if node.target in self.layers else [node.target]
-                return self.sparse_call(self.sparse[node.target], source, norm_behind(self.network, node))
+                return self.sparse_call(self.sparse[node.target], source, self.norm_behind(node))
             if isinstance(module, nn.Linear) and self.in_lanes(source):
                 return self.call(LanesLinear(module), self.lanes(source))
         if not self.in_lanes(source):
             return None
         if is_known_norm(module):
-            return Waiting(module, self.in_layout(source)) if dims in (2, 4) else None
+            waiting = Waiting(module, self.in_layout(source)) if dims in (2, 4) else None
+            return self.normalised(waiting) if waiting and self.calls[module] > 1 else waiting
         if isinstance(module, nn.ReLU):
             return self.relu(source)
         if isinstance(module, nn.Identity):
@@ -216,6 +220,14 @@ class Lowering:
             call = self.call(LanesBlock(layer, after=after), self.lanes(source), None, None).node
         y = self.call(operator.getitem, call, 0)
         return y if after is None else Value(y.node, True, self.call(operator.getitem, call, 1).node)
+
+    def norm_behind(self, node: fx.Node) -> nn.Module | None:
+        """The BatchNorm that alone reads what a call gives, and reads nothing else: its statistics change in order of calls."""
+        readers = list(node.users)
+        if len(readers) != 1 or readers[0].op != "call_module":
+            return None
+        module = self.network.get_submodule(readers[0].target)
+        return module if is_known_norm(module) and self.calls[module] == 1 and readers[0].args == (node,) else None
 
     def pass_inputs_on(self) -> None:
         """Let whoever reads a sparse layer's inputs after it have them from the layer, which then adds up their gradients."""
@@ -285,12 +297,3 @@ class Lowering:
 
 def is_known_norm(module: nn.Module) -> bool:
     return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine and module.track_running_stats
-
-
-def norm_behind(network: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The BatchNorm that alone reads what a call gives."""
-    readers = list(node.users)
-    if len(readers) != 1 or readers[0].op != "call_module":
-        return None
-    module = network.get_submodule(readers[0].target)
-    return module if is_known_norm(module) and readers[0].args == (node,) else None
