@@ -182,6 +182,16 @@ def test_a_norm_that_is_called_twice_sees_batches_in_the_order_of_its_calls():
     check_view(Chained(calls).double(), (2, 7, 5))
 
 
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_sum_that_one_layer_alone_reads_is_made_again_on_the_way_back(relu):
+    def calls(x, conv1, conv2, conv3, norm1, norm2):
+        a = norm1(conv1(x))
+        a = norm2(conv2(a)) + a
+        return conv3(F.relu(a) if relu else a)
+
+    check_gradients(Chained(calls).double(), (2, 7, 5))
+
+
 @pytest.mark.parametrize("change", [F.hardtanh_, lambda x: F.elu(x, inplace=True)])
 def test_what_no_backward_pass_reads_may_be_changed_in_place(change):
     def calls(x, conv1, conv2, conv3, norm1, norm2):

@@ -189,7 +189,7 @@ class LayerPass:
             fields = weight_fields(back, self.plan.active, given.tensors[0], room, dense=given.dense)
             fields |= {"back": back.address, "of_inputs": of_x.at, "more": None if more is None else more.at}
         if normed:
-            fields |= self.norm_fields(residual=None, y=kept)
+            fields |= self.norm_fields(residual=given.values[2] if kept is None else None, y=kept)
             fields |= norm_sums_fields(draft, given.number, of_statistics, room["norm_sums"], training=self.trained[0])
         if factors is not None:
             outputs = {"factors": factors.at, "x": y.at, "mean": found.at, "channels": found.shape[1]}
