@@ -84,10 +84,10 @@ class Draft:
         self.results_size += -(-size * self.element // ALIGNED) * ALIGNED
         return at
 
-    def sum(self, a: Value, b: Value | None, users: int) -> Value:
+    def sum(self, a: Value, b: Value) -> Value:
         """A new value, a + b."""
-        y = self.take(a.shape, users)
-        self.program.add(Kind.ADD, y=y.at, x=a.at, g=b.at if b else None, blocks=1, lanes=a.size)
+        y = self.take(a.shape, 1)
+        self.program.add(Kind.ADD, y=y.at, x=a.at, g=b.at, blocks=1, lanes=a.size)
         return y
 
     def zeros(self, shape: tuple[int, ...]) -> Value:

@@ -236,7 +236,7 @@ def add_to(found: dict[int, Value], number: int, gradient: Value, draft: Draft, 
         found[number] = gradient
         return None
     before = found[number]
-    found[number] = draft.sum(before, gradient, users=1)
+    found[number] = draft.sum(before, gradient)
     draft.release(before)
     return draft.release(gradient)
 

@@ -40,9 +40,6 @@ class At:
     piece: int
     offset: int = 0
 
-    def behind(self, n_bytes: int) -> "At":
-        return At(self.piece, self.offset + n_bytes)
-
 
 class Program:
     """Calls of kernels, one after the other.
