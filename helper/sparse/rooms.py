@@ -27,7 +27,10 @@ class Rooms:
         """(size,) bytes, aligned, with anything in them."""
         if size < HUGE:
             return ordinary(size)
-        mapping = self.free[size].pop() if self.free.get(size) else mapped(size + HUGE)
+        try:
+            mapping = self.free[size].pop()
+        except (KeyError, IndexError):  # none, or another thread was first
+            mapping = mapped(size + HUGE)
         if mapping is None:
             return ordinary(size)
         array = np.frombuffer(mapping, np.uint8)
