@@ -76,9 +76,9 @@ def emulate(driver, width: int = 1280, scheme: str = "light", media: str = "") -
 
 
 def find(driver, selector: str, text: str):
-    """The one element with just this text."""
+    """The one element with just this text, which the page's script may still have to make."""
     script = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.textContent === arguments[1])"
-    (found,) = driver.execute_script(script, selector, text)
+    (found,) = wait(driver, lambda d: d.execute_script(script, selector, text))
     return found
 
 
