@@ -116,7 +116,9 @@ def unpack(packed: Path, names: list[str], root: Path) -> None:
 
 def extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     """One file of an archive, under its name once it is whole. Raises TarError: it would lie elsewhere than under `root`."""
-    path = root / tarfile.data_filter(member, str(root)).name
+    path = root / member.name
+    if not path.resolve().is_relative_to(root.resolve()):  # Python before 3.11.4 has no filter for that
+        raise tarfile.TarError(f"{member.name} would lie elsewhere than under {root}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

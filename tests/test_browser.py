@@ -65,6 +65,7 @@ def page(driver, report):
     for log in ("browser", "performance"):
         driver.get_log(log)
     driver.get(report[1])
+    wait(driver, lambda d: d.find_elements(By.CSS_SELECTOR, ".run > .folder"))
     return driver
 
 

@@ -94,7 +94,8 @@ def test_a_run_is_requeued_at_its_time_limit_and_ends_with_the_weights_of_an_uni
 
 
 def test_a_sweep_that_is_left_is_found_again_with_its_jobs_and_children_wait_for_their_parent(slurm, sweep, status):
-    first = sweep(FAMILY, "--slurm_time", 10)
+    family = FAMILY.replace("n_epochs_pretrain: 2", "n_epochs_pretrain: 100")  # so that it runs until it is suspended
+    first = sweep(family, "--slurm_time", 10)
     eventually(lambda: " running " in first.printed())
     (running,) = [job for job, state in slurm.states().items() if state.startswith("RUNNING")]
     slurm("scontrol", "suspend", running)  # so that it runs until it is looked at
@@ -111,7 +112,7 @@ def test_a_sweep_that_is_left_is_found_again_with_its_jobs_and_children_wait_for
     assert "1 running, 2 queued\n" in printed
     assert f"job {parent}  " in printed
     records = sorted(first.root.glob("logs/slurm/records/*.json"))
-    second = sweep(FAMILY, "--slurm_time", 10)
+    second = sweep(family, "--slurm_time", 10)
     eventually(lambda: " running " in second.printed())
     slurm("scontrol", "resume", parent)
     assert second.end() == 0, second.printed()
