@@ -212,24 +212,24 @@ def test_a_backward_pass_reads_what_autograd_has_saved():
 
 
 def test_tensors_that_replace_others_are_read_as_they_are():
-    layer = nn.Conv2d(2, 4, 3, bias=False)
-    block, x = LanesBlock(LanesLayer(layer, torch.ones(4, 2, 3, 3, dtype=torch.bool))), torch.randn(1, 2, 6, 5, 16)
+    layer, x = nn.Conv2d(2, 4, 3, bias=False).double(), torch.randn(1, 2, 6, 5, 16).double()
+    block = LanesBlock(LanesLayer(layer, torch.ones(4, 2, 3, 3, dtype=torch.bool)))
     chain = Chain([(block, (0, None, None))], 1, (1,))
     without = chain(x)[0]
-    layer.bias = nn.Parameter(torch.arange(4.0))
+    layer.bias = nn.Parameter(torch.arange(4.0).double())
     assert torch.allclose(chain(x)[0], without + layer.bias.view(4, 1, 1, 1))
-    layer.bias = nn.Parameter(torch.arange(8.0)[::2])
+    layer.bias = nn.Parameter(torch.arange(8.0).double()[::2])
     with pytest.raises(ValueError, match="contiguous"):
         chain(x)
-    layer.bias = nn.Parameter(torch.arange(4).double())
+    layer.bias = nn.Parameter(torch.arange(4.0))
     with pytest.raises(ValueError, match="need the same"):
         chain(x)
 
 
 def test_weights_with_gaps_in_memory_have_gradients_of_their_layout():
     layer = nn.Linear(6, 4, bias=False)
-    layer.weight = nn.Parameter(torch.randn(4, 12)[:, ::2])
-    block, x = LanesBlock(LanesLayer(layer, torch.ones(4, 6, dtype=torch.bool))), torch.randn(1, 6, 16)
+    layer.weight = nn.Parameter(torch.randn(4, 12).double()[:, ::2])
+    block, x = LanesBlock(LanesLayer(layer, torch.ones(4, 6, dtype=torch.bool))), torch.randn(1, 6, 16).double()
     (found,) = torch.autograd.grad(block(x).square().sum(), layer.weight)
     (expected,) = torch.autograd.grad(layer(x[0].T).square().sum(), layer.weight)
     assert torch.allclose(found, expected, rtol=1e-4)
