@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from helper.sparse.program import ALIGNED, Arena, At, Block, Kind, Program
+from helper.sparse.program import Arena, At, Block, Kind, Program, whole
 
 SCRATCH, BACK, KEPT, RESULTS, FIRST = range(5)  # pieces of memory of every program; tensors come from FIRST on
 
@@ -73,7 +73,7 @@ class Draft:
         places, at = {}, 0
         for name, size in sizes.items():
             places[name] = At(SCRATCH, at)
-            at += -(-size // ALIGNED) * ALIGNED
+            at += whole(size)
         self.scratch_size = max(self.scratch_size, at)
         return places
 
@@ -81,18 +81,18 @@ class Draft:
         """Room for the gradient of a tensor of so many elements, zeros until then."""
         at = At(RESULTS, self.results_size)
         self.results[part, which] = at
-        self.results_size += -(-size * self.element // ALIGNED) * ALIGNED
+        self.results_size += whole(size * self.element)
         return at
 
     def sum(self, a: Value, b: Value) -> Value:
         """A new value, a + b."""
         y = self.take(a.shape, 1)
-        self.program.add(Kind.ADD, y=y.at, x=a.at, g=b.at, blocks=1, lanes=a.size)
+        self.program.add(Kind.ADD, y=y.at, x=a.at, g=b.at, lanes=a.size)
         return y
 
     def zeros(self, shape: tuple[int, ...]) -> Value:
         y = self.take(shape, 1)
-        self.program.add(Kind.ADD, y=y.at, blocks=1, lanes=y.size)
+        self.program.add(Kind.ADD, y=y.at, lanes=y.size)
         return y
 
 

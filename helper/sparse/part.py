@@ -1,5 +1,6 @@
 """What chains of a sparse view are made of."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from helper.sparse.drafts import Draft, Given
 Reads = tuple[int | None, ...]
 
 
-class Part(nn.Module):
+class Part(nn.Module, ABC):
     """A step of a chain.
 
     Attributes:
@@ -21,32 +22,32 @@ class Part(nn.Module):
 
     n_outputs = 1
 
+    @abstractmethod
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Weight and bias of its layer, and of its norm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finds_for(self) -> nn.Module | None:
         """The norm for which it finds statistics, if there is one."""
-        raise NotImplementedError
 
     def passed_on(self, output: int) -> int | None:
         """Which of what it reads an output is, once more; None: it is a new value."""
         return None
 
+    @abstractmethod
     def key(self) -> tuple[Any, ...]:
         """What decides, beside shapes and types of inputs and tensors, how its passes are made."""
-        raise NotImplementedError
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where it cannot be given such inputs."""
 
+    @abstractmethod
     def passes(self, draft: Draft, given: Given, places: Sequence[Any], *, keep: bool) -> Any:
         """`LayerPass` or `NormPass`, whose forward pass is added to the draft.
 
         Args:
             places: make room for each output, of a shape. keep: whether there will be a backward pass.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The passes of a chain for inputs of one shape, each a program of kernels."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from helper.sparse.part import Steps
 from helper.sparse.program import PLACES, Arena, At
 from helper.sparse.rooms import Rooms, ordinary
 
-SHARE = PLACES["statistics.share"]
+SHARE = PLACES["statistics__share"]
 TENSORS = 4  # of a part: weight and bias of its layer, and of its norm
 
 
@@ -53,7 +54,8 @@ class Passes:
         self.dense = [t is not None and t.dim() > 1 for t in tensors]
         self.norms = [part.finds_for() for part, _ in steps.parts]
         self.norms_at = FIRST + len(inputs) + len(tensors)
-        self.outputs_at = self.norms_at + 2 * sum(norm is not None for norm in self.norms)
+        self.outputs_at, places = self.norms_at + len(self.running()), itertools.count(self.norms_at)
+        self.running_at = [None if norm is None else (At(next(places)), At(next(places))) for norm in self.norms]
         self.users = Counter(number for _, reads in steps.parts for number in reads if number is not None)
         self.users.update(steps.outputs)
         self.values: list[Value | None] = [Value(tuple(x.shape), At(FIRST + i)) for i, x in enumerate(inputs)]
@@ -95,11 +97,9 @@ class Passes:
         part, reads = self.steps.parts[i]
         values = tuple(None if number is None else self.values[number] for number in reads)
         part.check(values[0].shape)
-        at = self.norms_at + 2 * sum(norm is not None for norm in self.norms[:i])
-        running = None if self.norms[i] is None else (At(at), At(at + 1))
         first, own = len(self.values), slice(i * TENSORS, (i + 1) * TENSORS)
         weight = own.start
-        given = Given(i, tuple(self.tensors[own]), self.sizes[weight], self.dense[weight], running, values)
+        given = Given(i, tuple(self.tensors[own]), self.sizes[weight], self.dense[weight], self.running_at[i], values)
         places = [partial(self.place, first + k) for k in range(part.n_outputs)]
         made = part.passes(self.draft, given, places, keep=self.keep)
         self.values += made.outputs

@@ -19,6 +19,11 @@ SIZE = ctypes.sizeof(CallStruct) // 8
 ALIGNED = 64  # bytes: a vector of the widest kind
 
 
+def whole(size: int) -> int:
+    """Bytes, up to the next aligned place."""
+    return -(-size // ALIGNED) * ALIGNED
+
+
 class Kind(IntEnum):
     """Of a call, as in kernels.cpp."""
 
@@ -54,15 +59,17 @@ class Program:
         self.finished: tuple[np.ndarray, ...] | None = None
 
     def add(self, kind: Kind, **fields: At | int | float | None) -> int:
-        """A further call; what is not given is zero. Fields of inner structures are named like `norm__relu`.
+        """A further call; what is not given is zero.
 
+        Args:
+            fields: by their names in `PLACES`.
         Returns:
-            Where its fields begin, for `place_of`.
+            Where its fields begin.
         """
         row, first = np.zeros(SIZE, np.int64), len(self.rows) * SIZE
         row[PLACES["kind"]] = kind
         for name, value in fields.items():
-            place = PLACES[name.replace("__", ".")]
+            place = PLACES[name]
             if isinstance(value, At):
                 self.slots.append(first + place)
                 self.pieces.append(value.piece)
@@ -120,13 +127,13 @@ class Arena:
 
     def take_small(self, size: int) -> Block:
         """A block that stays, where it does not break up what others give back."""
-        size = -(-size // ALIGNED) * ALIGNED
+        size = whole(size)
         self.before += size
         return Block(At(self.piece, -self.before), size, None)
 
     def take(self, size: int, users: int | None) -> Block:
         """The smallest free block that is large enough."""
-        size = -(-size // ALIGNED) * ALIGNED
+        size = whole(size)
         fit = [(room, offset) for offset, room in self.free if room >= size]
         if not fit:
             self.size += size

@@ -56,10 +56,10 @@ class CallStruct(ctypes.Structure):
 
 
 def places_of(struct: type[ctypes.Structure], prefix: str = "", first: int = 0) -> dict[str, int]:
-    """{name of a field, with those of the structures around it: which number of eight bytes it is}."""
+    """{name of a field, behind `norm__` where it is one of an inner `norm`: which number of eight bytes it is}."""
     places: dict[str, int] = {}
     for name, kind in struct._fields_:
         at = first + getattr(struct, name).offset // 8
         inner = issubclass(kind, ctypes.Structure)
-        places |= places_of(kind, f"{prefix}{name}.", at) if inner else {prefix + name: at}
+        places |= places_of(kind, f"{prefix}{name}__", at) if inner else {prefix + name: at}
     return places
