@@ -92,10 +92,23 @@ def test_studies_that_differ_in_more_than_width_stand_in_no_figure(tmp_path, fla
 def test_one_width_makes_no_figure_and_a_network_without_widths_none(tmp_path):
     write_width(tmp_path, 2)
     write_width(tmp_path, 2, augment="none")
-    for dims in ("32", "64"):
+    for name in ("alexnet", "vgg11"):
         for mode in ("dense", "sparse-finetune", "sparse-scratch"):
-            write(tmp_path, mode=mode, net_name="mlp", hidden_dims=dims)
+            write(tmp_path, mode=mode, net_name=name)
     assert charts_of(tmp_path) == []
+
+
+def test_hidden_layers_of_an_mlp_are_its_width_and_their_number_is_not(tmp_path):
+    for dims in ("1000-8", "64-8", "16"):
+        for mode, accuracy in (("dense", 0.5), ("sparse-finetune", 0.6), ("sparse-scratch", 0.5)):
+            write(tmp_path, accuracy, mode=mode, net_name="mlp", hidden_dims=dims)
+    (chart,) = charts_of(tmp_path)
+    for panel in chart.panels:
+        assert panel.x.names == ["64-8", "1000-8"]
+        assert "--hidden_dims" in panel.x.label
+    (series,) = chart.panels[0].series
+    assert series.x == [0, 1]
+    assert series.y == pytest.approx([0.1, 0.1])
 
 
 def test_training_from_scratch_for_the_whole_budget_is_no_point(tmp_path):

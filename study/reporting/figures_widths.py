@@ -8,17 +8,18 @@ import pandas
 from helper.charts.chart import Axis, Chart, Level, Panel, Series
 from helper.look import Look
 from helper.schema.config import all_flags, digest
+from helper.schema.values import dashed_values
 from loader.main import DATASETS
 from optim.config import RunConfig
 from study.reporting.families import COLOURS, LINES, MARKERS
 from study.reporting.finished_run import SCHEDULE, FinishedRun, place_of, without_seed
 from study.reporting.pairs import AS_LONG
 
-WIDTH = "widen_factor"
-VARYING = (WIDTH, "augment", *SCHEDULE)  # in which the studies of a figure may differ
+WIDTHS = ("widen_factor", "hidden_dims")  # options that say how wide a network is
+VARYING = (*WIDTHS, "augment", *SCHEDULE)  # in which the studies of a figure may differ
 PANELS = {"test_gap": "test accuracy,\nfinetuned minus scratch", "train_gap": "training accuracy,\nfinetuned minus scratch"}
 SIZE = (5.4, 6.6)  # inches: a page of 400 pixels shows it at three quarters of its size
-WIDE = "width of the network (--widen_factor)"
+WIDE = "width of the network (--{})"
 LEGEND = "share pruned, augmentation, epochs of dense training"
 NO_GAP = Level("no gap", Look("0.15", "", ":"), 0, float("nan"), float("nan"), named=False)
 DODGE = 0.6  # of the distance between two widths, over which the points of one are spread
@@ -38,28 +39,40 @@ def width_charts(gaps: pandas.DataFrame, records: Sequence[FinishedRun]) -> Iter
     """
     groups: dict[str, dict[str, FinishedRun]] = {}
     for record in records:
-        if record.dense is not None and record.joined is None and record.acts_in_dense(WIDTH):
+        if record.dense is not None and record.joined is None and width_option(record):
             groups.setdefault(without_width(record), {})[record.study] = record
     for key, studies in groups.items():
         rows = points(gaps, {study: settings(record) for study, record in studies.items()})
         if rows["width"].nunique() > 1:
             record = next(iter(studies.values()))
-            yield key, f"{record.data}, {record.flags['net_name']}", width_chart(rows)
+            yield key, f"{record.data}, {record.flags['net_name']}", width_chart(rows, WIDE.format(width_option(record)))
+
+
+def width_option(record: FinishedRun) -> str:
+    """The option that says how wide its network is; empty: there is none."""
+    return next((name for name in WIDTHS if record.acts_in_dense(name)), "")
+
+
+def width_of(record: FinishedRun) -> tuple[int, ...]:
+    """The factor of a ResNet's width, or the units of an MLP's hidden layers."""
+    name = width_option(record)
+    value = (record.dense or {}).get(name, all_flags(RunConfig)[name].default)
+    return tuple(dashed_values(value)) if isinstance(value, str) else (value,)
 
 
 def without_width(record: FinishedRun) -> str:
     """Hash of all that the studies of a figure have in common."""
     options = {name: value for name, value in without_seed(record.dense or {}).items() if name not in VARYING}
-    return digest(place_of(record.flags) | {"dense": options})
+    return digest(place_of(record.flags) | {"dense": options, "layers": len(width_of(record))})
 
 
 def settings(record: FinishedRun) -> dict[str, Any]:
     """Width, augmentation in words, and epochs of the dense runs of its study."""
     dense = record.dense or {}
-    width, augment, epochs = (dense.get(name, all_flags(RunConfig)[name].default) for name in (WIDTH, "augment", "n_epochs"))
+    augment, epochs = (dense.get(name, all_flags(RunConfig)[name].default) for name in ("augment", "n_epochs"))
     known = DATASETS.get(record.flags["loader_name"])
     usual = "crop_flip" if known and known.augmented else "none"
-    return {"width": width, "augment": AUGMENTATIONS[usual if augment == "auto" else augment], "epochs": epochs}
+    return {"width": width_of(record), "augment": AUGMENTATIONS[usual if augment == "auto" else augment], "epochs": epochs}
 
 
 def points(gaps: pandas.DataFrame, studies: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
@@ -70,17 +83,18 @@ def points(gaps: pandas.DataFrame, studies: Mapping[str, Mapping[str, Any]]) -> 
     return rows.assign(**{name: [studies[study][name] for study in rows["study"]] for name in ("width", "augment", "epochs")})
 
 
-def width_chart(rows: pandas.DataFrame) -> Chart:
+def width_chart(rows: pandas.DataFrame, wide: str) -> Chart:
     """Test gap, and below it training gap, against width; a series for each sparsity, augmentation and number of epochs."""
     widths = sorted(set(rows["width"]))
-    along = Axis(WIDE, limits=(-0.5, len(widths) - 0.5), ticks=range(len(widths)), names=[f"{width:g}" for width in widths])
+    names = ["-".join(map(str, width)) for width in widths]
+    along = Axis(wide, limits=(-0.5, len(widths) - 0.5), ticks=range(len(widths)), names=names)
     panels = [
         Panel(along, Axis(label), series=list(series_of(rows, widths, name)), levels=[NO_GAP]) for name, label in PANELS.items()
     ]
     return Chart(panels, 1, SIZE, legend=LEGEND)
 
 
-def series_of(rows: pandas.DataFrame, widths: Sequence[int], gap: str) -> Iterator[Series]:
+def series_of(rows: pandas.DataFrame, widths: Sequence[tuple[int, ...]], gap: str) -> Iterator[Series]:
     sparsities = sorted(set(rows["sparsity"]))
     kinds = sorted(set(zip(rows["augment"], rows["epochs"], strict=True)))
     groups = list(rows.groupby(["augment", "epochs", "sparsity"]))
