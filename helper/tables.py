@@ -149,12 +149,22 @@ def number(path: Path, row: dict[str, str], column: str) -> float:
         raise damaged(path, f"{column} of epoch {row['epoch']} is no number") from None
 
 
+def rows_so_far(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that another process writes; none where there is no whole one."""
+    try:
+        return whole_rows(path) if path.exists() else []
+    except DamagedTable:
+        return []
+
+
 def last_row(path: Path) -> dict[str, str]:
     """The last row of a table that another process writes; empty where there is none."""
-    try:
-        return next(reversed(whole_rows(path)), {}) if path.exists() else {}
-    except DamagedTable:
-        return {}
+    return next(reversed(rows_so_far(path)), {})
+
+
+def newest_cells(path: Path) -> dict[str, str]:
+    """{column: its last cell that is not empty} of a table that another process writes."""
+    return {column: cell for row in rows_so_far(path) for column, cell in row.items() if cell}
 
 
 def text(value: Any) -> str:

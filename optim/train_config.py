@@ -115,6 +115,11 @@ class TrainConfig(Config):
         "pass", "training columns of history.csv from a pass after the epoch, or averaged while training",
         choices=("pass", "running"), identity=False,
     )  # fmt: skip
+    eval_every: int = flag(
+        1, "losses, accuracies and entropy after every K-th epoch, and of the first row and the last epoch; other rows of "
+        "history.csv have none",
+        low=1, identity=False,
+    )  # fmt: skip
     ema: float = flag(
         0.0, "evaluate, measure and keep an exponential moving average over the steps, of weights and BatchNorm statistics, "
         "with this decay, such as 0.999; 0: the weights themselves",
@@ -133,6 +138,11 @@ class TrainConfig(Config):
         if self.save_best:
             self._set("select", "test")
             self._set("save_best", False)
+        if self.eval_every > 1 and self.select != "last":
+            raise FlagError(
+                f"--eval_every {self.eval_every} --select {self.select}: the best of all epochs needs each evaluated; "
+                "use --eval_every 1, or --select last"
+            )
         if self.warmup_epochs >= self.n_epochs:
             raise FlagError(f"--warmup_epochs {self.warmup_epochs}: must be below --n_epochs {self.n_epochs}")
         if self.nesterov and self.momentum == 0 and self.optimizer_name == "sgd":
@@ -188,6 +198,10 @@ class TrainConfig(Config):
     def tensors_kept(self) -> int:
         """Tensors of a weight's shape that training keeps for each weight: the optimiser's, and the average of `--ema`."""
         return tensors_kept(with_options(OPTIMIZERS[self.optimizer_name], self)) + (self.ema > 0)
+
+    def evaluates(self, epoch: int, first: int = 0) -> bool:
+        """Whether every split is evaluated after an epoch; the first one, before any step, and the last are always."""
+        return epoch in (first, self.n_epochs) or epoch % self.eval_every == 0
 
     def saved_epochs(self) -> set[int]:
         """Epochs whose states are kept; the initialisation and the last one always are, but for `none`."""

@@ -34,7 +34,7 @@ EVERY_FLAG = {
     "reg_weight": 0.05, "reg_weights": "fisher:-0.1", "reg_schedule": "linear", "reg_schedules": "fisher:until:0.5",
     "reg_method": "difference", "reg_every": 2, "sharpness_aware": 0.05,
     "label_smoothing": 0.1, "mix": "cutmix", "mix_alpha": 0.5, "clip_norm": 2.0, "ema": 0.9,
-    "precision": "bf16", "sync_batch_norm": 0, "compile": 0, "train_eval": "pass", "select": "val",
+    "precision": "bf16", "sync_batch_norm": 0, "compile": 0, "train_eval": "pass", "eval_every": 1, "select": "val",
     "save_best": 0, "save_epochs": "0-2", "train_on": "train",
     "train_subset": 1, "subset_ratio": 0.5, "subset_method": "loss", "save_forgetting": 0,
     "lr_pretrain": 0.1, "lr_schedule_pretrain": "cosine", "lr_milestones_pretrain": "1", "lr_gamma_pretrain": 0.2,

@@ -364,7 +364,16 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path):
     assert pool.states == {"busy": FINISHED}
 
 
-def test_the_live_table_shows_epochs_and_accuracies_of_running_runs(tmp_path, train):
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ("3,0.5,0.75,0.625", ("3/30", "0.500", "0.750", "0.625")),
+        ("3,0.5,0.75,0.625\n4,,,\n5,,,", ("5/30", "0.500", "0.750", "0.625")),  # the newest that is known
+        ("3,0.5,0.75,0.625\n4,0.4,0.875,", ("4/30", "0.400", "0.875", "0.625")),
+        ("3,,,", ("3/30",)),
+    ],
+)
+def test_the_live_table_shows_epochs_and_accuracies_of_running_runs(rows, shown, tmp_path):
     from rich.console import Console
 
     from study.sweeping.plan import plan
@@ -372,14 +381,15 @@ def test_the_live_table_shows_epochs_and_accuracies_of_running_runs(tmp_path, tr
     (run,) = plan([RunConfig(results_root=str(tmp_path))])
     folder = run.folder.path
     folder.mkdir(parents=True)
-    (folder / "history.csv").write_text("epoch,loss_train,acc_train,acc_test\n3,0.5,0.75,0.625\n")
+    (folder / "history.csv").write_text(f"epoch,loss_train,acc_train,acc_test\n{rows}\n")
     pool = LocalPool(1)
     pool.states = {run.name: "running"}
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(LiveTable([run], pool, console).table())
     text = console.export_text()
-    for words in ("0/1 finished", "1 running", "3/30", "0.500", "0.750", "0.625"):
+    for words in ("0/1 finished", "1 running", *shown):
         assert words in text
+    assert "nan" not in text
 
 
 def test_makespan_follows_parents_and_slots():

@@ -19,14 +19,20 @@ def performance(history: Columns) -> Figure:
         for split, (colour, dash, name) in SPLITS.items():
             column = f"{quantity}_{split}"
             if column in history and not numpy.isnan(history[column]).all():
-                axis.plot(history["epoch"], history[column], dash, color=colour, label=name)
+                draw(axis, history, column, dash, color=colour, label=name)
         axis.set(xlabel="epoch", ylabel=label)
         axis.legend(fontsize=8, ncols=3, **ABOVE)
     axes[1].set_ylim(0, 1.02)
-    axes[2].plot(history["epoch"], history["entropy_train"], color=BLUE)
+    draw(axes[2], history, "entropy_train", "-", color=BLUE)
     axes[2].set(xlabel="epoch", ylabel="prediction entropy,\ntraining set (nats)")
     from_zero(axes[2])
     return figure
+
+
+def draw(axis: Axes, history: Columns, column: str, dash: str, **look: str) -> None:
+    """A line through the epochs that have the column: between two of `--eval_every` there are others."""
+    there = ~numpy.isnan(history[column])
+    axis.plot(history["epoch"][there], history[column][there], dash, **look)
 
 
 def from_zero(axis: Axes) -> None:
@@ -48,7 +54,7 @@ def noisy_performance(history: Columns) -> Figure | None:
         (axes[2], "acc_memorized", ORANGE, "--", "predicted as the given wrong label"),
     ]
     for axis, column, colour, dash, label in curves:
-        axis.plot(history["epoch"], history[column], dash, color=colour, label=label)
+        draw(axis, history, column, dash, color=colour, label=label)
     axes[0].set(xlabel="epoch", ylabel="cross-entropy,\ngiven labels (nats)")
     axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     axes[2].set(xlabel="epoch", ylabel="share of mislabelled examples", ylim=(0, 1.02))

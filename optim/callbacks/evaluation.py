@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
-    """Loss, accuracy and entropy on every split; the training-set pass gives the gradient SNR as well.
+    """Loss, accuracy and entropy on every split, after the epochs of --eval_every; what changes no pass has no columns.
 
-    What the training steps compute of active weights alone, these passes do as well.
+    The training-set pass gives the gradient SNR as well, and an epoch that has one for its sake has the training columns. What
+    the training steps compute of active weights alone, these passes do as well.
     """
 
     def __init__(self, folder: RunFolder, metrics: MetricConfig) -> None:
@@ -39,27 +40,40 @@ class Evaluate(Callback):
             )  # fmt: skip
 
     def on_epoch(self, trainer: Trainer) -> None:
-        data, batch_size = trainer.dataset, trainer.config.batch_size
-        forward = trainer.sparse_step.forward_for(trainer.mask_owner)
-        with_snr = trainer.epoch in self.snr_epochs
+        due, with_snr = trainer.config.evaluates(trainer.epoch, trainer.first_epoch), trainer.epoch in self.snr_epochs
         if trainer.config.train_eval == "running" and trainer.sums is not None:
-            train = trainer.sums.to("cpu").means()
-        else:
-            last = trainer.epoch == trainer.config.n_epochs  # its accuracies go into the summary
-            train, snr = evaluate_training(
-                trainer.network, trainer.mask_owner.mask, data, batch_size, trainer.seed, snr=with_snr, forward=forward,
-                precision=self.metrics.snr_precision if with_snr and not last else "fp32",
-            )  # fmt: skip
-            for row in snr:
-                self.snr.append({"epoch": trainer.epoch, **row})
-        trainer.row |= {f"{k}_train" if k in ("loss", "acc", "entropy") else k: v for k, v in train.items()}
-        for name, split in (("val", data.val), ("test", data.test)):
-            if len(split):
-                batches = data.batches(split, batch_size, own=True)
-                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"), forward=forward)
-                trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
+            trainer.row |= training_columns(trainer.sums.to("cpu").means())
+        elif due or with_snr:
+            trainer.row |= training_columns(self.pass_training_set(trainer, with_snr=with_snr))
+        if due:
+            self.pass_other_sets(trainer)
         if with_snr and self.snr.rows:
             broadcast_from_first(self.snr.write)
+
+    def pass_training_set(self, trainer: Trainer, *, with_snr: bool) -> dict[str, float]:
+        """Means over the training split; rows of its SNR are appended to the table."""
+        last = trainer.epoch == trainer.config.n_epochs  # its accuracies go into the summary
+        means, snr = evaluate_training(
+            trainer.network, trainer.mask_owner.mask, trainer.dataset, trainer.config.batch_size, trainer.seed, snr=with_snr,
+            forward=trainer.sparse_step.forward_for(trainer.mask_owner),
+            precision=self.metrics.snr_precision if with_snr and not last else "fp32",
+        )  # fmt: skip
+        for row in snr:
+            self.snr.append({"epoch": trainer.epoch, **row})
+        return means
+
+    def pass_other_sets(self, trainer: Trainer) -> None:
+        data, forward = trainer.dataset, trainer.sparse_step.forward_for(trainer.mask_owner)
+        for name, split in (("val", data.val), ("test", data.test)):
+            if len(split):
+                batches = data.batches(split, trainer.config.batch_size, own=True)
+                means = evaluate(trainer.network, tracked(batches, f"{name} set", "batches"), forward=forward)
+                trainer.row |= {f"loss_{name}": means["loss"], f"acc_{name}": means["acc"]}
+
+
+def training_columns(means: dict[str, float]) -> dict[str, float]:
+    """Means over the training split as history.csv calls them."""
+    return {f"{name}_train" if name in ("loss", "acc", "entropy") else name: mean for name, mean in means.items()}
 
 
 class OnlineSNR(Callback):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from optim.folder import RunFolder
 from optim.trainer import Trainer
 
 log = logging.getLogger(__name__)
+SHOWN = {"loss": "loss_train", "train": "acc_train", "test": "acc_test"}  # by a bar: name, column of history.csv
 
 
 class Diverged(RuntimeError):
@@ -55,7 +57,7 @@ def finite(values: Tensor) -> Tensor:
 
 
 class Progress(Callback):
-    """A bar with loss, accuracy and remaining time on a terminal, a line for each epoch in the log everywhere.
+    """A bar with newest loss, newest accuracies and remaining time on a terminal, a line for each epoch in the log everywhere.
 
     A context: what it shows ends with it, however the training does.
     """
@@ -70,6 +72,7 @@ class Progress(Callback):
     def on_start(self, trainer: Trainer) -> None:
         total = (trainer.config.n_epochs - trainer.first_epoch) * trainer.steps_per_epoch
         done = (trainer.epoch - trainer.first_epoch) * trainer.steps_per_epoch + trainer.step
+        self.newest: dict[str, str] = {}  # of what the bar shows
         self.task = self.shown.enter_context(Task("training", total, "steps", done=done))
 
     def touches_network(self, trainer: Trainer, event: str) -> bool:
@@ -80,11 +83,16 @@ class Progress(Callback):
 
     def on_epoch(self, trainer: Trainer) -> None:
         row = trainer.row
-        shown = {"loss": row["loss_train"], "train": row["acc_train"], "test": row["acc_test"]}
-        self.task.note(**{k: f"{v:.3f}" for k, v in shown.items()})
+        self.newest |= {name: f"{row[column]:.3f}" for name, column in SHOWN.items() if column in row}
+        self.task.note(**self.newest)
         log.info(
-            "epoch %d/%d  lr %.4g  train loss %.4f acc %.4f  test loss %.4f acc %.4f  %.1f s",
-            trainer.epoch, trainer.config.n_epochs, row["lr"], row["loss_train"], row["acc_train"],
-            row["loss_test"], row["acc_test"], row["seconds"],
+            "epoch %d/%d  lr %.4g%s  %.1f s",
+            trainer.epoch, trainer.config.n_epochs, row["lr"], results_in(row), row["seconds"],
         )  # fmt: skip
         spoken()
+
+
+def results_in(row: dict[str, Any]) -> str:
+    """Loss and accuracy of the training and the test set, each after two spaces, as far as the epoch has them."""
+    there = [name for name in ("train", "test") if f"loss_{name}" in row]
+    return "".join(f"  {name} loss {row[f'loss_{name}']:.4f} acc {row[f'acc_{name}']:.4f}" for name in there)

@@ -12,6 +12,7 @@ grid:                                                # one mapping or a list of 
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +154,13 @@ def is_zero(seed: Any) -> bool:
 
 
 def kept_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
-    """The first of two configurations of one run, with what is to be measured, drawn and kept in either."""
+    """The first of two configurations of one run, with what is to be evaluated, measured, drawn and kept in either."""
     config = keeping(measured_as_either(config, other), other.saved_epochs())
     if other.subset.save_forgetting and not config.subset.save_forgetting:
         config = replace(config, save_forgetting=True)
+    every = math.gcd(config.train.eval_every, other.train.eval_every)
+    if every < config.train.eval_every:
+        config = replace(config, eval_every=every)
     return replace(config, figures=True) if other.figures and not config.figures else config
 
 

@@ -21,10 +21,10 @@ from study.sweeping.masks_to_come import layers_of, network_of
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the time of dense ones: means over a run's steps, and over the passes after its epochs."""
+    """Of the time of dense ones: the mean over a run's steps, and {epoch: that of a pass after it}."""
 
-    training: float = 1.0
-    passes: float = 1.0
+    training: float
+    passes: dict[int, float]
 
 
 def sparse_shares(config: RunConfig, sizes: Sizes, last: int) -> Shares:
@@ -33,13 +33,14 @@ def sparse_shares(config: RunConfig, sizes: Sizes, last: int) -> Shares:
     Args:
         last: epoch that the tables have; that before the first one where the run has not begun.
     """
-    updater = config.mode_spec.updater
+    updater, n_epochs = config.mode_spec.updater, config.train.n_epochs
+    to_come = range(last + 1, n_epochs + 1)
     if not config.mode_spec.has_mask or not may_be_sparse(config.train, config.device):
-        return Shares()
+        return Shares(1.0, dict.fromkeys(to_come, 1.0))
     if not isinstance(updater, MaskSchedule):
         share = step_of(config, sizes, config.prune.prune_ratio).share
-        return Shares(share, share)
-    n_steps, n_epochs = steps_per_epoch(sizes.train, config.train.batch_size), config.train.n_epochs
+        return Shares(share, dict.fromkeys(to_come, share))
+    n_steps = steps_per_epoch(sizes.train, config.train.batch_size)
     changing = Changing(config, updater, updater.span(config, n_steps))
     begin, end = max(last, config.first_epoch) * n_steps, n_epochs * n_steps
 
@@ -50,8 +51,8 @@ def sparse_shares(config: RunConfig, sizes: Sizes, last: int) -> Shares:
     lengths = itertools.pairwise(sorted({begin, *changes, end}))
     total = sum((following - step) * share_in(step) for step, following in lengths)
     total += sum(1 - share_in(step) for step in changes if changing.needs_dense_gradient(step))
-    passes = [share_in(epoch * n_steps - 1) for epoch in range(last + 1, n_epochs + 1)]
-    return Shares(total / (end - begin) if end > begin else 1.0, sum(passes) / len(passes) if passes else 1.0)
+    passes = {epoch: share_in(epoch * n_steps - 1) for epoch in to_come}
+    return Shares(total / (end - begin) if end > begin else 1.0, passes)
 
 
 @dataclass(frozen=True)

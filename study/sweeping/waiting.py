@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from helper.progress import EVERY, duration
-from helper.tables import last_row
+from helper.tables import last_row, newest_cells
 from study.sweeping.executor import FINISHED, RUNNING, Executor
 from study.sweeping.plan import PlannedRun
 
@@ -33,7 +33,7 @@ def display_of(runs: Sequence[PlannedRun], executor: Executor):
 
 
 class LiveTable:
-    """Counts of all runs, and a line for each running one: epoch, loss, accuracies, remaining time."""
+    """Counts of all runs, and a line for each running one: epoch, newest loss and accuracies, remaining time."""
 
     def __init__(self, runs: Sequence[PlannedRun], executor: Executor, console: Console) -> None:
         self.runs, self.executor = {run.name: run for run in runs}, executor
@@ -66,15 +66,16 @@ class LiveTable:
 
     def row(self, run: PlannedRun) -> list[str]:
         progress = self.progress.setdefault(run.name, Progress())
-        last = last_row(run.folder.path / "history.csv")
-        if not last or not last.get("epoch"):
+        newest = newest_cells(run.folder.path / "history.csv")
+        if "epoch" not in newest:
             return [run.name, "", "", "", "", ""]
-        epoch, total = int(last["epoch"]), epochs_to_come(run)
+        epoch, total = int(newest["epoch"]), epochs_to_come(run)
         if progress.first_epoch is None:
             progress.first_epoch, progress.started = epoch, time.monotonic()
         gone = epoch - progress.first_epoch
         left = (time.monotonic() - progress.started) / gone * (total - epoch) if gone and total else None
-        numbers = [f"{float(last[name]):.3f}" for name in ("loss_train", "acc_train", "acc_test")]
+        cells = [newest.get(name) for name in ("loss_train", "acc_train", "acc_test")]
+        numbers = [f"{float(cell):.3f}" if cell else "" for cell in cells]
         return [run.name, f"{epoch}/{total or '?'}", *numbers, duration(left) if left is not None else ""]
 
 

@@ -26,6 +26,7 @@ from study.sweeping.sparse_shares import sparse_shares, weights_without_state
 
 FLOAT, TENSOR = 4, 370  # bytes: of a number, and of a tensor in a state file beside its numbers
 CELLS = {"history": 160, "snr": 150, "metrics": 225, "log": 130}  # bytes of a row
+UNEVALUATED = 0.5  # of the bytes that an epoch's row and line of the log have otherwise
 FIGURE = 125_000  # bytes of one, as PNG and PDF
 EXPECTED_PROBES = 8  # of an example of a trained network, for its Fisher trace to a tenth
 SMALL = 5_000  # bytes of config.yaml, summary.json and the headings of tables
@@ -61,28 +62,54 @@ class Work:
 
 def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     """The epochs to come of a run that has begun; of a trained one, which lacks a measurement, that of its selected weights."""
-    config, metrics = with_expected_epochs(run.config, sizes), run.config.metrics
+    config = with_expected_epochs(run.config, sizes)
     if run.folder.finished:
         return Work(measuring=state_images(config, sizes))
     begin = config.first_epoch
     last = begin + max(0, len(run.folder.history().rows) - 1) if run.begun else begin - 1  # that the tables have
     epochs = config.train.n_epochs - max(last, begin)
-    evaluated = config.train.n_epochs - last  # the first epoch as well
-    passes = evaluated if config.train.train_eval == "pass" else int(last < begin)
-    snr = sum(epoch > last for epoch in epochs_with_snr(config)) if metrics.snr_mode == "fixed" else 0
-    shares, n_epochs = sparse_shares(config, sizes, last), config.train.n_epochs
+    passes, n_epochs = passes_to_come(config, last), config.train.n_epochs
+    shares = sparse_shares(config, sizes, last)
+
+    def dense_passes(epochs: list[int]) -> float:
+        return sum(shares.passes[epoch] for epoch in epochs)
+
     passes_a_step = mean_passes(config.train, max(last, begin) / n_epochs)
     each = (share_trained(config.subset, n_epochs) * passes_a_step + pool_passes(config.subset, sizes.n_classes)) / PASSES
     bytes_, files = disk_of(config, sizes)
     scoring = scoring_images(config, sizes) + example_scoring_images(config, sizes) if last < begin else 0
     return Work(
         training=shares.training * epochs * sizes.train * each + scoring,
-        forward=shares.passes * (evaluated * (sizes.val + sizes.test) + (passes - snr) * sizes.train),
-        gradient=shares.passes * snr * sizes.train,
+        forward=dense_passes(passes.other) * (sizes.val + sizes.test) + dense_passes(passes.training) * sizes.train,
+        gradient=dense_passes(passes.gradient) * sizes.train,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
         bytes=bytes_,
         files=files,
     )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Epochs after which there are passes.
+
+    Attributes:
+        other: over validation and test set. training: over the training set, forward alone. gradient: the same with the SNR.
+    """
+
+    other: list[int]
+    training: list[int]
+    gradient: list[int]
+
+
+def passes_to_come(config: RunConfig, last: int) -> Passes:
+    """Those after epochs later than `last`, which the tables have; the first epoch, before any step, counts as one."""
+    first, train = config.first_epoch, config.train
+    to_come = range(last + 1, train.n_epochs + 1)
+    with_snr = epochs_with_snr(config) if config.metrics.snr_mode == "fixed" else set()
+    other = [epoch for epoch in to_come if train.evaluates(epoch, first)]
+    training = [epoch for epoch in other if train.train_eval == "pass" or epoch == first]
+    gradient = [epoch for epoch in to_come if epoch in with_snr]
+    return Passes(other, [epoch for epoch in training if epoch not in with_snr], gradient)
 
 
 def example_scoring_images(config: RunConfig, sizes: Sizes) -> float:
@@ -164,10 +191,11 @@ def disk_of(config: RunConfig, sizes: Sizes) -> tuple[int, int]:
     saved = config.saved_epochs()
     states = len(saved) + 1  # and model.pt
     checkpoints = 2 if saved else 0  # a round of which only the solution is kept has none in the end
-    epochs = train.n_epochs - config.first_epoch + 1
+    epochs = range(config.first_epoch, train.n_epochs + 1)
+    rows = sum(1.0 if train.evaluates(epoch, config.first_epoch) else UNEVALUATED for epoch in epochs)
     kinds = metrics.tabulated()
     measured = len(measured_epochs(config)) * len(kinds) * (3 if noisy else 1)
-    tables = epochs * (CELLS["history"] * (1.4 if noisy else 1) + CELLS["log"])
+    tables = rows * (CELLS["history"] * (1.4 if noisy else 1) + CELLS["log"])
     tables += CELLS["snr"] * len(epochs_with_snr(config)) * shape.layers if snr else 0
     tables += CELLS["metrics"] * measured * (1 + shape.layers)
     figures = config.figures * (1 + noisy + 2 * snr + bool(kinds) + metrics.save_spectrum)
