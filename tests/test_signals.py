@@ -34,6 +34,7 @@ MOST = 70  # examples of one batch or chunk, and the few that a network is tried
 SAMPLED = ("-ms", 120)
 PASSES = {
     "evaluation": (),
+    "evaluation of some epochs": ("--eval_every", 2),
     "SNR": ("--save_snr", 1),
     "online SNR, running averages": ("--save_snr", 1, "--snr_mode", "online", "--train_eval", "running"),
     "spectral Fisher": ("--save_fisher", 1, "--metric_every", 1),
