@@ -116,7 +116,7 @@ class TrainConfig(Config):
         choices=("pass", "running"), identity=False,
     )  # fmt: skip
     eval_every: int = flag(
-        1, "losses, accuracies and entropy after every K-th epoch, and of the first row and the last epoch; other rows of "
+        1, "losses, accuracies and entropy of every K-th epoch, the initialisation and the last epoch; other rows of "
         "history.csv have none",
         low=1, identity=False,
     )  # fmt: skip

@@ -233,13 +233,17 @@ ROWS = {
     "loader_name": "digits_noisy", "net_name": "resnet", "depth": 8, "widen_factor": 1, "n_epochs": 2,
     "limit_train": 256, "metric_every": 1, "save_hessian": 1, "metric_rtol": 0.3, "figures": 0,
 }  # fmt: skip
+FEW = {
+    "n_epochs": 80, "eval_every": 40, "save_epochs": "none", "hidden_dims": "4", "limit_train": 160, "save_snr": 0,
+    "save_fisher": 0, "figures": 0,
+}  # fmt: skip
 STATES = {"hidden_dims": "600-600", "n_epochs": 2, "limit_train": 256, "save_fisher": 0, "figures": 0}
 
 
 @pytest.mark.parametrize(
     ("flags", "within"),
     [
-        (FIGURES, 0.15), (ROWS, 0.15), (STATES, 0.02), (STATES | {"momentum": 0}, 0.02),
+        (FIGURES, 0.15), (ROWS, 0.15), (FEW, 0.15), (STATES, 0.02), (STATES | {"momentum": 0}, 0.02),
         (STATES | {"optimizer_name": "adam", "lr": 0.001}, 0.02), (STATES | {"mode": "sparse-scratch", "sparse_step": 0}, 0.02),
         pytest.param(STATES | {"mode": "sparse-scratch"}, 0.02, marks=pytest.mark.compiler),
         pytest.param(STATES | {"mode": "gradual", "mask_begin": 0, "mask_end": 0.25}, 0.02, marks=pytest.mark.compiler),

@@ -30,7 +30,7 @@ def performance(history: Columns) -> Figure:
 
 
 def draw(axis: Axes, history: Columns, column: str, dash: str, **look: str) -> None:
-    """A line through the epochs that have the column: between two of `--eval_every` there are others."""
+    """A line through the epochs that have the column; those that `--eval_every` leaves out are no gaps in it."""
     there = ~numpy.isnan(history[column])
     axis.plot(history["epoch"][there], history[column][there], dash, **look)
 

@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
-    """Loss, accuracy and entropy on every split, after the epochs of --eval_every; what changes no pass has no columns.
+    """Loss, accuracy and entropy on every split, after the epochs that --eval_every says.
 
-    The training-set pass gives the gradient SNR as well, and an epoch that has one for its sake has the training columns. What
-    the training steps compute of active weights alone, these passes do as well.
+    The training-set pass gives the gradient SNR as well; where it is made for that alone, the row has the training columns
+    and no others. What the training steps compute of active weights alone, these passes do as well.
     """
 
     def __init__(self, folder: RunFolder, metrics: MetricConfig) -> None:
