@@ -128,6 +128,15 @@ def test_of_a_run_that_has_begun_the_epochs_to_come_are_left(tmp_path):
     assert left.measuring == pytest.approx(whole.measuring * 2 / 4)  # 8 and 10 of 0, 4, 8 and 10
 
 
+def test_a_run_with_more_epochs_than_its_budget_was_expected_to_allow_has_none_to_come(tmp_path):
+    run = planned(tmp_path, mode="sparse-scratch", train_budget=0.5, n_epochs=4, lr_milestones="1")
+    run.folder.path.mkdir(parents=True)
+    run.folder.checkpoint.touch()
+    (run.folder.path / "history.csv").write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(100)))
+    left = work_of(run, published_sizes(run.config.data))
+    assert (left.training, left.forward, left.gradient) == (0, 0, 0)
+
+
 def test_states_are_measured_at_the_start_on_the_way_and_at_the_end():
     assert measured_epochs(planned(n_epochs=10, metric_every=5).config) == [0, 5, 10]
     assert measured_epochs(planned(n_epochs=10).config) == [0, 10]

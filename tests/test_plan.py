@@ -71,6 +71,32 @@ def test_equal_runs_are_measured_as_either_asks():
     assert not runs[1].config.metrics.save_jacobian
 
 
+@pytest.mark.parametrize("dense_first", [False, True])
+def test_a_run_that_a_sweep_names_is_measured_as_it_says_there_wherever_it_stands(dense_first):
+    flags = {"save_hessian": 1, "hessian_method": "hutchinson", "monte_carlo_samples": 77, "metric_split": "test"}
+    named, child = expand({"mode": "dense", **flags}), expand({"mode": "sparse-finetune"})
+    (dense, *_) = plan([*named, *child] if dense_first else [*child, *named])
+    metrics = dense.config.metrics
+    assert {name: getattr(metrics, name) for name in flags} == flags
+    assert metrics.save_fisher  # as the child asks
+
+
+def test_what_only_the_other_of_two_equal_runs_measures_is_measured_as_that_one_says():
+    runs = plan(
+        [*expand({"mode": "dense", "save_jacobian": 1, "jacobian_method": "exact", "save_fisher": 0}),
+         *expand({"mode": "dense", "save_fisher": 1, "fisher_method": "vmap"})]
+    )  # fmt: skip
+    metrics = runs[0].config.metrics
+    assert (metrics.save_jacobian, metrics.jacobian_method) == (True, "exact")
+    assert (metrics.save_fisher, metrics.fisher_method) == (True, "vmap")
+
+
+@pytest.mark.parametrize(("one", "other", "both"), [(6, 4, 2), (0, 4, 4), (6, 0, 6), (3, 3, 3)])
+def test_equal_runs_are_measured_at_the_epochs_of_either(one, other, both):
+    runs = plan([*expand({"mode": "dense", "metric_every": one}), *expand({"mode": "dense", "metric_every": other})])
+    assert [run.config.metrics.metric_every for run in runs] == [both]
+
+
 def test_flags_can_come_from_a_file_beside_the_sweep(written, tmp_path):
     (tmp_path / "common.yaml").write_text("lr: 0.3\nmomentum: 0.5\n")
     (config,) = read_sweep(written("config: common.yaml\nflags: {momentum: 0.6}\ngrid: {n_epochs: 40}"), {})

@@ -20,6 +20,7 @@ from typing import Any
 
 from helper.command_line.effects import misplaced
 from helper.command_line.flag_files import read_flags
+from helper.metrics.main import METRICS
 from helper.schema.config import FlagError, all_flags, flatten, replace, unflatten
 from helper.schema.values import near_match
 from helper.untrusted.texts import one_line
@@ -165,13 +166,21 @@ def kept_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
 
 
 def measured_as_either(config: RunConfig, other: RunConfig) -> RunConfig:
-    """The first of two configurations of one run, with what is to be measured in either."""
-    if config.metrics == other.metrics:
+    """The first of two configurations of one run, with what is to be measured in either, at the epochs of both.
+
+    How it is measured the first one says; of what it does not measure, the other.
+    """
+    own, others = config.metrics, other.metrics
+    if own == others:
         return config
-    switches = [f.name for f in dataclasses.fields(config.metrics) if f.name.startswith("save_")]
-    both = {name: getattr(config.metrics, name) or getattr(other.metrics, name) for name in switches}
-    every = max(config.metrics.metric_every, other.metrics.metric_every)
-    return replace(config, **both, metric_every=every)
+    switches = [f.name for f in dataclasses.fields(own) if f.name.startswith("save_")]
+    changes = {name: getattr(own, name) or getattr(others, name) for name in switches}
+    kept = {name for metric in METRICS.values() if getattr(own, metric.switch) for name in metric.flags}
+    for metric in METRICS.values():
+        if getattr(others, metric.switch) and not getattr(own, metric.switch):
+            changes |= {name: getattr(others, name) for name in metric.flags if name not in kept}
+    every = math.gcd(own.metric_every, others.metric_every)
+    return replace(config, **changes | {"metric_every": every})
 
 
 def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str | None] = fingerprint_of) -> list[PlannedRun]:
@@ -186,6 +195,7 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
     if len(roots) > 1:
         raise FlagError(f"results_root: a sweep has one, not {', '.join(sorted(roots))}")
     found: dict[str, PlannedRun] = {}
+    named = set[str]()  # by the sweep itself: these say how they are measured
 
     for config in configs:
         for name in PATHS:
@@ -197,7 +207,10 @@ def plan(configs: Sequence[RunConfig], fingerprint: Callable[[DataConfig], str |
             planned = PlannedRun(run, folder, parent and parent.name, generation_of(run, parent))
             if planned.name in found:
                 former = found[planned.name]
-                planned = dataclasses.replace(former, config=kept_as_either(former.config, run))
+                pair = (run, former.config) if run is config and planned.name not in named else (former.config, run)
+                planned = dataclasses.replace(former, config=kept_as_either(*pair))
+            if run is config:
+                named.add(planned.name)
             parent = found[planned.name] = planned
     return sorted(found.values(), key=lambda run: run.generation)
 

@@ -67,7 +67,7 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
         return Work(measuring=state_images(config, sizes))
     begin = config.first_epoch
     last = begin + max(0, len(run.folder.history().rows) - 1) if run.begun else begin - 1  # that the tables have
-    epochs = config.train.n_epochs - max(last, begin)
+    epochs = max(0, config.train.n_epochs - max(last, begin))  # a budget may have bought more than was expected
     passes, n_epochs = passes_to_come(config, last), config.train.n_epochs
     shares = sparse_shares(config, sizes, last)
 
