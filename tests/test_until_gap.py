@@ -12,7 +12,7 @@ import numpy
 import pytest
 
 import experiment
-from helper.schema.config import FlagError
+from helper.schema.config import FlagError, digest, flatten, replace
 from helper.system.versions import ROOT
 from optim.config import RunConfig
 from study import decisions
@@ -48,6 +48,18 @@ def test_two_settings_are_a_comparison_whatever_they_differ_in():
     assert [run.random_state for run in comparison.with_more(2).runs()] == [3, 1, 6, 7, 1, 3, 5, 6, 7]
     assert comparison.with_more(2).seeds == [3, 1, 6, 7]
     assert {run.train.n_epochs for run in comparison.with_more(2).sides[1].values()} == {60}
+
+
+@pytest.mark.parametrize(
+    "flags", [{"random_state": 9}, {"random_state": [9], "n_epochs_pretrain": 7}, {"random_state": [4, 9]}]
+)
+def test_seeds_that_are_added_have_a_dense_parent_of_their_own(flags):
+    """Also where the first one's was named: by the seed that it would have had anyway."""
+    runs = [replace(run, random_state_pretrain=run.random_state) for run in configs_of(mode=list(BOTH), **flags)]
+    more = compared(runs, "mode")[0].with_more(2).runs()
+    assert {run.random_state for run in more} >= {9, 10, 11}
+    assert all(run.dense_parent().random_state == run.random_state for run in more)
+    assert len({digest(flatten(run.dense_parent())) for run in more}) == len(more) // 2
 
 
 def test_more_settings_are_compared_where_they_differ_in_one_flag_alone():

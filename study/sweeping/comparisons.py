@@ -51,8 +51,9 @@ class Comparison:
         return digest({"value": value, "sides": [settings_of(next(iter(side.values()))) for side in self.sides]})
 
     def at(self, seed: int) -> tuple[RunConfig, RunConfig]:
-        """The runs of a seed, also of one that is to come."""
-        first, second = (side.get(seed) or replace(next(iter(side.values())), random_state=seed) for side in self.sides)
+        """The runs of a seed, also of one that is to come, whose dense parent has that seed as well."""
+        seeds = {"random_state": seed, "random_state_pretrain": None}
+        first, second = (side.get(seed) or replace(next(iter(side.values())), **seeds) for side in self.sides)
         return first, second
 
     def with_more(self, n: int) -> "Comparison":
