@@ -55,6 +55,13 @@ class MaskOwner:
         if gradients:
             torch._foreach_mul_(list(gradients.values()), [self.factor(name) for name in gradients])
 
+    @torch.no_grad()
+    def leave_out(self, weights: Mask) -> None:
+        """Give some of the masked weights no gradient in the step under way."""
+        for name, gradient in self.gradients().items():
+            if gradient is not None:
+                gradient.masked_fill_(weights[name].to(gradient.device), 0.0)
+
     def factor(self, name: str) -> Tensor:
         """The mask in dtype and memory layout of the gradients, so that one fused product does; changed in place."""
         if name not in self.factors:

@@ -73,8 +73,9 @@ class UpdateMask(Callback):
     """Changes the mask as a schedule says.
 
     Weights are pruned before a step, so that it takes its gradients of what is left. Weights change places between the
-    gradients and the update of a step, which moves those that stay and those that come back. Everything follows from the
-    number of completed steps and from the weights, so that a checkpoint holds nothing of it.
+    gradients and the update of a step, which moves those that stay, and those that come back if they come by their gradients:
+    otherwise the step may have been taken without, as sparse ones are. Everything follows from the number of completed steps
+    and from the weights, so that a checkpoint holds nothing of it.
     """
 
     def __init__(self, schedule: MaskSchedule, config: Any) -> None:
@@ -118,7 +119,10 @@ class UpdateMask(Callback):
             owner.meter.add_dense_gradient(trainer.n_examples)
         drop = self.pruning.scores(trainer.network, owner.mask, stream(trainer.seed, "prune", step))
         grow = self.growth.scores(owner.gradients(), stream(trainer.seed, "growth", step))
-        self.put(owner, step, *swap(owner.mask, numbers, drop, grow))
+        mask, grown = swap(owner.mask, numbers, drop, grow)
+        self.put(owner, step, mask, grown)
+        if not self.growth.dense_gradient:
+            owner.leave_out(grown)
 
     def needs_dense_gradient(self, trainer: Any) -> bool:
         return self.growth.dense_gradient and any(self.places(trainer).values())

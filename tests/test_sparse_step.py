@@ -26,7 +26,7 @@ from optim.callbacks.evaluation import Evaluate
 from optim.checkpoint import FROM_THE_START, load_state, save_state
 from optim.config import TrainConfig
 from optim.measuring import evaluate_training
-from optim.model import load_stored
+from optim.model import load_stored, start
 from optim.trainer import Trainer
 from tests.outcome import TIMING
 from tests.stops import signal_at, sigterm_after
@@ -96,6 +96,42 @@ def test_weights_that_grow_at_random_need_no_dense_step(monkeypatch):
     recorder, _ = trained(config_of(**flags))
     assert recorder.versions[-1] == 2
     assert all(steps.sparse)
+
+
+@pytest.mark.parametrize(("growth", "moved"), [("random", False), ("gradient", True)])
+@pytest.mark.parametrize("mode", [{"mode": "dynamic"}, {"mode": "granet", "mask_begin": 0}])
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer_name": "adam"}, {"clip_norm": 0.1, "nesterov": 1, "ema": 0.5}])
+def test_the_step_of_a_change_moves_what_comes_by_its_gradient_alone_however_steps_are_computed(growth, moved, mode, optimizer):
+    """What comes at random has no gradient in a sparse step, and takes none of a dense one either."""
+    flags = RESNET | mode | optimizer | {"growth": growth, "mask_every": 2, "mask_end": 5, "limit_train": 96, "n_epochs": 2}
+
+    def grown_weights(sparse: str) -> tuple[Tensor, Tensor]:
+        grown = []
+
+        class Look(Callback):
+            def on_step(self, trainer: Trainer) -> None:
+                owner = trainer.mask_owner
+                if owner.version != self.version:
+                    places = [owner.mask[name] & ~self.mask[name] for name in owner.mask]
+                    grown.append(torch.cat([w.detach()[at] for w, at in zip(owner.weights, places, strict=True)]))
+                self.mask, self.version = owner.mask, owner.version
+
+            def on_start(self, trainer: Trainer) -> None:
+                self.mask, self.version = trainer.mask_owner.mask, trainer.mask_owner.version
+
+        config = config_of(**flags, sparse_step=sparse, lr_milestones="1")
+        dataset = load_dataset(config.data)
+        network, mask, _ = start(config, dataset, None)
+        callbacks = [config.mode_spec.updater(config), Look()]
+        trainer = Trainer(network, dataset, config.train, seed=1, callbacks=callbacks, mask=mask)
+        trainer.fit()
+        return torch.cat(grown), weights(trainer.network)
+
+    (dense_grown, dense), (sparse_grown, sparse) = grown_weights("0"), grown_weights("1")
+    for values in (dense_grown, sparse_grown):
+        assert len(values) > 50
+        assert (values != 0).float().mean() == pytest.approx(float(moved), abs=0.02)  # of some, the gradient is zero
+    assert (sparse - dense).norm() < 1e-3 * dense.norm()
 
 
 @contextlib.contextmanager
