@@ -164,6 +164,14 @@ def test_what_stays_open_ends_with_as_many_seeds_as_there_may_be_and_jobs_are_ke
     assert decision.seeds == list(range(5, 13))
 
 
+def test_as_many_seeds_are_added_as_are_asked_for_and_no_more_than_there_may_be(tmp_path, sequential):
+    calls, _ = sequential(
+        pairs_of(tmp_path, [5]), lambda config: 0.7 + noise(config.random_state, config.mode, 0.1),
+        max_seeds=8, jobs=6, seeds_at_once=2,
+    )  # fmt: skip
+    assert [len(call) // 2 for call in calls] == [1, 3, 5, 7, 8]
+
+
 def test_each_comparison_goes_on_by_itself_and_all_intervals_hold_together(tmp_path, sequential):
     def accuracy(config):
         ahead = 0.05 * (config.mode == BOTH[0] and config.prune.prune_ratio == 0.8)
@@ -198,6 +206,9 @@ def test_a_dry_run_prices_as_many_seeds_as_there_may_be(tmp_path):
     assert sorted(config.random_state for config in runs) == sorted([*range(1, 10)] * 2)
 
 
+OPEN_END = ("--until_gap", "acc_test:0.01", "--max_seeds", 5)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -208,7 +219,9 @@ def test_a_dry_run_prices_as_many_seeds_as_there_may_be(tmp_path):
         (("--until_gap", "acc_test:nan", "--max_seeds", 5), "such as acc_test:0.01"),
         (("--until_gap", "acc_test:0.01", "--max_seeds", 2), "there are 3 seeds already"),
         (("--until_gap", "acc_test:0.01", "--max_seeds", 5, "--between", "lr"), "--between lr"),
-        (("--until_gap", "acc_test:0.01", "--max_seeds", 5, "--executor", "slurm", "--slurm_time", 9), "--executor local"),
+        ((*OPEN_END, "--executor", "slurm", "--slurm_time", 9, "--watch", 0), "needs --watch 1"),
+        ((*OPEN_END, "--seeds_at_once", 0), "--seeds_at_once 0"),
+        (("--seeds_at_once", 2), "needs --until_gap"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(tmp_path, flags, words):

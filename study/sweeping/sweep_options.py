@@ -43,6 +43,9 @@ class SweepConfig(Config):
         "excludes 0 or lies within +-GAP; it holds however often one looks; default: only the seeds of the grid", convert=goal,
     )  # fmt: skip
     max_seeds: int | None = flag(None, "with --until_gap: seeds of each setting at most; default: it has to be given", low=2)
+    seeds_at_once: int | None = flag(
+        None, "with --until_gap: seeds added between two looks; default: as many as --jobs has room for, one with SLURM", low=1
+    )
     between: str = flag("mode", "with --until_gap: the flag in which the two differ, where there are more than two settings")
     retry: bool = flag(False, "repeat the runs that failed the last time")
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
@@ -60,8 +63,10 @@ class SweepConfig(Config):
             raise FlagError("--jobs is for --executor local; --max_array_parallelism bounds what SLURM runs at a time")
         if (self.until_gap is None) != (self.max_seeds is None):
             raise FlagError("--until_gap and --max_seeds need each other: which gap decides, and how many seeds it may take")
-        if self.until_gap and self.executor != "local":
-            raise FlagError("--until_gap looks at runs as they finish here; it needs --executor local")
+        if self.until_gap is None and self.seeds_at_once is not None:
+            raise FlagError(f"--seeds_at_once {self.seeds_at_once} needs --until_gap, which adds seeds")
+        if self.until_gap and not self.slurm.watch:
+            raise FlagError("--until_gap adds seeds to runs that have finished, for which it has to stay; it needs --watch 1")
         if self.images_per_second is not None and not self.dry_run:
             raise FlagError("--images_per_second prices a sweep that is not run here; it needs --dry_run 1")
         check_reference(self.reference, self.images_per_second)

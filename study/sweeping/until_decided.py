@@ -37,7 +37,7 @@ def until_decided(config: SweepConfig, configs: Sequence[RunConfig], run_all: Ca
         wanted = [d.verdict == OPEN and len(d.seeds) < config.max_seeds for d in found]
         if not any(wanted):
             return 0
-        together = max(1, config.jobs // (RUNS_OF_A_SEED * sum(wanted)))
+        together = config.seeds_at_once or max(1, config.jobs // (RUNS_OF_A_SEED * sum(wanted)))
         comparisons = [
             comparison.with_more(min(together, config.max_seeds - len(comparison.seeds))) if more else comparison
             for comparison, more in zip(comparisons, wanted, strict=True)

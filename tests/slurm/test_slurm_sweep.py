@@ -139,6 +139,18 @@ def test_a_failing_parent_cancels_its_children(slurm, sweep, status):
     assert len(list(going.root.glob("logs/slurm/records/*.json"))) == 2
 
 
+def test_seeds_are_added_until_a_gap_is_decided(slurm, sweep):
+    pair = FAMILY.replace("sparse-scratch, prune_ratio: [0.8, 0.9]", "[sparse-finetune, sparse-scratch], random_state: [1, 2]")
+    going = sweep(pair, "--slurm_time", 10, "--until_gap", "acc_test:1e-9", "--max_seeds", 4, "--seeds_at_once", 2)
+    assert going.end() == 0, going.printed()
+    assert all(f": {n} seeds, " in going.printed() for n in (2, 4))
+    assert {len(folders(going.root, mode)) for mode in ("dense", "sparse-finetune", "sparse-scratch")} == {4}
+    assert all(
+        folder.finished for mode in ("dense", "sparse-finetune", "sparse-scratch") for folder in folders(going.root, mode)
+    )
+    assert not slurm.states()
+
+
 def test_runs_without_a_requeue_left_and_cancelled_ones_are_interrupted_and_go_on(slurm, sweep, status):
     long = FAMILY.replace("n_epochs_pretrain: 2,", "n_epochs_pretrain: 100000,").replace("[0.8, 0.9]", "0.9")
     flags = ["--slurm_time", 10, "--slurm_max_requeues", 0]
