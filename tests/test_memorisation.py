@@ -13,7 +13,7 @@ import experiment
 from loader.main import load_dataset
 from optim.model import load_run
 from study.comparing.memorisation import kinds_table
-from study.comparing.subset_runs import Kind, whole_of
+from study.comparing.subset_runs import Kind, open_kinds, whole_of
 from study.comparing.subset_scores import (
     Outcomes,
     binned,
@@ -253,6 +253,45 @@ def test_runs_that_share_no_data_or_are_too_few_are_refused_in_one_line(runs, tr
         assert found.code == 1, words
         assert said in found.line, found.line
         assert len(found.err.strip().splitlines()[-1]) < 600
+
+
+def test_runs_of_other_dense_parents_or_sizes_of_subsets_are_other_kinds(runs, train_once):
+    """A mean over both would be of neither; of two sizes, the larger subsets would have more of those that saw an example."""
+    seeds = range(1, 5)
+    finetuned = [
+        train_once(*QUICK, "--mode", "sparse-finetune", "--split_seed", seed, *flags)
+        for flags in ((), ("--n_epochs_pretrain", 1), ("--n_epochs_pretrain", 1, "--lr_pretrain", 0.05))
+        for seed in seeds
+    ]
+    fewer = [train_once(*QUICK, "--limit_train", 150, "--split_seed", seed) for seed in seeds]
+    kinds, _ = open_kinds([*runs[:4], *fewer, *finetuned], "cpu", None, 500)
+    common = "in its dense parent"
+    assert {kind.name: len(kind.runs) for kind in kinds} == {
+        "dense, limit_train 300": 4, "dense, limit_train 150": 4,
+        f"sparse-finetune 0.9, limit_train 300, n_epochs 3 {common}": 4,
+        f"sparse-finetune 0.9, limit_train 300, n_epochs 1 {common}": 4,
+        f"sparse-finetune 0.9, limit_train 300, lr 0.05 {common}, n_epochs 1 {common}": 4,
+    }  # fmt: skip
+    assert [kind.outcomes.seen.sum(1).tolist() for kind in kinds[:2]] == [[300] * 4, [150] * 4]
+    assert {run.config.random_state for kind in kinds for run in kind.runs} == {42}
+
+
+def test_two_sizes_of_subsets_memorise_nothing_where_accuracy_follows_from_the_size_alone():
+    """Of each kind by itself the score is 0; of both together it would be 0.19."""
+    draw = numpy.random.default_rng(5)
+    scores, parts = [], []
+    for size, accuracy in ((100, 0.3), (700, 0.6)):
+        seen = numpy.array([numpy.isin(numpy.arange(1000), draw.permutation(1000)[:size]) for _ in range(30)])
+        parts.append((seen, (draw.random(seen.shape) < accuracy).astype(float)))
+        scores.append(mean_score(by_subset(*parts[-1])))
+    assert scores == pytest.approx([0, 0], abs=0.03)
+    assert mean_score(by_subset(*map(numpy.concatenate, zip(*parts, strict=True)))) == pytest.approx(0.19, abs=0.03)
+
+
+def test_a_dense_parent_that_may_have_seen_anything_is_refused(runs, train_once):
+    given = train_once(*QUICK, "--mode", "sparse-finetune", "--split_seed", 2, "--pretrain_model_path", runs[0])
+    found = outcome(experiment.main, "memorisation", *runs[:4], given)
+    assert (found.code, "--pretrain_model_path" in found.line) == (1, True), found.line
 
 
 def test_labels_that_contradict_are_refused_in_one_line(train_once):

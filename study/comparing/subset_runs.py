@@ -20,7 +20,7 @@ from study.comparing.subset_scores import Outcomes, by_subset
 from study.runs import LoadedRun, StoredRun, open_run
 
 SUBSET = ("limit_train", "split_seed", "val_size", "limit_test")  # data flags that say which examples a run sees
-SEEDS = ("random_state", "parent", "lottery", "data_files", *SUBSET)  # of an identity: what repeats a kind of run
+SEEDS = ("random_state", "parent", "lottery", "data_files", "split_seed", "limit_test")  # of an identity: what repeats a kind
 CHUNK = 4096  # examples hashed at once
 
 
@@ -48,7 +48,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Kind:
-    """Runs that differ in their seeds and subsets alone, and what they say of the pool's examples."""
+    """Runs that differ in their seeds and in which subset of one size they saw, and what they say of the pool's examples.
+
+    Of several sizes the larger subsets, whose runs are better at any example, would have more of those that saw one: what is
+    owed to the size would count as memorised.
+    """
 
     name: str
     runs: list[StoredRun]
@@ -60,11 +64,13 @@ class Answer:
     """What one run says of all examples of the whole data set.
 
     Attributes:
+        options: those that runs of other seeds and subsets have as well. parent: such of its dense parent; empty: it has none.
         seen: (N,) bool. given: (N,) its labels of those that it saw, else -1. predicted: (N,) classes.
     """
 
     run: StoredRun
     options: dict[str, Any]
+    parent: dict[str, Any]
     seen: Tensor
     given: Tensor
     predicted: Tensor
@@ -111,7 +117,12 @@ def keys_of(split: Split) -> list[bytes]:
 
 
 def answer_of(run: LoadedRun, whole: Dataset, places: Mapping[bytes, int], batch_size: int) -> Answer:
-    """Raises RuntimeError: the run saw an example that the whole data set does not have, or its network gives no numbers."""
+    """Raises RuntimeError: what the run saw is not known, or not in the whole data set; its network gives no numbers."""
+    if isinstance(run.folder.read_summary()["identity"].get("parent"), str):
+        raise RuntimeError(
+            f"{run.folder.path} has a dense parent that was given as a file, and which examples that saw is not known; give "
+            "runs without --pretrain_model_path"
+        )
     rows = [places.get(key) for key in keys_of(run.dataset.train)]
     if None in rows:
         raise RuntimeError(f"{run.folder.path} was trained on examples that the first run's data set does not have")
@@ -125,8 +136,14 @@ def answer_of(run: LoadedRun, whole: Dataset, places: Mapping[bytes, int], batch
     logits = logits_of(run.network, batches)
     if not torch.isfinite(logits).all():
         raise RuntimeError(f"{run.folder.path}: the network gives values that are not finite; has its training diverged?")
-    options = {name: value for name, value in run.folder.read_summary()["identity"].items() if name not in SEEDS}
-    return Answer(StoredRun(run.folder, run.config), options, seen, given, logits.argmax(1).cpu())
+    identity = run.folder.read_summary()["identity"]
+    options, parent = repeated(identity), repeated(identity.get("parent", {}))
+    return Answer(StoredRun(run.folder, run.config), options, parent, seen, given, logits.argmax(1).cpu())
+
+
+def repeated(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an identity that all runs of a kind have."""
+    return {name: value for name, value in identity.items() if name not in SEEDS}
 
 
 def check_same_data(first: LoadedRun, run: LoadedRun) -> None:
@@ -162,14 +179,22 @@ def kinds_of(answers: Sequence[Answer], chosen: Tensor, given: Tensor) -> list[K
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        groups.setdefault(str(sorted(answer.options.items())), []).append(answer)
-    names = sorted({name for answer in answers for name in answer.options} - {"mode", "prune_ratio"})
-    told = [name for name in names if len({str(answer.options.get(name)) for answer in answers}) > 1]
+        groups.setdefault(str([sorted(part.items()) for part in (answer.options, answer.parent)]), []).append(answer)
+    told = differing([answer.options for answer in answers])
+    told_of_parents = differing([answer.parent for answer in answers if answer.parent])
     kinds = []
     for group in groups.values():
-        run, options = group[0].run, group[0].options
-        name = ", ".join([run.name, *(f"{flag} {options[flag]}" for flag in told if flag in options)])
+        run, options, parent = group[0].run, group[0].options, group[0].parent
+        words = [f"{flag} {options[flag]}" for flag in told if flag in options]
+        words += [f"{flag} {parent[flag]} in its dense parent" for flag in told_of_parents if flag in parent]
+        name = ", ".join([run.name, *words])
         seen = torch.stack([answer.seen[chosen] for answer in group]).numpy()
         right = torch.stack([answer.predicted[chosen] == given for answer in group]).numpy().astype(float)
         kinds.append(Kind(name, [answer.run for answer in group], by_subset(seen, right)))
     return sorted(kinds, key=lambda kind: kind.runs[0].config.mode_spec.has_mask)
+
+
+def differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Flags of which not all have the same value, but for those that a run is named by anyway."""
+    names = sorted({name for one in options for name in one} - {"mode", "prune_ratio"})
+    return [name for name in names if len({str(one.get(name)) for one in options}) > 1]
