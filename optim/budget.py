@@ -17,27 +17,30 @@ from optim.batches import steps_per_epoch
 from optim.meter import PASSES
 from optim.model import Beginning
 from optim.pruning import Pruning
-from optim.step_price import mean_passes
-from optim.subsets.main import pool_passes, share_trained
+from optim.step_price import changes_between, mean_passes
+from optim.subsets.main import Shown, pool_passes, shown_by
+from optim.train_config import TrainConfig
 from optim.updating import MaskSchedule
 
 MOST = 1000  # times as many epochs as --n_epochs says
 SHADES = 20  # densities at which the cost of a mask that is yet to come is found out
 
 
-def within_budget(config: Any, beginning: Beginning, dataset: Dataset) -> Any:
+def within_budget(config: Any, beginning: Beginning, dataset: Dataset, scoring: int = 0) -> Any:
     """The configuration by which a run trains: its own, or with as many epochs as its budget allows.
 
     Everything that is told in epochs or steps is stretched alike: milestones, warm-up, the decay of an exponential schedule,
     kept states, first and last change of the mask. Counted are the run's own steps and its scores, not its parents'.
 
+    Args:
+        scoring: multiply-accumulates that scores of its training examples have taken.
     Raises:
         FlagError: the budget is below one epoch, or above `MOST` times the epochs of `--n_epochs`.
     """
     budget = config.train.train_budget
     if budget is None:
         return config
-    costs = Costs(config, beginning, dataset)
+    costs = Costs(config, beginning, dataset, scoring)
     wanted, n_epochs = budget * costs.dense, config.train.n_epochs
     if costs.of(1) > wanted:
         raise FlagError(f"--train_budget {budget:g}: one epoch already costs {costs.of(1) / costs.dense:.2g} of the dense run")
@@ -81,6 +84,7 @@ class Costs:
     config: Any
     beginning: Beginning
     dataset: Dataset
+    scoring: int = 0
 
     @functools.cached_property
     def dense(self) -> float:
@@ -126,21 +130,27 @@ class Costs:
 
     def of(self, n_epochs: int) -> float:
         """Of so many epochs of this run, with what its scores took."""
-        updater, n = self.config.mode_spec.updater, len(self.dataset.train)
-        share, choosing = share_trained(self.config.subset, n_epochs), pool_passes(self.config.subset, self.dataset.n_classes)
+        config, n, batch_size = self.config, len(self.dataset.train), self.config.train.batch_size
+        updater, shown = config.mode_spec.updater, shown_by(config.subset, n_epochs=n_epochs, n=n, batch_size=batch_size)
+        choosing = shown.scored * pool_passes(config.subset, self.dataset.n_classes)  # of an epoch
+        total = float(self.beginning.macs + self.scoring)
         if not isinstance(updater, MaskSchedule):
-            passes = share * mean_passes(self.config.train) + choosing
-            return self.beginning.macs + n_epochs * n * passes * self.forward(self.beginning.mask)
-        longer = stretched(self.config, n_epochs)
-        n_steps = steps_per_epoch(n, self.config.train.batch_size)
-        span, masks = updater.span(longer, n_steps), longer.prune
+            passes = passes_between(config.train, shown, 0.0, 1.0) + n_epochs * choosing
+            return total + n * passes * self.forward(self.beginning.mask)
+        n_steps = steps_per_epoch(n, batch_size)
+        span, masks = updater.span(stretched(config, n_epochs), n_steps), config.prune
         moments = [0, *(step for step in span.changes() if step > 0), n_epochs * n_steps]
-        total, examples = float(self.beginning.macs), n / n_steps  # of a step, on average
         for step, following in itertools.pairwise(moments):
             pruned = updater.sparsity(step, span, masks.prune_ratio)
             forward = self.at(pruned) if updater.begins else self.forward(self.beginning.mask)
-            passes = share * mean_passes(longer.train, step / moments[-1], following / moments[-1]) + choosing
-            total += (following - step) * examples * passes * forward
+            passes = passes_between(config.train, shown, step / moments[-1], following / moments[-1])
+            total += n * (passes + (following - step) / n_steps * choosing) * forward
             if GROWTHS[masks.growth].dense_gradient and updater.replaced(step, span, masks.drop_fraction):
-                total += share * examples * (self.whole - forward)
+                total += shown.trained[min(step // n_steps, n_epochs - 1)] * n / n_steps * (self.whole - forward)
         return total
+
+
+def passes_between(config: TrainConfig, shown: Shown, begin: float, end: float) -> float:
+    """What the steps between two shares of training take, in forward passes of the whole training set."""
+    parts = itertools.pairwise(changes_between(config, begin, end))
+    return sum(shown.between(*part) * mean_passes(config, *part) for part in parts)

@@ -1,7 +1,9 @@
 """`train_run(RunConfig) -> run folder`: what run.py calls, and a notebook can."""
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -89,7 +91,8 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     scorer = train_scorer(config, dataset, signals)
     before = train_before(config, dataset, signals)
     beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
-    schedule = broadcast_from_first(within_budget, config, beginning, dataset)
+    schedule = functools.partial(broadcast_from_first, within_budget, config, beginning, dataset)
+    schedule(0)
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:
             train_in(folder, config, schedule, beginning, dataset.to(device), signals, scorer)
@@ -160,13 +163,13 @@ def train_scorer(config: RunConfig, dataset: Dataset, signals: Signals) -> Path 
 
 
 def train_in(
-    folder: RunFolder, config: RunConfig, schedule: RunConfig, beginning: Beginning, dataset: Dataset, signals: Signals,
-    scorer: Path | None,
+    folder: RunFolder, config: RunConfig, schedule: Callable[[int], RunConfig], beginning: Beginning, dataset: Dataset,
+    signals: Signals, scorer: Path | None,
 ) -> None:  # fmt: skip
     """Train, measure, summarise and draw in a folder that this process holds.
 
     Args:
-        schedule: the configuration with as many epochs as a budget allows.
+        schedule: gives the configuration with as many epochs as a budget allows, by what scores of the examples have cost.
         scorer: the run by which the training examples are scored, if they are.
     """
     broadcast_from_first(write_labels, folder, dataset)
@@ -174,7 +177,8 @@ def train_in(
     report_memory(config, beginning, dataset.train.inputs.device)
     with interruptible(signals):
         scores = scores_for(folder, config, dataset, scorer) if scorer else None
-    trained = train(folder, schedule, beginning, dataset, signals, scores)
+    planned = schedule(scores.macs if scores else 0)
+    trained = train(folder, planned, beginning, dataset, signals, scores)
     if config.device == "tpu":
         log.info("XLA on %(platform)s: %(compilations)d graphs compiled for %(executions)d executions", graph_counts())
     started = time.perf_counter()

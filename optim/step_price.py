@@ -41,11 +41,15 @@ def active_at(penalties: Sequence[Weighted], progress: float) -> list[Weighted]:
     return [weighted for weighted in penalties if weighted.weight_at(progress)]
 
 
+def changes_between(config: Config, begin: float, end: float) -> list[float]:
+    """Shares of training at which the steps between two of them have other penalties than before, with these two."""
+    found = {float(w.schedule.partition(":")[2]) for w in weighted_penalties(config) if w.schedule.startswith("until")}
+    return sorted({begin, *(change for change in found if begin < change < end), end})
+
+
 def mean_passes(config: Config, begin: float = 0.0, end: float = 1.0) -> float:
     """`passes_of` over the steps between two shares of training."""
-    penalties = weighted_penalties(config)
-    changes = {float(w.schedule.partition(":")[2]) for w in penalties if w.schedule.startswith("until")}
-    moments = sorted({begin, *(change for change in changes if begin < change < end), end})
+    penalties, moments = weighted_penalties(config), changes_between(config, begin, end)
     parts = list(itertools.pairwise(moments)) or [(begin, begin)]
     without, every = passes_of(config, []), config.reg_every
     having = [passes_of(config, active_at(penalties, (first + last) / 2)) for first, last in parts]

@@ -53,6 +53,25 @@ def test_a_run_costs_what_its_budget_says(mode, budget, tmp_path):
     assert abs(summary["training_macs"] - budget * dense) <= mean * epoch * 0.55
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"train_subset": 1, "subset_ratio": 0.05, "batch_size": 8},  # of eight examples not 0.4, but one
+        {"train_subset": 1, "subset_ratio": 0.3, "batch_size": 8, "subset_method": "loss"},
+        {"subset_schedule": "hard-first", "subset_ratio": 0.1, "reg_type": "fisher", "reg_schedule": "until:0.3"},
+        {"subset_schedule": "easy-first", "subset_ratio": 0.3, "subset_difficulty": "fisher", "n_epochs": 12},
+    ],
+)
+@pytest.mark.parametrize("mode", [STATIC | {"prune_ratio": 0.5}, {"mode": "gradual"}])
+def test_a_budget_counts_the_examples_and_penalties_of_each_step_and_their_scores(mode, flags, tmp_path):
+    """Penalties while few examples are shown cost less than on average; a step trains on one example at least."""
+    dense = trained(tmp_path, mode="dense", **({"n_epochs": flags["n_epochs"]} if "n_epochs" in flags else {}))
+    summary = trained(tmp_path, **mode, **flags, train_budget=1)
+    epoch = summary["training_macs"] / summary["epochs"]
+    mean = 3 if mode["mode"] == "gradual" else 1
+    assert abs(summary["training_macs"] - dense["training_macs"]) <= mean * epoch * 0.55
+
+
 def test_everything_that_is_told_in_epochs_or_steps_is_stretched():
     flags = {"mode": "gradual", "n_epochs": 10, "lr_milestones": "4-6", "warmup_epochs": 2, "mask_begin": 30, "mask_end": 0.5}
     config = unflatten(RunConfig, {**flags, "save_epochs": "0-5-10", "train_budget": 1, "results_root": "there"})

@@ -23,9 +23,9 @@ from optim.identity import run_identity
 from optim.main import train_run
 from optim.model import load_run, load_stored
 from optim.subsets.config import SubsetConfig
-from optim.subsets.main import Subset, share_trained
+from optim.subsets.main import Subset, shown_by
 from optim.subsets.methods import METHODS, largest, n_chosen
-from optim.subsets.pacing import Pacing, mean_share, ranked, share_shown
+from optim.subsets.pacing import Pacing, n_shown, ranked, share_shown
 from optim.trainer import Trainer
 from study.sweeping.plan import plan
 from study.sweeping.work import example_scoring_images, work_of
@@ -190,7 +190,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path, name, step)
 def test_the_share_rises_in_a_straight_line_and_stays():
     shares = [share_shown(epoch, n_epochs=10, first=0.2, until=0.5) for epoch in range(10)]
     assert shares == pytest.approx([0.2, 0.36, 0.52, 0.68, 0.84, 1, 1, 1, 1, 1])
-    assert mean_share(n_epochs=10, first=0.2, until=0.5) == pytest.approx(sum(shares) / 10)
+    shown = [n_shown(epoch, n=1000, n_steps=8, n_epochs=10, first=0.2, until=0.5) for epoch in range(10)]
+    assert shown == [round(1000 * share) for share in shares]
+    assert [n_shown(0, n=n, n_steps=8, n_epochs=10, first=0.1, until=0.5) for n in (5, 20, 200)] == [5, 8, 20]
     assert share_shown(0, n_epochs=3, first=0.2, until=0) == 1
 
 
@@ -364,13 +366,40 @@ def test_an_epoch_costs_its_share_and_scores_have_a_price(tmp_path):
         plain * (1 / 4 + 1 / 3)
     )
     paced = {"subset_schedule": "hard-first", "subset_ratio": 0.2}
-    share = mean_share(n_epochs=10, first=0.2, until=0.5)
+    share = (0.2 + 0.36 + 0.52 + 0.68 + 0.84 + 5) / 10
     assert training(n_epochs=10, **paced) == pytest.approx(plain * share + 1000 / 3)
     assert training(n_epochs=10, **paced, subset_difficulty="forgetting") == pytest.approx(plain * share)
     assert example_scoring_images(config_of(**paced, subset_difficulty="fisher"), sizes) == pytest.approx(1000 * 17 / 3)
-    assert share_trained(config_of(**paced).subset, 10) == share
     sharp = training(n_epochs=10, train_subset=1, subset_ratio=0.25, subset_method="loss", sharpness_aware=0.1)
     assert sharp == pytest.approx(plain * (2 / 4 + 1 / 3))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"train_subset": True, "subset_ratio": 0.05}, {"train_subset": True, "subset_ratio": 0.9, "subset_method": "loss"},
+        {"subset_schedule": "hard-first", "subset_ratio": 0.15}, {"subset_schedule": "easy-first", "subset_ratio": 0.001}, {},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("n", "batch_size"), [(100, 8), (101, 32), (7, 8), (30, 1)])
+def test_what_a_run_will_train_on_and_score_is_counted_as_its_steps_do(flags, n, batch_size):
+    """With at least one example a step, and no scores where a step takes its whole batch."""
+    config, shares = SubsetConfig(**flags), []
+    scores = torch.arange(n, dtype=torch.float64)
+    subset = Subset(config, n_epochs=4, seed=0, scores=scores)
+    trained, scored = [], 0
+    for epoch in range(4):
+        batches = subset.batches(torch.randperm(n, generator=stream(epoch, "order")), epoch, batch_size)
+        sizes = [len(batch) for batch in batches]
+        taken = [n_chosen(size, config.subset_ratio) if config.chooses else size for size in sizes]
+        trained.append(sum(taken))
+        scored += sum(size for size, k in zip(sizes, taken, strict=True) if k < size)
+    found = shown_by(config, n_epochs=4, n=n, batch_size=batch_size)
+    assert (found.trained * n).tolist() == pytest.approx(trained)
+    assert found.scored * n * 4 == pytest.approx(scored)
+    shares = [found.between(k / 10, (k + 1) / 10) for k in range(10)]
+    assert sum(shares) * n == pytest.approx(sum(trained))
+    assert found.between(0.25, 0.625) * n == pytest.approx(trained[1] + trained[2] / 2)
 
 
 def test_a_budget_counts_what_a_subset_costs(tmp_path):

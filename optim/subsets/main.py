@@ -1,15 +1,18 @@
 """Which examples of the training set an epoch shows, and which of its batch a step trains on."""
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from helper.system.seeds import stream
 from optim.subsets.config import SubsetConfig
 from optim.subsets.methods import METHODS, Pool, largest, n_chosen
-from optim.subsets.pacing import Pacing, mean_share, ranked
+from optim.subsets.pacing import Pacing, n_shown, ranked
 
 
 class Subset:
@@ -55,13 +58,47 @@ class Subset:
         return largest(scores, k)
 
 
-def share_trained(config: SubsetConfig, n_epochs: int) -> float:
-    """Of the training set that steps train on, mean over the epochs."""
+@dataclass(frozen=True)
+class Shown:
+    """Examples that a run's epochs train on, and score for that, as shares of the training set: counted before it begins.
+
+    Attributes:
+        trained: (n_epochs,) shares. scored: of the examples that are in a pool of which some are left out.
+    """
+
+    trained: numpy.ndarray
+    scored: float
+
+    def between(self, begin: float, end: float) -> float:
+        """Training sets that all steps between two shares of training train on."""
+        return self.until(end) - self.until(begin)
+
+    def until(self, moment: float) -> float:
+        epochs = moment * len(self.trained)
+        whole = min(int(epochs), len(self.trained) - 1)
+        return float(self.before[whole] + (epochs - whole) * self.trained[whole])
+
+    @functools.cached_property
+    def before(self) -> numpy.ndarray:
+        """(n_epochs,) training sets that all epochs before each train on."""
+        return self.trained.cumsum() - self.trained
+
+
+def shown_by(config: SubsetConfig, *, n_epochs: int, n: int, batch_size: int) -> Shown:
+    """Args: n: examples of the training set."""
     if config.paced:
-        return mean_share(n_epochs=n_epochs, first=config.subset_ratio, until=config.subset_until)
-    return config.subset_ratio if config.chooses else 1.0
+        of = {"n": n, "n_steps": -(-n // batch_size), "n_epochs": n_epochs}
+        of |= {"first": config.subset_ratio, "until": config.subset_until}
+        return Shown(numpy.array([n_shown(epoch, **of) for epoch in range(n_epochs)]) / n, 0.0)
+    whole, rest = divmod(n, batch_size)
+    sizes = {batch_size: whole, rest: int(rest > 0)}
+    ratio = config.subset_ratio if config.chooses else 1.0
+    taken = {size: n_chosen(size, ratio) for size, times in sizes.items() if times}
+    trained = sum(sizes[size] * k for size, k in taken.items()) / n
+    scored = sum(sizes[size] * size for size, k in taken.items() if k < size) / n
+    return Shown(numpy.full(n_epochs, trained), scored)
 
 
 def pool_passes(config: SubsetConfig, n_classes: int) -> int:
-    """What choosing takes for each image of the training set and epoch, in forward passes."""
+    """What choosing takes for each image of a pool, in forward passes."""
     return METHODS[config.subset_method].passes(n_classes) if config.chooses else 0

@@ -19,9 +19,10 @@ def share_shown(epoch: int, *, n_epochs: int, first: float, until: float) -> flo
     return 1.0 if epoch >= length else first + (1 - first) * epoch / length
 
 
-def mean_share(*, n_epochs: int, first: float, until: float) -> float:
-    """Over all epochs."""
-    return sum(share_shown(epoch, n_epochs=n_epochs, first=first, until=until) for epoch in range(n_epochs)) / n_epochs
+def n_shown(epoch: int, *, n: int, n_steps: int, n_epochs: int, first: float, until: float) -> int:
+    """How many of n examples that is, at least one for each of an epoch's steps."""
+    share = share_shown(epoch, n_epochs=n_epochs, first=first, until=until)
+    return min(n, max(n_steps, round(share * n)))
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Pacing:
     first: float
     until: float
 
-    def shown(self, epoch: int, least: int) -> Tensor:
-        """(N,) bool: the rows that an epoch shows, at least so many."""
+    def shown(self, epoch: int, n_steps: int) -> Tensor:
+        """(N,) bool: the rows that an epoch of so many steps shows."""
         n = len(self.ranking)
-        share = share_shown(epoch, n_epochs=self.n_epochs, first=self.first, until=self.until)
         chosen = torch.zeros(n, dtype=torch.bool)
-        chosen[self.ranking[: min(n, max(least, round(share * n)))]] = True
+        of = {"n": n, "n_steps": n_steps, "n_epochs": self.n_epochs, "first": self.first, "until": self.until}
+        chosen[self.ranking[: n_shown(epoch, **of)]] = True
         return chosen
 
     def batches(self, order: Tensor, epoch: int, batch_size: int) -> Sequence[Tensor]:

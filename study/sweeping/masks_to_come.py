@@ -12,12 +12,11 @@ from helper.pruner import SCORES, prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.batches import steps_per_epoch
-from optim.budget import stretched
+from optim.budget import passes_between, stretched
 from optim.config import RunConfig
 from optim.meter import PASSES
 from optim.pruning import EXAMPLES_A_CLASS
-from optim.step_price import mean_passes
-from optim.subsets.main import pool_passes, share_trained
+from optim.subsets.main import pool_passes, shown_by
 from optim.updating import MaskSchedule
 
 
@@ -29,10 +28,12 @@ def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
     budget = config.train.train_budget
     if budget is None:
         return config
-    share = share_trained(config.subset, config.train.n_epochs)
-    passes = share * mean_passes(config.train) + pool_passes(config.subset, sizes.n_classes)
+    n_epochs = config.train.n_epochs
+    shown = shown_by(config.subset, n_epochs=n_epochs, n=sizes.train, batch_size=config.train.batch_size)
+    choosing = shown.scored * pool_passes(config.subset, sizes.n_classes)  # of an epoch
+    passes = passes_between(config.train, shown, 0.0, 1.0) / n_epochs + choosing
     cost = mean_cost(config, sizes) * passes / PASSES
-    return stretched(config, max(1, round(config.train.n_epochs * budget / cost)))
+    return stretched(config, max(1, round(n_epochs * budget / cost)))
 
 
 def mean_cost(config: RunConfig, sizes: Sizes) -> float:

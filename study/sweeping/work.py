@@ -16,10 +16,10 @@ from helper.metrics.quantities.snr import snr_epochs
 from helper.pruner import prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
+from optim.budget import passes_between
 from optim.config import RunConfig
 from optim.meter import PASSES
-from optim.step_price import mean_passes
-from optim.subsets.main import pool_passes, share_trained
+from optim.subsets.main import pool_passes, shown_by
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
@@ -74,12 +74,13 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
     def dense_passes(epochs: list[int]) -> float:
         return sum(shares.passes[epoch] for epoch in epochs)
 
-    passes_a_step = mean_passes(config.train, max(last, begin) / n_epochs)
-    each = (share_trained(config.subset, n_epochs) * passes_a_step + pool_passes(config.subset, sizes.n_classes)) / PASSES
+    shown = shown_by(config.subset, n_epochs=n_epochs, n=sizes.train, batch_size=config.train.batch_size)
+    choosing = shown.scored * pool_passes(config.subset, sizes.n_classes)  # of an epoch
+    steps = passes_between(config.train, shown, min(1.0, max(last, begin) / n_epochs), 1.0) + epochs * choosing
     bytes_, files = disk_of(config, sizes)
     scoring = scoring_images(config, sizes) + example_scoring_images(config, sizes) if last < begin else 0
     return Work(
-        training=shares.training * epochs * sizes.train * each + scoring,
+        training=shares.training * sizes.train * steps / PASSES + scoring,
         forward=dense_passes(passes.other) * (sizes.val + sizes.test) + dense_passes(passes.training) * sizes.train,
         gradient=dense_passes(passes.gradient) * sizes.train,
         measuring=len(measured_epochs(config, last)) * state_images(config, sizes),
