@@ -44,7 +44,9 @@ def within_budget(config: Any, beginning: Beginning, dataset: Dataset, scoring: 
     wanted, n_epochs = budget * costs.dense, config.train.n_epochs
     if costs.of(1) > wanted:
         raise FlagError(f"--train_budget {budget:g}: one epoch already costs {costs.of(1) / costs.dense:.2g} of the dense run")
-    low, high = 1, MOST * n_epochs
+    low, high = 1, 2
+    while high < MOST * n_epochs and costs.of(high) <= wanted:  # of many epochs all changes of the mask take long to count
+        low, high = high, min(2 * high, MOST * n_epochs)
     while high - low > 1:  # costs grow with the epochs
         middle = (low + high) // 2
         low, high = (middle, high) if costs.of(middle) <= wanted else (low, middle)
