@@ -1,5 +1,6 @@
 """The tidy table of runs: every number from its own place in the run folder."""
 
+import numpy
 import pandas
 import pytest
 
@@ -79,6 +80,25 @@ def test_training_cost_is_of_each_runs_own_epochs_and_active_weights(written, tm
     cost = row_of(tmp_path, child)[["cost", "cost_weights", "cost_mask"]] / 10**6
     assert cost.tolist() == [30, weights, mask]
     assert row_of(tmp_path, dense)["cost"] == 10 * 10**6
+
+
+@pytest.mark.parametrize("mode", ["dense", "dynamic", "sparse-scratch"])
+def test_the_run_that_scores_the_examples_is_one_of_those_that_a_run_needs(written, tmp_path, mode):
+    """With its 3 epochs of all weights the whole costs as much more, also where there is no parent."""
+    written(mode="dense", n_epochs=10, lr_milestones="5")
+    scored = {"train_subset": True, "subset_method": "reducible_loss", "val_size": 0.2}
+    flags = {"mode": mode, "n_epochs": 20, "lr_milestones": "5"} | ({} if mode == "dense" else {"prune_ratio": 0.5})
+    run = written(**flags, **scored)
+    summary = RunFolder(run).read_summary()
+    edit(run, training_macs_with_parents=summary["training_macs"] + 3 * 3 * summary["examples"]["train"] * 10**6)
+    row = row_of(tmp_path, run)
+    assert row["cost_mask"] - row["cost"] == pytest.approx(3 * 10**6)
+    edit(run, training_macs_with_parents=None)
+    assert numpy.isnan(row_of(tmp_path, run)["cost_mask"])  # the scorer is not there
+    if mode == "dynamic":
+        plain = written(**flags)
+        edit(plain, training_macs_with_parents=None)
+        assert row_of(tmp_path, plain)["cost_mask"] == row_of(tmp_path, plain)["cost"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from helper.interval import NORMAL_QUANTILE, half_interval
 from helper.metrics.main import METRICS
 from helper.schema.config import digest
 from optim.meter import PASSES
+from optim.subsets.config import NO_SUBSET, SubsetConfig
 from optim.train_config import REMEDIES
 from study.bias import marked
 from study.reporting.collect import EXAMPLES, NUMBERS, Collection
@@ -85,15 +86,20 @@ def cost_of(record: FinishedRun) -> float:
 
 
 def cost_before(record: FinishedRun, dense: dict[str, FinishedRun]) -> float:
-    """Of the runs that a run needs; nan where one of them is not known."""
-    if not record.mode_spec.needs_parent:
-        return 0.0
+    """Of the runs that a run needs, one that scores its training examples among them; nan where one of them is not known."""
     total, own = (record.summary.get(name) for name in ("training_macs_with_parents", "training_macs"))
     if total and own and unit_of(record):
         return (total - own) / unit_of(record)
+    if not record.mode_spec.needs_parent:
+        return math.nan if own and total is None and is_scored(record) else 0.0
     parent = record.identity.get("parent")
     found = dense.get(digest(parent)) if isinstance(parent, dict) and not record.mode_spec.in_rounds else None
     return cost_of(found) if found else math.nan
+
+
+def is_scored(record: FinishedRun) -> bool:
+    """Whether a run needs scores of its training examples, which another run has made."""
+    return SubsetConfig(**{name: record.flags[name] for name in NO_SUBSET}).scored is not None
 
 
 def unit_of(record: FinishedRun) -> int:
