@@ -79,6 +79,10 @@ def global_batch_norm(layer: _BatchNorm, x: Tensor) -> Tensor:
 
     It runs on any device, takes empty shares, and can be differentiated as often as one likes, none of which
     nn.SyncBatchNorm can. In eval mode it is the layer's own.
+
+    Raises:
+        ValueError: there is a single value in a channel, whose variance is none; on other devices than the CPU it is NaN,
+            because to look would be to wait.
     """
     if not layer.training:
         return type(layer).forward(layer, x)
@@ -87,6 +91,8 @@ def global_batch_norm(layer: _BatchNorm, x: Tensor) -> Tensor:
     weight = x.new_ones(x.shape[1]) if layer.weight is None else layer.weight
     bias = x.new_zeros(x.shape[1]) if layer.bias is None else layer.bias
     output, mean, variance, n = Normalisation.apply(x, weight, bias, layer.eps)
+    if n.device.type == "cpu" and (n == 1).any():
+        raise ValueError("Expected more than 1 value per channel when training, got one example in all processes together")
     follow(layer, mean, variance * n / (n - 1))
     return output.to(given)
 

@@ -126,6 +126,25 @@ def test_global_batch_norm_is_batch_norm_of_all_examples_also_differentiated_twi
         torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
 
 
+def single_value(shape: tuple[int, ...]) -> str:
+    """What a layer says of a global batch of one example, which the first process has."""
+    layer = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](3)
+    synchronise(layer)
+    try:
+        layer(torch.ones(shape)[: 1 - group.rank()])
+    except ValueError as error:
+        return str(error)
+    return "" if all(buffer.isfinite().all() for buffer in layer.buffers()) else "not finite"
+
+
+@pytest.mark.parametrize(("shape", "refused"), [((1, 3), True), ((1, 3, 1, 1), True), ((1, 3, 1, 2), False)])
+def test_a_single_value_has_no_variance_with_several_processes_either(shape, refused):
+    """Its running variance would be NaN from then on."""
+    assert ["more than 1 value per channel" in said for said in together(2, single_value, shape)] == [refused] * 2
+    if not refused:
+        assert together(2, single_value, shape) == ["", ""]
+
+
 def looked_at_by_the_second_alone(folder: RunFolder) -> dict[str, Any]:
     """What the second of two processes reads and writes in a run folder while the first one does nothing."""
     if group.rank() == 0:
