@@ -4,10 +4,11 @@
     python scripts/held_out_gaps.py RUN... --root DATA        # seconds a run on one core
 
 Runs with --limit_train leave training examples out, which are as new to them as test examples are; over both together a gap
-shows from fewer seeds. Runs are compared as `experiment.py power` compares them: the only two settings among them, or every
-two that differ in one flag alone. Columns: examples that no run was trained on, seeds, mean accuracies, first minus second with
-its 95 % interval (Student's t), the two-sided p-value, Holm's adjustment over all rows, and what so many seeds of this spread
-show with 80 % power.
+shows from fewer seeds. Those of --val_size do not count where a run's --subset_method was reducible, whose scorer has them.
+Runs are compared as `experiment.py power` compares them: the only two settings among them, or every two that differ in one
+flag alone. Columns: examples that no run was trained on, seeds, mean accuracies, first minus second with its 95 % interval
+(Student's t), the two-sided p-value, Holm's adjustment over all rows, and what so many seeds of this spread show with 80 %
+power.
 """
 
 import argparse
@@ -35,10 +36,15 @@ BATCH = 500
 COLUMNS = ("comparison", "examples", "seeds", "first", "second", "first minus second", "p", "p (Holm)", "shows from")
 
 
-def unseen(config: DataConfig, own: Dataset) -> list[Split]:
-    """The splits of a data set that training has not seen: test, and what --limit_train and --val_size leave out."""
+def unseen(config: DataConfig, own: Dataset, *, scored: bool) -> list[Split]:
+    """The splits of a data set that training has not seen: test, and what --limit_train and --val_size leave out.
+
+    Args:
+        scored: whether a network that was trained on the examples of --val_size has chosen those of the steps.
+    """
+    seen = torch.cat([own.train.indices, own.val.indices]) if scored else own.train.indices
     whole = load_dataset(replace(config, limit_train=None, limit_test=None, val_size=0.0, train_on="train"))
-    left_out = whole.train.subset(~torch.isin(whole.train.indices, own.train.indices))
+    left_out = whole.train.subset(~torch.isin(whole.train.indices, seen))
     return [split for split in (whole.test, left_out) if len(split)]
 
 
@@ -58,12 +64,13 @@ def measured(paths: Sequence[str], root: str | None) -> tuple[dict[RunConfig, fl
         SystemExit: they were not trained on the same examples, or their weights were chosen by others.
     """
     changes, found = {} if root is None else {"root": root}, {}
+    scored = any(stored_config(RunFolder(Path(path))).subset.reducible for path in paths)
     first, splits = None, []
     for path in paths:
         network, _, config = load_run(path, changes)
         dataset = load_dataset(config.data)
         if first is None:
-            first, splits = dataset, unseen(config.data, dataset)
+            first, splits = dataset, unseen(config.data, dataset, scored=scored)
         check(path, config, dataset, first)
         found[stored_config(RunFolder(Path(path)))] = accuracy(network, first, splits)
     return found, sum(map(len, splits))

@@ -43,6 +43,17 @@ def test_examples_of_a_validation_split_are_new_as_well(train):
     assert n == right_by_hand(folder)[1]
 
 
+@pytest.mark.parametrize("method", ["reducible_loss", "loss"])
+@pytest.mark.parametrize("last", [False, True])
+def test_examples_that_a_scorer_was_trained_on_are_not_new_to_any_of_the_runs(train, method, last):
+    """A reducible run has chosen its examples by them; runs that are set against it are measured on the same ones."""
+    flags = (*FLAGS, "--val_size", 0.5)
+    plain, chosen = train(*flags), train(*flags, "--train_subset", 1, "--subset_ratio", 0.5, "--subset_method", method)
+    accuracies, n = held_out_gaps.measured([str(run) for run in ((plain, chosen) if last else (chosen, plain))], None)
+    assert len(accuracies) == 2
+    assert n == right_by_hand(plain)[1] - (150 if method == "reducible_loss" else 0)
+
+
 def test_labels_are_the_true_ones_where_training_had_others(train):
     folder = train(*FLAGS, "--train_noisy", 1, "--noise_ratio", 0.4)
     accuracies, n = held_out_gaps.measured([str(folder)], None)
