@@ -95,6 +95,11 @@ class Drawing:
         order = torch.randperm(len(self.dataset.train), generator=stream(self.seed, "order", epoch))
         return order.split(batch_size) if self.subset is None else self.subset.batches(order, epoch, batch_size)
 
+    def n_of_steps(self, epoch: int, batch_size: int) -> int:
+        """How many examples an epoch's first step trains on, as all do but a short last one; a subset's, up to one more."""
+        pool = len(self.rows(epoch, batch_size)[0])
+        return pool if self.subset is None else self.subset.n_taken(pool)
+
     def batch(self, epoch: int, step: int, rows: Tensor, choose: Callable[[Pool], Tensor] | None = None) -> Batch:
         """Of rows of the training split, which all processes have.
 

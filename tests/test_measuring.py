@@ -263,6 +263,21 @@ def test_the_spectrum_is_stored_drawn_and_not_measured_twice(train):
 # ------------------------------------------------------------------------------------------------ SNR of the steps
 
 
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        ((), [40, 40]), (("--train_subset", 1, "--subset_ratio", 0.3), [12, 12]),
+        (("--train_subset", 1, "--subset_ratio", 0.01), [1, 1]),
+        (("--subset_schedule", "easy-first", "--subset_ratio", 0.4), [16, 40]),
+    ],
+)  # fmt: skip
+def test_online_snr_says_of_how_many_examples_its_gradients_were(train, flags, sizes):
+    """Noise falls with the examples of a step, which a subset leaves out some of."""
+    found = rows(train(*flags, "--snr_mode", "online", "--n_epochs", 2, "--lr_milestones", 1, "--limit_train", 200, "-bs", 40,
+                       "--hidden_dims", 8, "--save_fisher", 0, "--figures", 0), "snr")  # fmt: skip
+    assert {(int(row["epoch"]), int(row["batch_size"])) for row in found} == set(enumerate(sizes, 1))
+
+
 def test_online_snr_is_that_of_the_training_gradients(train):
     """With a learning rate of zero the weights stand still: the steps' moments are those of the same mini-batches."""
     flags = ("--figures", 0, "--n_epochs", 2, "--lr", 0, "--save_fisher", 0, "--lr_milestones", 1, "--weight_decay", 0)

@@ -113,9 +113,10 @@ class OnlineSNR(Callback):
         self.follow_mask(trainer)  # already here: a checkpoint of this step must not hold moments of the former mask
 
     def on_epoch(self, trainer: Trainer) -> None:
-        for row in self.moments.table():
-            extra = {"epoch": trainer.epoch, "batch_size": trainer.config.batch_size, "mode": "online"}
-            self.table.append(row | extra)
+        rows = self.moments.table()
+        size = trainer.drawing.n_of_steps(trainer.epoch - 1, trainer.config.batch_size) if rows else 0
+        for row in rows:
+            self.table.append(row | {"epoch": trainer.epoch, "batch_size": size, "mode": "online"})
         broadcast_from_first(self.table.write)
         self.finished = self.moments
         self.start_anew(trainer)

@@ -40,10 +40,14 @@ class Subset:
         """The rows of each of an epoch's steps, before a step chooses among them."""
         return order.split(batch_size) if self.pacing is None else self.pacing.batches(order, epoch, batch_size)
 
+    def n_taken(self, pool: int) -> int:
+        """Of the examples of a step's pool, how many it trains on."""
+        return n_chosen(pool, self.ratio)
+
     def places(self, trainer: Any, step: int, pool: Pool) -> Tensor:
         """Places in its pool of the examples that a step trains on, in ascending order. All processes have to call this."""
         n = len(pool)
-        k = n_chosen(n, self.ratio)
+        k = self.n_taken(n)
         if k == n:
             return torch.arange(n)
         if self.method.drawn:
