@@ -286,6 +286,19 @@ def test_the_limit_is_where_gradient_descent_on_a_quadratic_begins_to_diverge(fl
         assert (abs(weight.item()) > 1e3) == (sign > 0)
 
 
+@pytest.mark.parametrize(("begin", "epochs"), [(0, {0: 1, 1: 1, 9: 9}), (3, {3: 4, 4: 4, 30: 30})])
+def test_the_weights_that_training_begins_with_have_the_rate_of_their_first_epoch(begin, epochs, tmp_path):
+    """A round begins at the epoch to which it is rewound; the rate in that row is none of its steps'."""
+    flags = {"mode": "iterative", "rewind_epoch": begin, "prune_ratio": 0.2} if begin else {"mode": "dense"}
+    folder = write_run(unflatten(RunConfig, {"results_root": str(tmp_path), "momentum": 0.0, **flags}))
+    history = pandas.read_csv(folder.path / "history.csv")
+    history[history["epoch"] >= begin].assign(lr=history["epoch"] / 100).to_csv(folder.path / "history.csv", index=False)
+    vouch(folder.path)
+    (record,) = collect(tmp_path).records
+    assert record.first_epoch == begin
+    assert {epoch: to_limit(record, epoch) for epoch in epochs} == pytest.approx({e: of / 200 for e, of in epochs.items()})
+
+
 def test_the_report_has_the_figure(followed, capsys):
     root = followed.root
     with pytest.raises(SystemExit) as stop:

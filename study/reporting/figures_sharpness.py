@@ -105,10 +105,11 @@ def to_limit(record: FinishedRun, epoch: int) -> float:
     """What an eigenvalue has to be multiplied with to be relative to that above which gradient descent diverges.
 
     2 (1 + m) / lr with heavy-ball momentum m, 2 (1 + m) / (lr (1 + 2 m)) with Nesterov's, on a quadratic loss and with the
-    gradient of all examples; nan for other optimisers. Source: Cohen et al. 2021, appendix B.
+    gradient of all examples, with the rate lr at the end of the epoch, of the first one where none has ended; nan for other
+    optimisers. Source: Cohen et al. 2021, appendix B.
     """
-    flags = record.flags
-    rates = [number(row["lr"]) for row in record.rows("history") if row["epoch"] == str(max(epoch, 1))]
+    flags, known = record.flags, max(epoch, record.first_epoch + 1)
+    rates = [number(row["lr"]) for row in record.rows("history") if row["epoch"] == str(known)]
     if flags["optimizer_name"] != "sgd" or not rates:
         return float("nan")
     m = flags["momentum"]
