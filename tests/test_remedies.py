@@ -82,6 +82,27 @@ def test_a_dense_parent_with_the_remedy_makes_another_row(tmp_path):
     }
 
 
+def test_cost_is_relative_to_the_run_without_the_remedy_also_where_the_dense_run_has_it(tmp_path):
+    """Of each study the dense run costs 1; those with a remedy in the dense run are another study."""
+
+    def write_costing(factor, **flags):
+        folder = write_run(config_of(tmp_path, **flags))
+        edit_summary(folder.path, lambda summary: summary.update(training_macs=factor * summary["training_macs"]))
+
+    for seed, drift in ((1, 1.0), (2, 1.25)):
+        for mode in ("dense", "sparse-scratch", "dynamic"):
+            write_costing(1, mode=mode, random_state=seed)
+            write_costing(2 * drift, mode=mode, random_state=seed, sharpness_aware=0.05)
+        write_costing(2.5, mode="sparse-scratch", random_state=seed, sharpness_aware=0.05, plain_pretrain=True)
+    _, found = found_in(tmp_path)
+    costs = {(one.method, one.remedy): one.cost.mean for one in found if one.remedy}
+    assert costs == pytest.approx({
+        ("dense", "sharpness_aware 0.05"): 5**0.5, ("RigL", "sharpness_aware 0.05"): 5**0.5,
+        ("sparse-scratch", "sharpness_aware 0.05, also in its dense parent"): 5**0.5,
+        ("sparse-scratch", "sharpness_aware 0.05"): 2.5,
+    })  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
