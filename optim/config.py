@@ -139,6 +139,11 @@ class RunConfig(Config):
             raise FlagError("--train_on val: the validation examples are those that are trained on; leave it out")
         if self.subset.save_forgetting and self.train.mix != "none":
             raise FlagError(f"--save_forgetting 1 --mix {self.train.mix}: of mixed examples no one can be forgotten")
+        if self.train.train_eval == "running" and self.subset.partial:
+            raise FlagError(
+                "--train_eval running averages over what steps train on, which --subset_method and --subset_schedule choose "
+                "for its difficulty; use --train_eval pass"
+            )
         if self.train.train_eval == "running" and self.metrics.save_snr and self.metrics.snr_mode == "fixed":
             raise FlagError(
                 "--train_eval running makes no pass that could measure the SNR; add --snr_mode online or --save_snr 0"

@@ -303,6 +303,10 @@ REFUSED = [
     ({"train_on": "val", "val_size": 0.2, "select": "val"}, "--train_on val: the validation examples"),
     ({"save_forgetting": 1, "mix": "mixup"}, "--save_forgetting 1 --mix mixup"),
     ({"train_subset": 1, "subset_method": "losses"}, "did you mean loss"),
+    *[
+        ({"train_eval": "running", "save_snr": 0, **flags}, "--train_eval running averages over what steps train on")
+        for flags in ({"train_subset": 1, "subset_method": "fisher"}, {"subset_schedule": "easy-first"})
+    ],
 ]  # fmt: skip
 
 
@@ -310,6 +314,17 @@ REFUSED = [
 def test_what_contradicts_is_refused_in_a_line(flags, words):
     with pytest.raises(FlagError, match=words):
         config_of(**flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"train_subset": 1, "subset_method": "uniform", "subset_ratio": 0.5}, {"train_subset": 1, "subset_method": "default"},
+        {"train_subset": 1, "subset_method": "loss", "subset_ratio": 1}, {"subset_schedule": "hard-first", "subset_until": 0},
+    ],
+)  # fmt: skip
+def test_averages_while_training_are_those_of_the_training_set_where_chance_or_nothing_chooses(flags):
+    assert config_of(train_eval="running", save_snr=0, **flags).train.train_eval == "running"
 
 
 @pytest.mark.parametrize("damage", ["text", "others", "short"])

@@ -60,6 +60,11 @@ class SubsetConfig(Config):
         return self.subset_schedule in PACED and self.subset_ratio < 1 and self.subset_until > 0
 
     @property
+    def partial(self) -> bool:
+        """Whether what steps train on is easier or harder than the training set."""
+        return self.paced or (self.chooses and METHODS[self.subset_method].score is not None)
+
+    @property
     def reducible(self) -> bool:
         return self.chooses and METHODS[self.subset_method].reducible
 
