@@ -23,6 +23,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper.metrics.evaluation import evaluate
+from helper.schema.config import FlagError
 from loader.dataset import Dataset, Split
 from loader.main import DataConfig, load_dataset
 from optim.config import RunConfig
@@ -87,6 +88,18 @@ def check(path: str, config: RunConfig, dataset: Dataset, first: Dataset) -> Non
         )
 
 
+def comparisons_of(paths: Sequence[str], between: str) -> list[Comparison]:
+    """Raises SystemExit: there is nothing to compare, or no seed that both settings have."""
+    try:
+        found = compared([stored_config(RunFolder(Path(path))) for path in paths], between)
+    except FlagError as error:
+        sys.exit(f"held_out_gaps.py: error: {error}")
+    for one in found:
+        if not one.seeds:
+            sys.exit(f"held_out_gaps.py: error: {one.title}: no seed is in both settings")
+    return found
+
+
 def rows_of(comparisons: Sequence[Comparison], accuracies: dict[RunConfig, float], n: int) -> list[tuple[str, ...]]:
     pairs = [[[accuracies[side[seed]] for side in one.sides] for seed in one.seeds] for one in comparisons]
     gaps = judge([spread_of([first - second for first, second in pair], least=1 / n) for pair in pairs])
@@ -104,8 +117,8 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the data; default: as the runs have it")
     parser.add_argument("--between", default="mode", help="flag in which compared settings differ")
     args = parser.parse_args()
+    comparisons = comparisons_of(args.runs, args.between)
     accuracies, n = measured(args.runs, args.root)
-    comparisons = compared(accuracies, args.between)
     for row in (COLUMNS, ("---",) * len(COLUMNS), *rows_of(comparisons, accuracies, n)):
         print(f"| {' | '.join(row)} |")
 

@@ -90,3 +90,20 @@ def test_runs_whose_weights_were_chosen_by_such_examples_are_refused(train):
 def test_test_examples_that_were_left_out_count_as_well(train):
     folder = train(*FLAGS, "--limit_test", 50)
     assert held_out_gaps.measured([str(folder)], None)[1] == right_by_hand(folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "there is one"),
+        (("--mode", "sparse-scratch", "--random_state", 2), "no seed is in both settings"),
+        (("--mode", "sparse-scratch", "--pretrain_model_path", "OTHER"), "--pretrain_model_path"),
+    ],
+)
+def test_runs_that_cannot_be_paired_are_refused_in_a_line_before_any_is_measured(train, monkeypatch, flags, said):
+    other = train(*FLAGS, "--random_state", 1)
+    run = train(*FLAGS, *(other if flag == "OTHER" else flag for flag in flags))
+    monkeypatch.setattr(sys, "argv", ["held_out_gaps.py", str(other), str(run)])
+    monkeypatch.setattr(held_out_gaps, "measured", None)
+    with pytest.raises(SystemExit, match=said):
+        held_out_gaps.main()
