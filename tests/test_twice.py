@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helper.metrics.fisher import fisher_trace
+from helper.metrics.hessian import hessian_trace
+from helper.metrics.jacobian import jacobian_norm
 from helper.system.seeds import stream
 from optim.conv_twice import convolve
 from optim.norm_twice import Normalise
 from optim.twice import differentiate_well
+from tests.exact import batch, pruned
 
 SHAPES = {"images": (4, 3, 2, 3), "vectors": (5, 3), "lines": (4, 3, 5)}
 
@@ -127,6 +131,20 @@ def test_convolutions_under_autocast_work_as_ever():
     found[0].sum().backward()
     found[1].sum().backward()
     assert torch.equal(ours.weight.grad, usual.weight.grad)
+
+
+@pytest.mark.parametrize("quantity", [hessian_trace, fisher_trace, jacobian_norm])
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_what_is_measured_of_a_network_is_measured_as_of_any_other(quantity, density):
+    """Estimators are chosen by a network's operations: with unknown ones it would be taken for none of ReLU units."""
+    usual, mask = pruned("conv", 3, True, density)
+    ours = copy.deepcopy(usual)
+    differentiate_well(ours)
+    inputs, labels = batch()
+    of = {hessian_trace: (inputs, labels, mask), fisher_trace: (inputs, mask), jacobian_norm: (inputs,)}[quantity]
+    one, other = (quantity(network, *of, rtol=0.0, generator=stream(0, "draw")) for network in (ours, usual))
+    assert (one.value, one.standard_error, one.estimator) == (other.value, other.standard_error, other.estimator)
+    assert "not piecewise linear" not in one.estimator
 
 
 class Doubled(nn.BatchNorm1d):
