@@ -14,6 +14,7 @@ from optim.train_config import REMEDIES, TrainConfig
 from scripts.made_up_runs import write_run
 from study.reporting.collect import collect
 from study.reporting.remedies import comparisons
+from study.reporting.sheets_remedies import remedies_sheet, remedy_rows
 from study.reporting.tidy import series_labels, tidy
 from tests.edited import edit_summary
 
@@ -101,6 +102,28 @@ def test_cost_is_relative_to_the_run_without_the_remedy_also_where_the_dense_run
         ("sparse-scratch", "sharpness_aware 0.05, also in its dense parent"): 5**0.5,
         ("sparse-scratch", "sharpness_aware 0.05"): 2.5,
     })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("plain", "cured", "said"),
+    [
+        ((1, 2, 3), (1, 2, 3), 3),
+        ((1, 2), (1, 2, 3, 4), "4, 2 paired"),
+        ((1, 2, 3), (2, 3, 4), "3, 2 paired"),
+        ((1, 2, 3), (2, 3), 2),
+    ],
+)
+def test_seeds_that_one_side_lacks_count_in_no_difference_and_the_table_says_so(tmp_path, plain, cured, said):
+    for seed in plain:
+        write(tmp_path, mode="sparse-scratch", random_state=seed)
+    for seed in cured:
+        write(tmp_path, CHANGES[seed - 1], mode="sparse-scratch", random_state=seed, **SMOOTH)
+    _, found = found_in(tmp_path)
+    both = sorted({*plain} & {*cured})
+    assert found[1].test_change.interval.mean == pytest.approx(sum(CHANGES[seed - 1] for seed in both) / len(both))
+    assert remedies_sheet(found, 0.01).rows[1][4] == said
+    row = remedy_rows(found).iloc[1]
+    assert (row["seeds"], row["test_seeds"]) == (len(cured), len(both))
 
 
 @pytest.mark.parametrize(
