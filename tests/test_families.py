@@ -1,5 +1,6 @@
 """What methods are called and how they are drawn."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -137,3 +138,19 @@ def test_costs_are_relative_to_the_dense_run_with_and_without_the_runs_that_were
     assert rounds["relative_cost_with_parents"] == pytest.approx(1 + 0.8 + 0.64)  # dense, and two rounds that each leave 0.8
     alone = tidy(collected(tmp_path / "alone", WAYS["SNIP"]))
     assert alone[["relative_cost", "relative_cost_with_parents"]].isna().all(axis=None)
+
+
+def test_budgets_are_relative_to_the_dense_run_of_the_study_whatever_dense_run_they_were_told_in(tmp_path):
+    """--train_budget counts the plain steps of --n_epochs; the study's dense run may have other epochs or dearer steps."""
+    budget = WAYS["SNIP"] | {"train_budget": 1.5}
+    longer = budget | {"n_epochs": 20, "lr_milestones": "10"}
+    found = collected(tmp_path, {}, budget, longer, WAYS["SNIP"])
+    rows = tidy(found)
+    assert rows["study"].nunique() == 1
+    assert rows.loc[rows["mode"] == "at-init"].sort_values("epochs")["relative_budget"].dropna().tolist() == [1.5, 3.0]
+    assert rows.loc[rows["train_budget"].isna(), "relative_budget"].isna().all()
+    dearer = next(record for record in found.records if record.mode == "dense")
+    twice = dataclasses.replace(dearer, summary=dearer.summary | {"training_macs": 2 * dearer.summary["training_macs"]})
+    others = [record for record in found.records if record is not dearer]
+    rows = tidy(dataclasses.replace(found, records=(twice, *others)))
+    assert sorted(rows["relative_budget"].dropna()) == [0.75, 1.5]

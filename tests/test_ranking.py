@@ -20,7 +20,7 @@ def rows(series: str, values: dict[int, float] | list[float], **columns) -> pand
     table = pandas.DataFrame({"seed": list(by_seed), "acc_test": list(by_seed.values())})
     cost = columns.pop("cost", 1.0)
     own = {"series": series, "family": series, "study": "abc", "sparsity": 0.9, "parent": "", "lottery": "", "n_test": 10_000}
-    own |= {"train_budget": math.nan, "relative_cost": cost, TOTAL: cost}
+    own |= {"relative_budget": math.nan, "relative_cost": cost, TOTAL: cost}
     return table.assign(**(own | columns))
 
 
@@ -100,12 +100,21 @@ def test_costs_are_alike_within_a_tenth_of_the_cheapest():
 
 
 def test_series_of_one_budget_are_alike_however_their_epochs_came_out():
-    series = [rows("a", [0.5, 0.6], cost=0.8, train_budget=1.0), rows("b", [0.5, 0.6], cost=1.05, train_budget=1.0)]
+    series = [rows("a", [0.5, 0.6], cost=0.8, relative_budget=1.0), rows("b", [0.5, 0.6], cost=1.05, relative_budget=1.0)]
     (ranking,) = at_equal_cost(pandas.concat(series))
     assert "--train_budget" in ranking.why
-    with_parent = rows("c", [0.5, 0.6], cost=1.0, train_budget=1.0).assign(**{TOTAL: 2.0})
+    with_parent = rows("c", [0.5, 0.6], cost=1.0, relative_budget=1.0).assign(**{TOTAL: 2.0})
     (ranking,) = at_equal_cost(pandas.concat([*series, with_parent]))
     assert {p.series for p in ranking.places} == {"a", "b"}  # with the dense run it needs it costs twice as much
+
+
+def test_budgets_of_other_dense_runs_are_not_alike():
+    """--train_budget 1 is one thing for 10 epochs and another for 20, or where the study's dense run takes dearer steps."""
+    own, longer = (rows(str(cost), [0.5, 0.6], cost=cost, relative_budget=cost) for cost in (1.0, 2.0))
+    assert at_equal_cost(pandas.concat([own, longer])) == []
+    dearer = rows("c", [0.5, 0.6], cost=0.52, relative_budget=0.5)
+    unlimited = rows("d", [0.5, 0.6], cost=0.5)
+    assert [{p.series for p in r.places} for r in at_equal_cost(pandas.concat([own, dearer, unlimited]))] == [{"c", "d"}]
 
 
 def test_a_run_of_unknown_cost_is_not_ranked_by_it():

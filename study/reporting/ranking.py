@@ -133,7 +133,7 @@ def alike(series: Sequence[pandas.DataFrame]) -> list[list[pandas.DataFrame]]:
     """
 
     def cost(rows: pandas.DataFrame) -> float:
-        budget = rows["train_budget"].iloc[0]  # of their own steps alone: with a parent the whole costs more
+        budget = rows["relative_budget"].mean()  # of their own steps alone: with a parent the whole costs more
         return rows[TOTAL].mean() if math.isnan(budget) or rows[TOTAL].mean() > ALIKE * rows["relative_cost"].mean() else budget
 
     groups: list[list[pandas.DataFrame]] = []

@@ -26,7 +26,8 @@ def tidy(collection: Collection) -> pandas.DataFrame:
     cost: multiply-accumulates for each training example, epochs x active weights' uses (forward; a training step takes
     about three times that); with the runs whose weights (cost_weights) or whose mask as well (cost_mask) it takes.
     relative_cost: what training took relative to the dense run of its study; relative_cost_with_parents: with all the runs
-    that it needs.
+    that it needs; relative_budget: what `--train_budget` asked for in the same unit, which is its own only where that dense
+    run has as many epochs as `--n_epochs` and plain steps.
     """
     dense = {digest(record.identity): record for record in collection.records if not record.mode_spec.has_mask}
     labels, wholes = series_labels(collection.records), costs_of_dense(dense.values())
@@ -70,6 +71,7 @@ def row_of(record: FinishedRun, series: str, dense: dict[str, FinishedRun], whol
         "cost_mask": own + before,
         "relative_cost": own / whole,
         "relative_cost_with_parents": (own + before) / whole,
+        "relative_budget": budget_of(record) / whole,
         "seconds": summary.get("seconds", {}).get("training", math.nan),
     }
 
@@ -83,6 +85,11 @@ def cost_of(record: FinishedRun) -> float:
     """Of a run by itself, in the unit of `tidy`; as counted over its steps, where its summary has that."""
     counted, unit = record.summary.get("training_macs"), unit_of(record)
     return counted / unit if counted and unit else epochs_of(record) * record.summary["macs_active"]
+
+
+def budget_of(record: FinishedRun) -> float:
+    """What `--train_budget` allows a run to cost, in the unit of `tidy`; nan without one."""
+    return record.identity.get(BUDGET, math.nan) * record.flags["n_epochs"] * record.summary["macs_dense"]
 
 
 def cost_before(record: FinishedRun, dense: dict[str, FinishedRun]) -> float:
