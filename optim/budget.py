@@ -9,6 +9,7 @@ from typing import Any
 from helper.mask import Mask
 from helper.masks.growth import GROWTHS
 from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
+from helper.pruner import SCORES
 from helper.schema.config import FlagError, replace
 from helper.schema.values import dashed_values
 from helper.system.seeds import stream
@@ -142,14 +143,26 @@ class Costs:
         n_steps = steps_per_epoch(n, batch_size)
         span, masks = updater.span(stretched(config, n_epochs), n_steps), config.prune
         moments = [0, *(step for step in span.changes() if step > 0), n_epochs * n_steps]
+        pruned = 0.0
         for step, following in itertools.pairwise(moments):
-            pruned = updater.sparsity(step, span, masks.prune_ratio)
+            former, pruned = pruned, updater.sparsity(step, span, masks.prune_ratio)
             forward = self.at(pruned) if updater.begins else self.forward(self.beginning.mask)
             passes = passes_between(config.train, shown, step / moments[-1], following / moments[-1])
             total += n * (passes + (following - step) / n_steps * choosing) * forward
-            if GROWTHS[masks.growth].dense_gradient and updater.replaced(step, span, masks.drop_fraction):
-                total += shown.trained[min(step // n_steps, n_epochs - 1)] * n / n_steps * (self.whole - forward)
+            if updater.begins and pruned and pruned != former:
+                total += self.scoring_passes * (self.at(former) if pruned > former else self.whole)
+            if pruned and updater.replaced(step, span, masks.drop_fraction):
+                total += self.scoring_passes * forward
+                if GROWTHS[masks.growth].dense_gradient:
+                    total += shown.trained[min(step // n_steps, n_epochs - 1)] * n / n_steps * (self.whole - forward)
         return total
+
+    @functools.cached_property
+    def scoring_passes(self) -> float:
+        """What scores for one change of the mask take, in forward passes of one example."""
+        score = SCORES[self.config.prune.prune_method]
+        examples = len(Pruning(self.config, self.dataset).rows()) if score.data else 1
+        return score.passes * examples
 
 
 def passes_between(config: TrainConfig, shown: Shown, begin: float, end: float) -> float:

@@ -53,6 +53,24 @@ def test_a_run_costs_what_its_budget_says(mode, budget, tmp_path):
     assert abs(summary["training_macs"] - budget * dense) <= mean * epoch * 0.55
 
 
+@pytest.mark.parametrize("budget", [1, 2])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"mode": "gradual", "allocation": "uniform", "mask_every": 2},
+        {"mode": "dynamic", "allocation": "uniform"},
+        {"mode": "ac-dc", "allocation": "uniform"},
+        {"mode": "granet", "allocation": "uniform", "prune_method": "gradient"},
+    ],
+)
+def test_a_budget_counts_the_scores_of_every_change_of_the_mask(mode, budget, tmp_path):
+    """A mask that changes is scored anew each time, at what is left of it: with these flags for a third of the cost."""
+    dense = trained(tmp_path, mode="dense")["training_macs"]
+    summary = trained(tmp_path, **{"prune_method": "snip"} | mode, train_budget=budget)
+    epoch = summary["training_macs"] / summary["epochs"]
+    assert abs(summary["training_macs"] - budget * dense) <= epoch
+
+
 @pytest.mark.parametrize(
     "flags",
     [
