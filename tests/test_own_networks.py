@@ -305,12 +305,12 @@ def test_multiply_accumulates_of_every_layer_are_those_by_hand():
     assert uses == {
         "conv.weight": n, "attention.in_proj_weight": n, "attention.out_proj.weight": n, "other.q_proj_weight": n,
         "other.k_proj_weight": n, "other.v_proj_weight": n, "other.out_proj.weight": n, "keys.weight": n, "back.weight": n,
-        "table.weight": 1,
+        "table.weight": 1, "normed.parametrizations.weight.original1": n,
     }  # fmt: skip
-    by_weights = n * (108 + 108 + 36 + 36 + 24 + 24 + 36 + 24 + 72) + 66
+    by_weights = n * (108 + 108 + 36 + 36 + 24 + 24 + 36 + 24 + 72 + 36) + 66
     assert count_macs(network, (n,)) == (by_weights, by_weights)
     attention = 2 * (2 * n * n * 6)  # in each of two layers scores and sums, of 6 channels in all heads
-    assert uncounted_macs(network, (n,)) == attention + n * 36  # and the layer whose weight is computed
+    assert uncounted_macs(network, (n,)) == attention
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,27 @@ def test_multiply_accumulates_of_single_layers(layer, shape, macs):
 
     dense, _ = count_macs(Alone(), shape)
     assert (dense, uncounted_macs(Alone(), shape)) == (macs, 0)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight"),
+    [
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), "parametrizations.weight.original1"),
+        (nn.utils.parametrizations.spectral_norm(nn.Conv2d(2, 3, 3)), "parametrizations.weight.original"),
+        (Standardised(2, 3, 3), "weight"),
+    ],
+    ids=["weight norm", "spectral norm", "standardised"],
+)
+def test_products_with_a_weight_that_is_computed_count_for_the_one_it_is_computed_from(layer, weight):
+    """A spectral norm's own product, of the weight and a buffer, is of no example."""
+    assert uses_of_weights(layer, (2, 6, 7)) == {weight: 20}
+    assert (count_macs(layer, (2, 6, 7))[0], uncounted_macs(layer, (2, 6, 7))) == (20 * 54, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ torchvision

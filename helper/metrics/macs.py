@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from helper.mask import count as n_active
 from helper.metrics.parameters import evaluation_mode
@@ -76,14 +77,19 @@ def plain_attention() -> Iterator[None]:
 class Products(TorchDispatchMode):
     """Adds up the multiply-accumulates of every operation that multiplies matrices, by the parameter that it multiplies with.
 
-    Storages tell parameters: their views, such as the parts of attention's joint projection, are theirs too.
+    Storages tell parameters: their views, such as the parts of attention's joint projection, are theirs too. So is what is
+    computed from parameters and buffers alone and has as many elements as a parameter, as of weight and spectral norm. What
+    that computation takes is of no example, and not counted.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         parameters = {name: p for name, p in network.named_parameters() if p.numel()}
-        self.names = {p.untyped_storage()._cdata: name for name, p in parameters.items()}
+        self.names: dict[int | None, str | None] = {storage_of(buffer): None for buffer in network.buffers()}
+        self.names |= {storage_of(p): name for name, p in parameters.items()}
+        self.names.pop(None, None)
         self.sizes = {name: p.numel() for name, p in parameters.items()}
+        self.computed: list[Tensor] = []  # alive, so that no other tensor gets their storages
         self.macs: dict[str, int] = {}
         self.of_no_weight = 0
 
@@ -94,8 +100,14 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
+        given, made = tensors_in((args, kwargs)), tensors_in(result)
+        if given and all(storage_of(tensor) in self.names for tensor in given):
+            self.follow(given, made)
+            return result
+        for tensor in made if function._schema.is_mutable else ():
+            self.names.pop(storage_of(tensor), None)
         for macs, operands in products_of(function._schema.name.removeprefix("aten::"), args, result):
-            names = (self.names.get(operand.untyped_storage()._cdata) for operand in operands)
+            names = (self.names.get(storage_of(operand)) for operand in operands)
             name = next((name for name in names if name is not None), None)
             if name is None:
                 self.of_no_weight += macs
@@ -103,8 +115,25 @@ class Products(TorchDispatchMode):
                 self.macs[name] = self.macs.get(name, 0) + macs
         return result
 
+    def follow(self, given: list[Tensor], made: list[Tensor]) -> None:
+        """Tensors are made of parameters and buffers alone."""
+        for tensor in made:
+            if storage_of(tensor) not in (None, *self.names):
+                names = (self.names[storage_of(one)] for one in given if one.numel() == tensor.numel())
+                self.names[storage_of(tensor)] = next((name for name in names if name is not None), None)
+                self.computed.append(tensor)
+
     def uses(self) -> dict[str, int]:
         return {name: round(macs / self.sizes[name]) for name, macs in self.macs.items()}
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def storage_of(tensor: Tensor) -> int | None:
+    """What tells its memory from others'; None of a sparse tensor."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None
 
 
 MATRICES = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "linear": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}
