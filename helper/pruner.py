@@ -74,7 +74,7 @@ def prune(
     mask = whole_mask(weights) if within is None else within
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     final, before = mask.n_weights - round(prune_ratio * mask.n_weights), mask.n_active
-    rounds = score_rounds or SCORES[prune_method].rounds
+    rounds, last = score_rounds or SCORES[prune_method].rounds, classifier_of(network, weights, head) if prune_last else None
     untouched = rounds == 1 and within is None and not SCORES[prune_method].passes  # and need not be copied
     with contextlib.nullcontext() if untouched else kept_weights(weights):
         for k in range(1, rounds + 1):
@@ -82,7 +82,7 @@ def prune(
             watch(mask)
             scores = scores_of(Context(network, weights, mask, generator, **data), prune_method)
             count = final if k == rounds else max(final, round(before * (final / before) ** (k / rounds)))
-            mask = keep(scores, numbers_of(allocation, shapes, count, mask, f"{head}.weight"), mask if k > 1 else within)
+            mask = keep(scores, numbers_of(allocation, shapes, count, mask, last), mask if k > 1 else within)
     return mask
 
 
@@ -91,7 +91,7 @@ def whole_mask(weights: Mapping[str, Tensor]) -> Mask:
     return Mask({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
 
 
-def numbers_of(allocation: str, shapes: Shapes, count: int, mask: Mask, head: str) -> int | dict[str, int]:
+def numbers_of(allocation: str, shapes: Shapes, count: int, mask: Mask, head: str | None) -> int | dict[str, int]:
     """How many weights stay, for `keep`: in all, or of each layer, of those that a mask has."""
     spread = ALLOCATIONS[allocation]
     if spread is None or not shapes:
@@ -161,7 +161,18 @@ def prunable_weights(
         wanted = [name for types, own in kinds if isinstance(module, types) for name in own]
         found = [module._parameters[name] for name in wanted if module._parameters.get(name) is not None]
         weights |= {names[parameter]: parameter.detach() for parameter in found}
-    if weights and not prune_last:
-        classifier = None if head is None else network.get_submodule(head)._parameters.get("weight")
-        weights.pop(list(weights)[-1] if head is None else names.get(classifier), None)
+    if not prune_last:
+        weights.pop(classifier_of(network, weights, head), None)
     return weights
+
+
+def classifier_of(network: nn.Module, weights: Mapping[str, Tensor], head: str | None) -> str | None:
+    """The name of the classifier's weight, which is another layer's where it shares that; None: it has none of its own.
+
+    Args:
+        weights: of which it is the last where `head`, its name, is None.
+    """
+    if head is None:
+        return list(weights)[-1] if weights else None
+    weight = network.get_submodule(head)._parameters.get("weight")
+    return next((name for name, parameter in network.named_parameters() if parameter is weight), None)

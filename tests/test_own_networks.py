@@ -16,7 +16,7 @@ import run as command_line
 from helper.mask import Mask
 from helper.metrics.macs import count_macs, uncounted_macs, uses_of_weights
 from helper.own import calls, consent
-from helper.pruner import prunable_weights
+from helper.pruner import prunable_weights, prune
 from helper.system.seeds import stream
 from helper.system.versions import ROOT
 from network.main import NetworkConfig, build_network, facts_of
@@ -297,6 +297,21 @@ def test_prunable_weights_are_those_of_layers_and_of_what_is_named_beside():
     for weights in (prunable_weights(network, True, "head", ("attention", "embeddings")),):
         Mask({name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()}).apply_(network)
         assert all((network.get_parameter(name) == 0).all() for name in weights)
+
+
+@pytest.mark.parametrize("head", ["head", None])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_fifth_of_the_classifier_stays_whatever_its_weight_is_called(head, tied, generator):
+    """Where it is tied to an embedding, that gives the name; without a name it is the last layer."""
+    network = Mixed()
+    if not tied:
+        network.head = nn.Linear(6, 11)
+    name = "table.weight" if tied else "head.weight"
+    flags = {"prune_method": "random", "prune_last": True, "allocation": "uniform_plus", "head": head}
+    counts = prune(network, generator, prune_ratio=0.6, **flags).counts()
+    assert (counts["conv.weight"], counts[name]) == (108, 14)  # the first layer whole, and a fifth of 66
+    others = {name: n for name, n in counts.items() if name not in ("conv.weight", "table.weight", "head.weight")}
+    assert max(others.values()) <= 0.1 * 72  # which have less of theirs
 
 
 def test_multiply_accumulates_of_every_layer_are_those_by_hand():

@@ -8,7 +8,7 @@ from torch import nn
 
 from helper.masks.allocation import ALLOCATIONS, Shapes, filled, sizes_of
 from helper.metrics.macs import macs_of, sizes_of_weights, uses_of_weights
-from helper.pruner import SCORES, prunable_weights
+from helper.pruner import SCORES, classifier_of, prunable_weights
 from loader.main import Sizes
 from network.main import NetworkConfig, build_network
 from optim.batches import steps_per_epoch
@@ -70,13 +70,13 @@ def scoring_images(config: RunConfig, sizes: Sizes) -> float:
 
 @dataclass(frozen=True)
 class Layers:
-    """A network with uses and sizes of its weights, shapes of those that may be pruned, and the name of the classifier's."""
+    """A network with uses and sizes of its weights, shapes of those that may be pruned, and the classifier's name."""
 
     network: nn.Module
     uses: dict[str, int]
     sizes: dict[str, int]
     prunable: Shapes
-    head: str
+    head: str | None
 
     def counts(self, allocation: str, share: float) -> dict[str, int]:
         """{weight name: active elements} where a share of the weights that may be pruned is.
@@ -104,5 +104,7 @@ def layers_of(
 ) -> Layers:
     network = build_network(config, input_shape, n_classes, torch.Generator())
     head = config.spec.head_name(network)
-    shapes = {name: tuple(weight.shape) for name, weight in prunable_weights(network, prune_last, head, also).items()}
-    return Layers(network, uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, f"{head}.weight")
+    weights = prunable_weights(network, prune_last, head, also)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    last = classifier_of(network, weights, head) if prune_last else None
+    return Layers(network, uses_of_weights(network, input_shape), sizes_of_weights(network), shapes, last)
