@@ -49,6 +49,29 @@ def test_a_unit_is_scaled_by_the_root_of_its_fan_in_over_its_active_fan_in(shape
             assert factor**2 * 2 / keep.numel() == pytest.approx(2 / n, rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(6, 4, 3, stride=2, bias=False), nn.ConvTranspose1d(6, 4, 2, groups=2, bias=False),
+        nn.ConvTranspose2d(6, 6, 2, groups=6, bias=False),
+    ],
+    ids=["2d", "grouped", "depthwise"],
+)  # fmt: skip
+def test_units_of_a_transposed_convolution_are_its_output_channels(layer):
+    """Whatever reaches one: the weights on which its outputs depend, found by their gradient."""
+    layer, before = layer.double(), layer.weight.detach().double().clone()
+    active = torch.rand(before.shape, generator=stream(0, "mask")) < 0.5
+    scale_to_active_fan_in(layer, Mask({"weight": active}))
+    factors = layer.weight.detach() / before
+    outputs = layer(torch.ones(1, 6, *[3] * (before.ndim - 2), dtype=torch.float64))[0]
+    for channel in outputs:
+        (reached,) = torch.autograd.grad(channel.sum(), layer.weight, retain_graph=True)
+        own = reached != 0
+        n = int((own & active).sum())
+        expected = (int(own.sum()) / n) ** 0.5 if n else 1.0
+        torch.testing.assert_close(factors[own], torch.full_like(factors[own], expected), rtol=1e-12, atol=0)
+
+
 def second_moments(weights: list[Tensor], x: Tensor) -> list[float]:
     """Half of E y^2 of every layer's outputs y before the ReLU: E x^2 of what the next one takes in."""
     found = []
