@@ -21,7 +21,7 @@ from optim.pruning import Pruning
 from optim.step_price import changes_between, mean_passes
 from optim.subsets.main import Shown, pool_passes, shown_by
 from optim.train_config import TrainConfig
-from optim.updating import MaskSchedule
+from optim.updating import MaskSchedule, in_steps
 
 MOST = 1000  # times as many epochs as --n_epochs says
 SHADES = 20  # densities at which the cost of a mask that is yet to come is found out
@@ -36,16 +36,19 @@ def within_budget(config: Any, beginning: Beginning, dataset: Dataset, scoring: 
     Args:
         scoring: multiply-accumulates that scores of its training examples have taken.
     Raises:
-        FlagError: the budget is below one epoch, or above `MOST` times the epochs of `--n_epochs`.
+        FlagError: the budget is below one epoch, or as many as the mask's changes take, or above `MOST` times the epochs of
+            `--n_epochs`.
     """
     budget = config.train.train_budget
     if budget is None:
         return config
     costs = Costs(config, beginning, dataset, scoring)
     wanted, n_epochs = budget * costs.dense, config.train.n_epochs
-    if costs.of(1) > wanted:
-        raise FlagError(f"--train_budget {budget:g}: one epoch already costs {costs.of(1) / costs.dense:.2g} of the dense run")
-    low, high = 1, 2
+    fewest = next((epochs for epochs in range(1, n_epochs) if costs.changes_fit(epochs)), n_epochs)
+    if costs.of(fewest) > wanted:
+        words = "one epoch already costs" if fewest == 1 else f"{fewest} epochs, in which all changes of the mask fit, cost"
+        raise FlagError(f"--train_budget {budget:g}: {words} {costs.of(fewest) / costs.dense:.2g} of the dense run")
+    low, high = fewest, fewest + 1
     while high < MOST * n_epochs and costs.of(high) <= wanted:  # of many epochs all changes of the mask take long to count
         low, high = high, min(2 * high, MOST * n_epochs)
     while high - low > 1:  # costs grow with the epochs
@@ -130,6 +133,16 @@ class Costs:
             return found[left] + (place - left) * (found[left + 1] - found[left])
 
         return interpolated
+
+    def changes_fit(self, n_epochs: int) -> bool:
+        """Whether the mask's last change comes before the last of so many epochs' steps, of which there may be few."""
+        updater = self.config.mode_spec.updater
+        if not isinstance(updater, MaskSchedule):
+            return True
+        n_steps = n_epochs * steps_per_epoch(len(self.dataset.train), self.config.train.batch_size)
+        masks = stretched(self.config, n_epochs).prune
+        begin = in_steps(masks.mask_begin, n_steps) if updater.begins else 0
+        return begin <= in_steps(masks.mask_end, n_steps) < n_steps
 
     def of(self, n_epochs: int) -> float:
         """Of so many epochs of this run, with what its scores took."""

@@ -112,6 +112,23 @@ def test_another_budget_is_another_run_and_the_dense_parent_has_none(tmp_path):
     assert [path.name.split("-s42")[0] for path in tmp_path.glob("*/*/sparse-scratch/*")] == ["l1-0.8-lr0.1-e6-budget0.5"]
 
 
+@pytest.mark.parametrize("mode", ["gradual", "dynamic", "ac-dc"])
+@pytest.mark.parametrize("batch_size", [300, 150])
+def test_an_epoch_may_have_fewer_steps_than_the_changes_of_a_mask(mode, batch_size, tmp_path):
+    """As with the whole training set in one batch: the budget's epochs fit them, although one alone would not."""
+    flags = {"batch_size": batch_size, "mask_every": 1, "n_epochs": 8, "lr_milestones": "4"}
+    dense = trained(tmp_path, mode="dense", **flags | {"mask_every": 4})["training_macs"]
+    summary = trained(tmp_path, mode=mode, allocation="uniform", train_budget=1, **flags)
+    assert abs(summary["training_macs"] - dense) <= dense / 8
+
+
+def test_changes_that_end_early_fit_into_any_epoch(tmp_path):
+    """The first change of gradual pruning, --mask_begin, is none of dynamic training, whose last may come before it."""
+    dense = trained(tmp_path, mode="dense")["training_macs"]
+    summary = trained(tmp_path, mode="dynamic", mask_end=0.05, train_budget=0.5)
+    assert abs(summary["training_macs"] - 0.5 * dense) <= 0.6 * summary["training_macs"] / summary["epochs"]
+
+
 def test_a_budget_below_one_epoch_is_refused(tmp_path):
     words = [word for name, value in {**FLAGS, **STATIC}.items() for word in (f"--{name}", value) if name != "mask_every"]
     found = outcome(command_line.main, *words, "--train_budget", 0.01, "--results_root", tmp_path)
