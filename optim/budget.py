@@ -19,9 +19,9 @@ from optim.meter import PASSES
 from optim.model import Beginning
 from optim.pruning import Pruning
 from optim.step_price import changes_between, mean_passes
-from optim.subsets.main import Shown, pool_passes, shown_by
+from optim.subsets.main import Shown, choosing_passes, shown_by
 from optim.train_config import TrainConfig
-from optim.updating import MaskSchedule, in_steps
+from optim.updating import MaskSchedule
 
 MOST = 1000  # times as many epochs as --n_epochs says
 SHADES = 20  # densities at which the cost of a mask that is yet to come is found out
@@ -140,15 +140,14 @@ class Costs:
         if not isinstance(updater, MaskSchedule):
             return True
         n_steps = n_epochs * steps_per_epoch(len(self.dataset.train), self.config.train.batch_size)
-        masks = stretched(self.config, n_epochs).prune
-        begin = in_steps(masks.mask_begin, n_steps) if updater.begins else 0
-        return begin <= in_steps(masks.mask_end, n_steps) < n_steps
+        begin, end = updater.bounds(stretched(self.config, n_epochs).prune, n_steps)
+        return begin <= end < n_steps
 
     def of(self, n_epochs: int) -> float:
         """Of so many epochs of this run, with what its scores took."""
         config, n, batch_size = self.config, len(self.dataset.train), self.config.train.batch_size
         updater, shown = config.mode_spec.updater, shown_by(config.subset, n_epochs=n_epochs, n=n, batch_size=batch_size)
-        choosing = shown.scored * pool_passes(config.subset, self.dataset.n_classes)  # of an epoch
+        choosing = choosing_passes(config.subset, shown, self.dataset.n_classes)
         total = float(self.beginning.macs + self.scoring)
         if not isinstance(updater, MaskSchedule):
             passes = passes_between(config.train, shown, 0.0, 1.0) + n_epochs * choosing

@@ -91,7 +91,7 @@ def train_run(config: RunConfig, signals: Signals | None = None) -> Path:
     scorer = train_scorer(config, dataset, signals)
     before = train_before(config, dataset, signals)
     beginning = broadcast_from_first(start, config, dataset, before)  # refuses before the folder exists, as does
-    schedule = functools.partial(broadcast_from_first, within_budget, config, beginning, dataset)
+    schedule = functools.cache(functools.partial(broadcast_from_first, within_budget, config, beginning, dataset))
     schedule(0)
     with held_for_training(folder, config, dataset.fingerprint) as ready:
         if ready:

@@ -50,7 +50,7 @@ class MaskSchedule:
             FlagError: it ends after training, or begins after its end.
         """
         masks, total = config.prune, config.train.n_epochs * steps_per_epoch
-        begin, end = in_steps(masks.mask_begin, total) if self.begins else 0, in_steps(masks.mask_end, total)
+        begin, end = self.bounds(masks, total)
         if end >= total:
             raise FlagError(
                 f"--mask_end {masks.mask_end:g}: the last change comes after {end} steps, and there are only {total}"
@@ -59,6 +59,10 @@ class MaskSchedule:
             moments = f"{begin} and {end} of {total} steps"
             raise FlagError(f"--mask_begin {masks.mask_begin:g} is after --mask_end {masks.mask_end:g}: {moments}")
         return Span(begin, end, masks.mask_every)
+
+    def bounds(self, masks: Any, total: int) -> tuple[int, int]:
+        """Completed steps at the first and at the last change, of so many in all."""
+        return in_steps(masks.mask_begin, total) if self.begins else 0, in_steps(masks.mask_end, total)
 
     def __call__(self, config: Any) -> "UpdateMask":
         return UpdateMask(self, config)

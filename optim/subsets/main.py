@@ -103,6 +103,6 @@ def shown_by(config: SubsetConfig, *, n_epochs: int, n: int, batch_size: int) ->
     return Shown(numpy.full(n_epochs, trained), scored)
 
 
-def pool_passes(config: SubsetConfig, n_classes: int) -> int:
-    """What choosing takes for each image of a pool, in forward passes."""
-    return METHODS[config.subset_method].passes(n_classes) if config.chooses else 0
+def choosing_passes(config: SubsetConfig, shown: Shown, n_classes: int) -> float:
+    """What choosing takes in an epoch, in forward passes of the whole training set."""
+    return shown.scored * METHODS[config.subset_method].passes(n_classes) if config.chooses else 0.0

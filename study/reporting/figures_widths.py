@@ -55,8 +55,7 @@ def width_option(record: FinishedRun) -> str:
 
 def width_of(record: FinishedRun) -> tuple[int, ...]:
     """The factor of a ResNet's width, or the units of an MLP's hidden layers."""
-    name = width_option(record)
-    value = (record.dense or {}).get(name, all_flags(RunConfig)[name].default)
+    value = of_dense(record, width_option(record))
     return tuple(dashed_values(value)) if isinstance(value, str) else (value,)
 
 
@@ -66,10 +65,14 @@ def without_width(record: FinishedRun) -> str:
     return digest(place_of(record.flags) | {"dense": options, "layers": len(width_of(record))})
 
 
+def of_dense(record: FinishedRun, name: str) -> Any:
+    """An option of the dense runs of its study."""
+    return (record.dense or {}).get(name, all_flags(RunConfig)[name].default)
+
+
 def settings(record: FinishedRun) -> dict[str, Any]:
     """Width, augmentation in words, and epochs of the dense runs of its study."""
-    dense = record.dense or {}
-    augment, epochs = (dense.get(name, all_flags(RunConfig)[name].default) for name in ("augment", "n_epochs"))
+    augment, epochs = of_dense(record, "augment"), of_dense(record, "n_epochs")
     known = DATASETS.get(record.flags["loader_name"])
     usual = "crop_flip" if known and known.augmented else "none"
     return {"width": width_of(record), "augment": AUGMENTATIONS[usual if augment == "auto" else augment], "epochs": epochs}

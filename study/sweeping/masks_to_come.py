@@ -16,7 +16,7 @@ from optim.budget import passes_between, stretched
 from optim.config import RunConfig
 from optim.meter import PASSES
 from optim.pruning import EXAMPLES_A_CLASS
-from optim.subsets.main import pool_passes, shown_by
+from optim.subsets.main import choosing_passes, shown_by
 from optim.updating import MaskSchedule
 
 
@@ -30,7 +30,7 @@ def with_expected_epochs(config: RunConfig, sizes: Sizes) -> RunConfig:
         return config
     n_epochs = config.train.n_epochs
     shown = shown_by(config.subset, n_epochs=n_epochs, n=sizes.train, batch_size=config.train.batch_size)
-    choosing = shown.scored * pool_passes(config.subset, sizes.n_classes)  # of an epoch
+    choosing = choosing_passes(config.subset, shown, sizes.n_classes)
     passes = passes_between(config.train, shown, 0.0, 1.0) / n_epochs + choosing
     cost = mean_cost(config, sizes) * passes / PASSES
     return stretched(config, max(1, round(n_epochs * budget / cost)))

@@ -19,7 +19,7 @@ from network.main import NetworkConfig, build_network
 from optim.budget import passes_between
 from optim.config import RunConfig
 from optim.meter import PASSES
-from optim.subsets.main import pool_passes, shown_by
+from optim.subsets.main import choosing_passes, shown_by
 from study.sweeping.masks_to_come import scoring_images, with_expected_epochs
 from study.sweeping.plan import PlannedRun
 from study.sweeping.sparse_shares import sparse_shares, weights_without_state
@@ -75,7 +75,7 @@ def work_of(run: PlannedRun, sizes: Sizes) -> Work:
         return sum(shares.passes[epoch] for epoch in epochs)
 
     shown = shown_by(config.subset, n_epochs=n_epochs, n=sizes.train, batch_size=config.train.batch_size)
-    choosing = shown.scored * pool_passes(config.subset, sizes.n_classes)  # of an epoch
+    choosing = choosing_passes(config.subset, shown, sizes.n_classes)
     steps = passes_between(config.train, shown, min(1.0, max(last, begin) / n_epochs), 1.0) + epochs * choosing
     bytes_, files = disk_of(config, sizes)
     scoring = scoring_images(config, sizes) + example_scoring_images(config, sizes) if last < begin else 0
